@@ -1,0 +1,1 @@
+"""The MMF data set ``clvqa``: CLOVE records with their region features, texts and answers."""

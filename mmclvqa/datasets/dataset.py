@@ -1,0 +1,208 @@
+"""One split of CLOVE as MMF samples (SPEC section 3)."""
+
+from __future__ import annotations
+
+import zlib
+from typing import Any
+
+import numpy as np
+import torch
+from mmf.common.registry import registry
+from mmf.common.report import Report
+from mmf.common.sample import Sample, SampleList
+from mmf.datasets.base_dataset import BaseDataset
+from mmf.utils.distributed import byte_tensor_to_object, object_to_byte_tensor
+
+from mmclvqa.clove.errors import DataError
+from mmclvqa.datasets.answers import answer_words
+from mmclvqa.datasets.collate import TrimmingCollator
+from mmclvqa.datasets.features import FeatureStore
+from mmclvqa.datasets.processors import dense_targets
+from mmclvqa.datasets.records import PackedRecords
+
+SEPARATOR = "[SEP]"
+
+
+class CloveDataset(BaseDataset):
+    """CLOVE records of one split.
+
+    Args:
+        config: ``dataset_config.clvqa``.
+        dataset_type: ``train``, ``val`` or ``test``.
+        records: annotation records of the split.
+        name: name it is registered under; metrics and registry entries carry it.
+    """
+
+    def __init__(self, config: Any, dataset_type: str, records: list[dict[str, Any]], name: str = "clvqa") -> None:
+        super().__init__(name, config, dataset_type)
+        self.records = PackedRecords(records)
+        self.has_ocr = config.use_ocr and any(r["ocr_tokens"] for r in records)
+        self.features = FeatureStore(
+            config.features_dir, dict(config.features), config.max_features, config.feature_dim
+        )
+        for source in {_source(r) for r in records if has_image(r)}:
+            self.features.open(source)
+        self._mask_images = config.use_mask_img and dataset_type == "train"
+        self._seed = (int(registry.get("seed", no_warning=True) or 0), zlib.crc32(dataset_type.encode()))
+        # Shared memory, so that data loading processes see the epoch that the trainer sets.
+        self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def init_processors(self) -> None:
+        """Build the processors; one clear line when a tokenizer cannot be had."""
+        try:
+            super().init_processors()
+        except OSError as error:
+            source = self.config.processors.text_processor.params.tokenizer_config.type
+            raise DataError(
+                f"tokenizer {source} is neither below {self.config.data_dir}/pretrained nor to be had from the hub: "
+                f"{str(error).splitlines()[0]}"
+            ) from None
+        if self.has_ocr:
+            self.context_processor.load()
+            if self.context_processor.model_file is None:
+                self.writer.write("no fastText model is configured: OCR tokens get zero vectors", "warning")
+
+    def set_epoch(self, epoch: int) -> None:
+        """Draw afresh: which answer is taught, which images are withheld."""
+        self._epoch[0] = epoch
+
+    def collate_fn(self, batch: list[Sample]) -> SampleList:
+        """Stack samples into a batch (see :class:`TrimmingCollator`)."""
+        return TrimmingCollator(self.dataset_name, self.dataset_type)(batch)
+
+    def __getitem__(self, index: int) -> Sample:
+        """The sample of record ``index``; fields and shapes as in SPEC section 3.
+
+        In place of dense ``targets`` it carries ``target_inds`` and ``target_scores``, from which
+        :meth:`prepare_batch` makes them.
+        """
+        record = self.records[index]
+        draws = np.random.default_rng((*self._seed, int(self._epoch), index))
+        sample = Sample()
+        self._add_texts(sample, record)
+        self._add_regions(sample, record, draws)
+        tokens = self._add_ocr(sample, record)
+        sample.update(
+            self.answer_processor({"answers": record["answers"], "tokens": tokens, "generator": draws})
+        )
+        self._add_names(sample, record, tokens)
+        return sample
+
+    def _add_texts(self, sample: Sample, record: dict[str, Any]) -> None:
+        facts = record["supporting_fact"]
+        texts = {
+            "text": (self.text_processor, record["question"]),
+            "sg_text": (self.scene_graph_processor, scene_graph_text(record, self.config.use_gt_sg)),
+            "knowledge_text": (self.knowledge_processor, " ".join(facts[0]["triplet"]) if facts else ""),
+        }
+        for field, (processor, text) in texts.items():
+            processed = processor({"text": text})
+            sample[field] = processed["input_ids"]
+            sample[f"{field}_len"] = torch.tensor(len(processed["tokens"]))
+
+    def _add_regions(self, sample: Sample, record: dict[str, Any], draws: np.random.Generator) -> None:
+        withheld = self._mask_images and draws.random() < self.config.mask_img_prob
+        if has_image(record) and self.config.use_features:
+            found = self.features.read(record)
+        else:
+            # A replay has no image: all its regions count as real and are zero.
+            found = {
+                "objects": self.features.nothing(),
+                "num_objects": torch.tensor(self.features.max_features),
+                "boxes": torch.zeros(self.features.max_features, 4),
+                "ocr": self.features.nothing(),
+            }
+        if withheld:
+            found["objects"] = found["ocr"] = self.features.nothing()
+        sample.image_feature_0 = found["objects"]
+        sample.image_info_0 = Sample({"max_features": found["num_objects"]})
+        sample.obj_bbox_coordinates = found["boxes"]
+        sample.image_feature_1 = found["ocr"] if self.config.use_ocr else self.features.nothing()
+
+    def _add_ocr(self, sample: Sample, record: dict[str, Any]) -> list[str]:
+        """Adds the OCR side and returns the tokens by slot, padded with ``<pad>``."""
+        tokens = record["ocr_tokens"] if self.config.use_ocr else []
+        tokens = [self.ocr_token_processor({"text": token})["text"] for token in tokens]
+        context = self.context_processor({"tokens": tokens})
+        sample.context_feature_0 = context["text"]
+        sample.context_info_0 = Sample({"max_features": context["length"]})
+        sample.context_feature_1 = self.phoc_processor({"tokens": tokens})["text"]
+        slots = self.context_processor.max_length
+        sample.order_vectors = torch.zeros(1, 1).expand(slots, slots)
+        sample.ocr_bbox_coordinates = self._ocr_boxes(record, slots, bool(tokens))
+        return context["tokens"]
+
+    def _ocr_boxes(self, record: dict[str, Any], slots: int, has_tokens: bool) -> torch.Tensor:
+        normalised = record.get("ocr_normalized_boxes")
+        if not has_tokens:
+            return torch.zeros(slots, 4)
+        if normalised is not None:
+            blob = np.asarray(normalised, dtype=np.float32).reshape(-1, 4)
+            return self.copy_processor({"blob": blob})["blob"]
+        if self.config.use_ocr_info:
+            return self.bbox_processor({"info": record["ocr_info"]})["bbox"].coordinates
+        return torch.zeros(slots, 4)
+
+    def _add_names(self, sample: Sample, record: dict[str, Any], tokens: list[str]) -> None:
+        named = {
+            "context_tokens": tokens,
+            "answers": record["answers"],
+            "question_id": record["question_id"],
+            "image_id": str(record["image_id"]),
+            "stage": record["stage"],
+        }
+        for field, value in named.items():
+            try:
+                sample[field] = object_to_byte_tensor(value)
+            except Exception as error:  # MMF raises a bare Exception for what does not fit
+                raise DataError(f"record {record['question_id']}: {field} is too long: {error}") from None
+
+    def prepare_batch(self, batch: SampleList) -> SampleList:
+        """Move a batch to the device and build its dense ``targets`` (B, steps, A + OCR slots) there."""
+        batch = super().prepare_batch(batch)
+        batch.targets = dense_targets(
+            batch.target_inds,
+            batch.target_scores,
+            steps=batch.train_prev_inds.size(1),
+            num_outputs=self.answer_processor.get_vocab_size(),
+        )
+        return batch
+
+    def format_for_prediction(self, report: Report) -> list[dict[str, Any]]:
+        """MMF's prediction entries: question_id, image_id, answer, pred_source."""
+        indices = report.scores.argmax(dim=-1).tolist()
+        entries = []
+        for row, steps in enumerate(indices):
+            tokens = byte_tensor_to_object(report.context_tokens[row])
+            answer, sources = answer_words(steps, tokens, self.answer_processor)
+            entries.append(
+                {
+                    "question_id": byte_tensor_to_object(report.question_id[row]),
+                    "image_id": byte_tensor_to_object(report.image_id[row]),
+                    "answer": answer,
+                    "pred_source": sources,
+                }
+            )
+        return entries
+
+
+def has_image(record: dict[str, Any]) -> bool:
+    """Whether a record's image may be used: not for SRM replays, nor where it is withheld."""
+    return "_gen" not in record["stage"] and "_##" not in record["stage"]
+
+
+def scene_graph_text(record: dict[str, Any], use_gt_sg: bool) -> str:
+    """The scene graph as one text: items joined by a space, the last ``[SEP]`` dropped.
+
+    The predicted graph, or with ``use_gt_sg`` the true one for replays.
+    """
+    true_graph = use_gt_sg and "replay" in record["stage"]
+    items = record["gt_scene_graph_seq" if true_graph else "pred_scene_graph_seq"]
+    return " ".join(items).removesuffix(f" {SEPARATOR}")
+
+
+def _source(record: dict[str, Any]) -> str:
+    return "textvqa" if record["image_source"] == "textvqa" else "gqa"

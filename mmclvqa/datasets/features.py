@@ -1,0 +1,179 @@
+"""Region features of a record, through MMF's own readers but without running code in the files."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import lmdb
+import mmf.datasets.databases.readers.feature_readers as feature_readers
+import numpy as np
+import torch
+from mmf.datasets.databases.readers.feature_readers import (
+    FeatureReader,
+    LMDBFeatureReader,
+    PaddedFasterRCNNFeatureReader,
+)
+
+from mmclvqa.clove.errors import DataError
+from mmclvqa.clove.pickles import safe_loads, safe_numpy_load
+
+REOPEN_AFTER_BYTES = 256 * 2**20
+"""Features read before a database is reopened: its mapped pages count as this process's memory."""
+
+
+class _AllowListPickle:
+    """What MMF's reader calls ``pickle``: values of foreign databases go through the allow-list."""
+
+    loads = staticmethod(safe_loads)
+
+
+feature_readers.pickle = _AllowListPickle
+
+
+class CloveLMDBReader(LMDBFeatureReader):
+    """MMF's LMDB reader with clear errors and bounded memory."""
+
+    def __init__(self, max_features: int, path: str) -> None:
+        if not os.path.exists(path):
+            raise DataError(f"feature database {path} does not exist")
+        super().__init__(max_features, path)
+        self._read_bytes = 0
+
+    def _init_db(self) -> None:
+        try:
+            super()._init_db()
+        except (lmdb.Error, TypeError, OSError) as error:
+            raise DataError(f"feature database {self.db_path} is damaged or no LMDB: {error}") from None
+
+    def _load(self, image_file_path: str) -> dict[str, Any]:
+        if self._read_bytes > REOPEN_AFTER_BYTES:
+            self._reopen()
+        try:
+            info = dict(super()._load(image_file_path))
+        except KeyError:
+            name = os.path.relpath(image_file_path, self.db_path)
+            raise DataError(f"feature database {self.db_path} has no entry for {name!r}") from None
+        except (lmdb.Error, TypeError) as error:
+            name = os.path.relpath(image_file_path, self.db_path)
+            raise DataError(f"feature database {self.db_path}, entry {name!r}: {error}") from None
+        self._read_bytes += info["features"].nbytes
+        return info
+
+    def _reopen(self) -> None:
+        """Drop the mapping (the pages stay in the system's cache) but keep the list of keys."""
+        self.env.close()
+        self.env = lmdb.open(
+            self.db_path,
+            subdir=os.path.isdir(self.db_path),
+            readonly=True,
+            lock=False,
+            readahead=False,
+            meminit=False,
+        )
+        self._read_bytes = 0
+
+
+class CloveFolderReader(PaddedFasterRCNNFeatureReader):
+    """MMF's reader of one ``.npy`` file per image (and ``<name>_info.npy`` beside it)."""
+
+    def _load(self, image_feat_path: str) -> dict[str, Any]:
+        info: dict[str, Any] = {"features": safe_numpy_load(image_feat_path)}
+        info_path = f"{image_feat_path.removesuffix('.npy')}_info.npy"
+        if os.path.exists(info_path):
+            info.update(safe_numpy_load(info_path).item())
+        return info
+
+
+class CloveFeatureReader(FeatureReader):
+    """MMF's FeatureReader that chooses between the two readers above."""
+
+    def __init__(self, path: str, max_features: int) -> None:
+        super().__init__(base_path=path, depth_first=False, max_features=max_features)
+        is_database = path.endswith(".lmdb")
+        self.feat_reader = (CloveLMDBReader if is_database else CloveFolderReader)(
+            *((max_features, path) if is_database else (max_features,))
+        )
+
+
+class FeatureStore:
+    """Object and OCR region features by record.
+
+    Args:
+        features_dir: folder of the databases.
+        databases: for each image source (``gqa``, ``textvqa``) a comma list of databases or folders;
+            the second one, where there is one, holds OCR regions.
+        max_features: regions kept per image (R).
+        feature_dim: width of a region's feature (D).
+    """
+
+    def __init__(self, features_dir: str, databases: dict[str, str], max_features: int, feature_dim: int) -> None:
+        self.max_features = max_features
+        self.feature_dim = feature_dim
+        self._paths = {
+            source: [os.path.join(features_dir, path) for path in paths.split(",")]
+            for source, paths in databases.items()
+        }
+        self._readers: dict[str, list[CloveFeatureReader]] = {}
+
+    def open(self, source: str) -> list[CloveFeatureReader]:
+        """The readers of a source, made on first use.
+
+        Raises:
+            DataError: a database does not exist.
+        """
+        if source not in self._readers:
+            self._readers[source] = [CloveFeatureReader(path, self.max_features) for path in self._paths[source]]
+        return self._readers[source]
+
+    def nothing(self) -> torch.Tensor:
+        """R x D zeros that take no memory (one value, seen R x D times)."""
+        return torch.zeros(1, 1).expand(self.max_features, self.feature_dim)
+
+    def read(self, record: dict[str, Any]) -> dict[str, torch.Tensor]:
+        """Features of a record's image.
+
+        Returns:
+            ``objects`` float32 (R, D) zero-padded; ``num_objects`` int64 (); ``boxes`` float32 (R, 4),
+            corners divided by image width and height; ``ocr`` float32 (R, D), zeros where the source
+            has no OCR database.
+
+        Raises:
+            DataError: no entry, or one of another width or without boxes; names the record.
+        """
+        source, path = feature_location(record)
+        try:
+            readers = self.open(source)
+            objects, info = readers[0].read(path)
+            boxes = self._normalised_boxes(info, path)
+            ocr = readers[1].read(path)[0] if len(readers) > 1 else self.nothing()
+        except DataError as error:
+            raise DataError(f"{error} (question {record['question_id']})") from None
+        for name, features in (("object", objects), ("OCR", ocr)):
+            if features.shape[1] != self.feature_dim:
+                raise DataError(
+                    f"{name} features of {path!r} are {features.shape[1]} wide, but "
+                    f"dataset_config.clvqa.feature_dim is {self.feature_dim} (question {record['question_id']})"
+                )
+        num_objects = info["max_features"].clamp(max=self.max_features)
+        return {"objects": objects, "num_objects": num_objects, "boxes": boxes, "ocr": ocr}
+
+    def _normalised_boxes(self, info: dict[str, Any], path: str) -> torch.Tensor:
+        missing = [key for key in ("bbox", "image_width", "image_height") if key not in info]
+        if missing:
+            raise DataError(f"features of {path!r} lack {', '.join(missing)}")
+        width, height = float(info["image_width"]), float(info["image_height"])
+        found = np.asarray(info["bbox"], dtype=np.float32)[: self.max_features]
+        boxes = np.zeros((self.max_features, 4), dtype=np.float32)
+        boxes[: len(found)] = found / np.array([width, height, width, height], dtype=np.float32)
+        return torch.from_numpy(boxes)
+
+
+def feature_location(record: dict[str, Any]) -> tuple[str, str]:
+    """The image source (``gqa`` or ``textvqa``) and the feature path within its databases."""
+    path = record["feature_path"]
+    if not path:
+        raise DataError(f"record {record['question_id']} has no feature_path")
+    if record["image_source"] != "textvqa":
+        return "gqa", path
+    return "textvqa", path if path.startswith("train") else f"train/{path}"

@@ -1,0 +1,194 @@
+"""Processors of the data set ``clvqa``, registered with MMF."""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from mmf.common.registry import registry
+from mmf.datasets.processors.bert_processors import BertTokenizer
+from mmf.datasets.processors.processors import M4CAnswerProcessor, VocabProcessor
+
+from mmclvqa.clove.errors import DataError
+
+OCR_TOKEN = "[OCR]"
+FASTTEXT_DIM = 300
+MAX_MATCHES = 20
+"""Index sequences kept per answer, as in M4C."""
+SPECIAL_ANSWERS = ("<pad>", "<s>", "</s>", "<unk>")
+
+
+@registry.register_processor("scene_graph_bert_tokenizer")
+class SceneGraphBertTokenizer(BertTokenizer):
+    """MMF's BERT tokenizer with one special token more, ``[OCR]`` (30522 -> 30523 for BERT base)."""
+
+    def __init__(self, config: Any, *args: Any, **kwargs: Any) -> None:
+        super().__init__(config, *args, **kwargs)
+        self._tokenizer.add_special_tokens({"additional_special_tokens": [OCR_TOKEN]})
+
+
+@registry.register_processor("clvqa_answer")
+class CloveAnswerProcessor(M4CAnswerProcessor):
+    """M4C's answer processor that gives indices instead of dense targets and draws from a given generator.
+
+    The dense multi-label targets (steps x (A + OCR slots)) are built on the device, see
+    :func:`dense_targets`.
+    """
+
+    def __init__(self, config: Any, *args: Any, data_dir: str | None = None, **kwargs: Any) -> None:
+        config = config.copy()
+        config.vocab_file = check_answer_vocabulary(Path(data_dir or ".", config.vocab_file))
+        super().__init__(config, *args, **kwargs)
+        self.first_step_slots = MAX_MATCHES * self.num_answers
+
+    def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
+        """Indices and scores of the targets, and one index sequence for teacher forcing.
+
+        Args:
+            item: ``answers`` (list of str), ``tokens`` (OCR tokens by slot), ``generator``
+                (numpy Generator that chooses among the sequences which spell an answer).
+
+        Returns:
+            ``target_inds`` int32 and ``target_scores`` float32, both (20 x answers + steps - 1,):
+            first the indices that may come at step 0, then one slot per later step, -1 where unused;
+            ``train_prev_inds`` int64 (steps,); ``train_loss_mask`` float32 (steps,).
+        """
+        answers = [self.answer_preprocessor({"text": a})["text"] for a in item["answers"]]
+        scores = self.compute_answer_scores(answers)
+        slots = defaultdict(list)
+        for slot, token in enumerate(item["tokens"]):
+            slots[token].append(slot)
+        first: dict[int, float] = {}
+        sequences: list[tuple[int, ...]] = []
+        matches: dict[str, list[tuple[int, ...]]] = {}
+        for answer in answers:
+            if answer not in matches:
+                matches[answer] = self.match_answer_to_vocab_ocr_seq(
+                    answer, self.answer_vocab.word2idx_dict, slots, max_match_num=MAX_MATCHES
+                )
+            sequences += matches[answer]
+            for sequence in matches[answer]:
+                first[sequence[0]] = max(first.get(sequence[0], 0.0), scores[answer])
+
+        length = self.first_step_slots + self.max_copy_steps - 1
+        target_inds = np.full(length, -1, dtype=np.int32)
+        target_scores = np.zeros(length, dtype=np.float32)
+        target_inds[: len(first)] = list(first)
+        target_scores[: len(first)] = list(first.values())
+        prev_inds = np.zeros(self.max_copy_steps, dtype=np.int64)
+        loss_mask = np.zeros(self.max_copy_steps, dtype=np.float32)
+        if sequences:
+            sequence = sequences[int(item["generator"].integers(len(sequences)))]
+            steps = min(1 + len(sequence), self.max_copy_steps)
+            loss_mask[:steps] = 1.0
+            prev_inds[0] = self.BOS_IDX
+            prev_inds[1:steps] = sequence[: steps - 1]
+            following = (*sequence, self.EOS_IDX)[1:steps]
+            later = slice(self.first_step_slots, self.first_step_slots + len(following))
+            target_inds[later] = following
+            target_scores[later] = 1.0
+        return {
+            "target_inds": torch.from_numpy(target_inds),
+            "target_scores": torch.from_numpy(target_scores),
+            "train_prev_inds": torch.from_numpy(prev_inds),
+            "train_loss_mask": torch.from_numpy(loss_mask),
+        }
+
+
+def dense_targets(
+    target_inds: torch.Tensor, target_scores: torch.Tensor, steps: int, num_outputs: int
+) -> torch.Tensor:
+    """Multi-label targets on the indices' device.
+
+    Args:
+        target_inds: int (B, F + steps - 1): F slots of step 0, then one per later step; -1 unused.
+        target_scores: float (B, F + steps - 1).
+        steps: decoding steps.
+        num_outputs: A + OCR slots.
+
+    Returns:
+        float32 (B, steps, num_outputs).
+    """
+    batch, length = target_inds.shape
+    first = length - (steps - 1)
+    step = torch.arange(length, device=target_inds.device).sub(first - 1).clamp(min=0)
+    # Unused slots are written to one row more, which is cut off.
+    step = torch.where(target_inds >= 0, step, steps)
+    flat = step * num_outputs + target_inds.long().clamp(min=0)
+    targets = torch.zeros(batch, (steps + 1) * num_outputs, device=target_inds.device)
+    targets.scatter_(1, flat, target_scores)
+    return targets.view(batch, steps + 1, num_outputs)[:, :steps]
+
+
+def check_answer_vocabulary(path: Path) -> str:
+    """The path as text, after checking that the file starts with the four special answers.
+
+    Raises:
+        DataError: no such file, or other first lines.
+    """
+    try:
+        with open(path, encoding="utf-8") as file:
+            head = [file.readline().rstrip("\n") for _ in SPECIAL_ANSWERS]
+    except FileNotFoundError:
+        raise DataError(f"answer vocabulary {path} does not exist") from None
+    if tuple(head) != SPECIAL_ANSWERS:
+        raise DataError(
+            f"answer vocabulary {path} must start with the lines {' '.join(SPECIAL_ANSWERS)}, "
+            f"but starts with {' '.join(head)}"
+        )
+    return str(path.absolute())
+
+
+@registry.register_processor("clvqa_fasttext")
+class CloveFastTextProcessor(VocabProcessor):
+    """fastText vectors (300) of OCR tokens.
+
+    The model (8 GB for wiki.en.bin) is read by :meth:`load` in the main process, before data loading
+    processes are forked, so that they share it; and not at all when no record has OCR tokens.
+    """
+
+    def __init__(self, config: Any, *args: Any, data_dir: str | None = None, **kwargs: Any) -> None:
+        self._init_extras(config)
+        self.model_file = config.model_file and os.path.join(data_dir or ".", config.model_file)
+        self._model: Any = None
+
+    def load(self) -> None:
+        """Read the model, once.
+
+        Raises:
+            DataError: the file is missing or not a fastText model of 300 dimensions.
+        """
+        if self._model is not None or self.model_file is None:
+            return
+        if not os.path.exists(self.model_file):
+            raise DataError(
+                f"fastText model {self.model_file} does not exist; fetch it with `python -m mmclvqa.clove "
+                "download`, or set context_processor.params.model_file to null to do without"
+            )
+        try:
+            import fasttext
+        except ImportError:
+            raise DataError("package fasttext is not installed; it is in requirements.txt") from None
+        try:
+            # The constructor of the wrapper class prints a deprecation warning; its handle does not.
+            self._model = fasttext.FastText._FastText(model_path=self.model_file)
+        except ValueError as error:
+            raise DataError(f"fastText model {self.model_file}: {error}") from None
+        if self._model.get_dimension() != FASTTEXT_DIM:
+            raise DataError(
+                f"fastText model {self.model_file} has {self._model.get_dimension()} dimensions, not {FASTTEXT_DIM}"
+            )
+
+    def _map_strings_to_indices(self, tokens: list[str]) -> torch.Tensor:
+        vectors = torch.zeros(self.max_length, FASTTEXT_DIM)
+        if tokens:
+            self.load()
+        if self._model is not None:
+            for slot, token in enumerate(tokens[: self.max_length]):
+                words = token.split(" ")
+                vectors[slot] = torch.from_numpy(np.mean([self._model.get_word_vector(w) for w in words], axis=0))
+        return vectors
