@@ -15,7 +15,7 @@ from mmf.datasets.databases.readers.feature_readers import (
     PaddedFasterRCNNFeatureReader,
 )
 
-from mmclvqa.clove.errors import DataError
+from mmclvqa.clove.errors import DataError, UnsafePickleError
 from mmclvqa.clove.pickles import safe_loads, safe_numpy_load
 
 REOPEN_AFTER_BYTES = 256 * 2**20
@@ -31,47 +31,83 @@ class _AllowListPickle:
 feature_readers.pickle = _AllowListPickle
 
 
-class CloveLMDBReader(LMDBFeatureReader):
-    """MMF's LMDB reader with clear errors and bounded memory."""
+class SharedDatabase:
+    """The one open environment that a process may have of a database (lmdb allows no second one).
 
-    def __init__(self, max_features: int, path: str) -> None:
-        if not os.path.exists(path):
-            raise DataError(f"feature database {path} does not exist")
-        super().__init__(max_features, path)
+    Looks like an ``lmdb.Environment`` to MMF's reader. A forked data loading process goes on with the
+    parent's (read-only and without lock) until it reopens it for itself.
+
+    Args:
+        path: the database.
+    """
+
+    _open: dict[str, SharedDatabase] = {}
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._environment = self._map()
         self._read_bytes = 0
 
-    def _init_db(self) -> None:
-        try:
-            super()._init_db()
-        except (lmdb.Error, TypeError, OSError) as error:
-            raise DataError(f"feature database {self.db_path} is damaged or no LMDB: {error}") from None
+    @classmethod
+    def at(cls, path: str) -> SharedDatabase:
+        """The process's environment of ``path``, opened on first use."""
+        path = os.path.realpath(path)
+        if path not in cls._open:
+            cls._open[path] = cls(path)
+        return cls._open[path]
 
-    def _load(self, image_file_path: str) -> dict[str, Any]:
+    def begin(self, write: bool = False, buffers: bool = False) -> lmdb.Transaction:
+        """Start a read transaction; after a while on a fresh mapping, so that memory stays flat."""
         if self._read_bytes > REOPEN_AFTER_BYTES:
-            self._reopen()
-        try:
-            info = dict(super()._load(image_file_path))
-        except KeyError:
-            name = os.path.relpath(image_file_path, self.db_path)
-            raise DataError(f"feature database {self.db_path} has no entry for {name!r}") from None
-        except (lmdb.Error, TypeError) as error:
-            name = os.path.relpath(image_file_path, self.db_path)
-            raise DataError(f"feature database {self.db_path}, entry {name!r}: {error}") from None
-        self._read_bytes += info["features"].nbytes
-        return info
+            self._environment.close()
+            self._environment = self._map()
+            self._read_bytes = 0
+        return self._environment.begin(write=write, buffers=buffers)
 
-    def _reopen(self) -> None:
-        """Drop the mapping (the pages stay in the system's cache) but keep the list of keys."""
-        self.env.close()
-        self.env = lmdb.open(
-            self.db_path,
-            subdir=os.path.isdir(self.db_path),
+    def count(self, read_bytes: int) -> None:
+        """Note that so many bytes of the mapping were touched."""
+        self._read_bytes += read_bytes
+
+    def _map(self) -> lmdb.Environment:
+        return lmdb.open(
+            self._path,
+            subdir=os.path.isdir(self._path),
             readonly=True,
             lock=False,
             readahead=False,
             meminit=False,
         )
-        self._read_bytes = 0
+
+
+class CloveLMDBReader(LMDBFeatureReader):
+    """MMF's LMDB reader with clear errors, a shared environment and bounded memory."""
+
+    def __init__(self, max_features: int, path: str) -> None:
+        if not os.path.exists(path):
+            raise DataError(f"feature database {path} does not exist")
+        super().__init__(max_features, path)
+
+    def _init_db(self) -> None:
+        try:
+            self.env = SharedDatabase.at(self.db_path)
+            with self.env.begin(buffers=True) as transaction:
+                self.image_ids = safe_loads(transaction.get(b"keys"), self.db_path)
+        except (lmdb.Error, TypeError, OSError) as error:
+            raise DataError(f"feature database {self.db_path} is damaged or no LMDB: {error}") from None
+        self.image_id_indices = {image_id: index for index, image_id in enumerate(self.image_ids)}
+
+    def _load(self, image_file_path: str) -> dict[str, Any]:
+        name = os.path.relpath(image_file_path, self.db_path)
+        try:
+            info = dict(super()._load(image_file_path))
+        except KeyError:
+            raise DataError(f"feature database {self.db_path} has no entry for {name!r}") from None
+        except UnsafePickleError as error:
+            raise UnsafePickleError(f"feature database {self.db_path}, entry {name!r}: {error}") from None
+        except (lmdb.Error, TypeError) as error:
+            raise DataError(f"feature database {self.db_path}, entry {name!r}: {error}") from None
+        self.env.count(info["features"].nbytes)
+        return info
 
 
 class CloveFolderReader(PaddedFasterRCNNFeatureReader):

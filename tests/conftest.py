@@ -1,0 +1,40 @@
+"""What several test folders need: where the project is, its small world, real data where present."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PROJECT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def project() -> Path:
+    """The repository's root."""
+    return PROJECT
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real published data, which lies beside a checkout on some machines."""
+    folder = Path(os.environ.get("CLOVE_SHARED", PROJECT.parent / "shared")) / "data"
+    if not folder.is_dir():
+        pytest.skip("the real published data is not beside this checkout")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def clove_mini(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small clove-mini, made once per test session."""
+    root = tmp_path_factory.mktemp("data") / "clove-mini"
+    subprocess.run(
+        [sys.executable, "-m", "mmclvqa.clove", "mini", str(root), "--train", "64", "--val", "32"],
+        cwd=PROJECT,
+        check=True,
+        capture_output=True,
+    )
+    return root

@@ -1,0 +1,177 @@
+"""Configuration: precedence, includes, and refusals that name the key."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from pathlib import Path
+
+import mmclvqa  # noqa: F401
+import pytest
+from mmf.utils.configuration import Configuration
+from omegaconf import OmegaConf
+
+from mmclvqa.clove.tasks import SETTINGS, tasks
+from mmclvqa.configuration import ConfigError, parse_value
+
+TASK = "EXP_CONFIG/functional/cl_object_unicl_standalone.yaml"
+NAMES = ("model=unicl", "dataset=clvqa")
+TASK_FILES = [
+    (setting, task, f"{base}/{setting}/cl_{task.name}_unicl_standalone.yaml")
+    for base in ("EXP_CONFIG", "EXP_CONFIG/mini")
+    for setting in SETTINGS
+    for task in tasks(setting).values()
+]
+
+
+@pytest.fixture(autouse=True)
+def _at_the_root(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(project)
+    monkeypatch.setenv("ROOT", "/experiments")
+    monkeypatch.setenv("CLOVE_ROOT", "/data")
+
+
+def read(*words: str):
+    return Configuration(argparse.Namespace(opts=list(words), config_override=None)).get_config()
+
+
+@pytest.mark.parametrize(("setting", "task", "path"), TASK_FILES, ids=lambda v: v if isinstance(v, str) else "")
+def test_every_task_file_names_its_records_and_its_folder(setting: str, task, path: str) -> None:
+    config = read(f"config={path}", *NAMES)
+    assert list(config.dataset_config.clvqa.annotations.train) == [task.annotation_path("train")]
+    assert list(config.dataset_config.clvqa.annotations.test) == [task.annotation_path("test")]
+    assert config.env.save_dir == f"/experiments/exp/clvqa/save/stand_alone/{setting}/unicl_{task.name}"
+    assert config.training.CL.cl_setting == setting
+    OmegaConf.to_container(config, resolve=True)
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+@pytest.mark.parametrize("base", ["EXP_CONFIG", "EXP_CONFIG/mini"])
+def test_multitask_files_name_all_six_tasks(base: str, setting: str) -> None:
+    config = read(f"config={base}/cl_{setting}_multitask_unicl.yaml", *NAMES)
+    wanted = [task.annotation_path("train") for task in tasks(setting).values()]
+    assert list(config.dataset_config.clvqa.annotations.train) == wanted
+    assert config.env.save_dir.endswith(f"multitask/unicl_{setting}_incremental")
+
+
+def test_the_defaults_are_the_published_ones() -> None:
+    config = read(f"config={TASK}", *NAMES)
+    training = config.training
+    assert (training.max_updates, training.batch_size) == (24000, 32)
+    assert (training.warmup_iterations, training.warmup_factor) == (1000, 0.2)
+    assert (list(training.lr_steps), training.lr_ratio) == ([14000, 19000], 0.1)
+    assert training.max_grad_l2_norm == 0.25
+    assert (config.optimizer.type, config.optimizer.params.lr, config.optimizer.params.eps) == ("Adam", 1e-4, 1e-8)
+    multitask = read("config=EXP_CONFIG/cl_functional_multitask_unicl.yaml", *NAMES).training
+    assert (multitask.max_updates, multitask.batch_size, multitask.warmup_iterations) == (120000, 64, 2000)
+    assert list(multitask.lr_steps) == [30000, 60000, 90000]
+    scene = read("config=EXP_CONFIG/cl_scene_multitask_unicl.yaml", *NAMES).training
+    assert (scene.max_updates, scene.batch_size) == (100000, 32)
+
+
+def test_words_of_the_seeds_scripts_are_taken() -> None:
+    config = read(
+        f"config={TASK}",
+        *NAMES,
+        "training.CL.use_cl=True",
+        "training.CL.use_callback=False",
+        "training.CL.use_replay=True",
+        "training.CL.replay_method=restore_with_prob",
+        "training.CL.task_order=oarlks",
+        "training.CL.restore_rate=1.5",
+        "training.CL.restore_dir=/r/QAG_seq/distilgpt2_functional_oarlks",
+        "training.CL.restore_paths=oarlks_REPLAY[o]_AT[r].npy,oarlks_REPLAY[a]_AT[r].npy",
+        "dataset_config.clvqa.use_mask_img=True",
+        "dataset_config.clvqa.mask_img_prob=0.15",
+        "run_type=train_val",
+        "checkpoint.resume_file=/r/unicl_final.pth",
+        "env.save_dir=/r/unicl_attribute",
+        "training.checkpoint_interval=4000",
+        "training.callbacks=[]",
+    )
+    assert config.training.CL.restore_paths == "oarlks_REPLAY[o]_AT[r].npy,oarlks_REPLAY[a]_AT[r].npy"
+    assert config.training.CL.use_callback is False
+    assert list(config.training.callbacks) == []
+    assert config.env.save_dir == "/r/unicl_attribute"
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("training.max_update=3", "did you mean training.max_updates"),
+        ("training.CL.restore_path=x", "did you mean training.CL.restore_paths"),
+        ("max_updates=3", "training.max_updates"),
+        ("training.max_updates=many", "training.max_updates is a number"),
+        ("training.CL.use_cl=maybe", "training.CL.use_cl is true or false"),
+        ("training.CL=1", "is a group of keys"),
+        ("training.device=tpu", "legal are auto, cpu and cuda"),
+        ("nonsense", "not of the form key=value"),
+    ],
+)
+def test_a_wrong_word_is_refused_by_name(word: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)) as caught:
+        read(f"config={TASK}", *NAMES, word)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("training:\n  max_updats: 3\n", "unknown key training.max_updats; did you mean training.max_updates"),
+        ("training: [\n", "while parsing"),
+        ("- 1\n", "no mapping"),
+        ("includes: [nowhere.yaml]\n", "nowhere.yaml does not exist"),
+    ],
+)
+def test_a_wrong_file_is_refused_by_name(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=re.escape(message)) as caught:
+        read(f"config={path}", *NAMES)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_config_path_that_does_not_exist_is_named() -> None:
+    with pytest.raises(ConfigError, match="config file .*nowhere.yaml does not exist"):
+        read("config=nowhere.yaml", *NAMES)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("dataset=clvqa",), "no model given"),
+        (("model=unicl",), "no data set given"),
+        (("model=unicll", "dataset=clvqa"), "did you mean unicl"),
+        (("model=unicl", "dataset=clvq"), "did you mean clvqa"),
+    ],
+)
+def test_model_and_dataset_must_be_registered(words: tuple[str, ...], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        read(f"config={TASK}", *words)
+
+
+def test_includes_are_relative_to_the_file_and_overridden_by_it(tmp_path: Path) -> None:
+    (tmp_path / "base.yaml").write_text("training: {max_updates: 5, batch_size: 3}\n")
+    (tmp_path / "mine.yaml").write_text("includes: [base.yaml]\ntraining: {batch_size: 4}\n")
+    training = read(f"config={tmp_path / 'mine.yaml'}", *NAMES).training
+    assert (training.max_updates, training.batch_size) == (5, 4)
+
+
+def test_open_nodes_take_new_keys_from_a_file(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("optimizer: {type: SGD, params: {momentum: 0.9}}\n")
+    assert read(f"config={tmp_path / 'mine.yaml'}", *NAMES).optimizer.params.momentum == 0.9
+
+
+def test_cuda_without_cuda_falls_back_with_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.warns(UserWarning, match="no CUDA here"):
+        config = read(f"config={TASK}", *NAMES, "training.device=cuda")
+    assert config.training.device == "cpu"
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("1", 1), ("0.5", 0.5), ("[1, 2]", [1, 2]), ("true", True), ("False", False), ("null", None), ("a,b", "a,b")],
+)
+def test_command_line_values(text: str, value: object) -> None:
+    assert parse_value(text) == value

@@ -1,0 +1,391 @@
+"""The data set `clvqa`: SPEC section 3, on clove-mini's files."""
+
+from __future__ import annotations
+
+import argparse
+import pickle
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lmdb
+import mmclvqa  # noqa: F401
+import numpy as np
+import pytest
+import torch
+from mmf.common.registry import registry
+from mmf.common.sample import SampleList
+from mmf.utils.build import build_dataset
+from mmf.utils.configuration import Configuration
+from mmf.utils.distributed import byte_tensor_to_object
+
+from mmclvqa.clove.annotations import load_records, save_records
+from mmclvqa.clove.errors import CloveError, DataError
+from mmclvqa.datasets.dataset import scene_graph_text
+from mmclvqa.datasets.processors import dense_targets
+
+REGIONS, WIDTH, SLOTS, STEPS = 24, 64, 10, 12
+
+
+class Quiet:
+    """In place of MMF's Logger: keeps what was written."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def write(self, line: Any, *args: Any, **kwargs: Any) -> None:
+        self.lines.append(str(line))
+
+
+Build = Callable[..., Any]
+
+
+@pytest.fixture
+def build(clove_mini: Path, project: Path, monkeypatch: pytest.MonkeyPatch) -> Build:
+    """``build(task, split, *words, root=...)`` gives the data set as mmf_run would build it."""
+    monkeypatch.chdir(project)
+
+    def build(task: str, split: str, *words: str, root: Path = clove_mini) -> Any:
+        for key in list(registry.mapping["state"]):
+            if key.startswith("clvqa_"):
+                registry.unregister(key)
+        words = (
+            f"config=EXP_CONFIG/mini/functional/cl_{task}_unicl_standalone.yaml",
+            "model=unicl",
+            "dataset=clvqa",
+            f"env.clove_root={root}",
+            f"dataset_config.clvqa.max_features={REGIONS}",
+            f"dataset_config.clvqa.feature_dim={WIDTH}",
+            f"dataset_config.clvqa.ocr_max_num={SLOTS}",
+            *words,
+        )
+        config = Configuration(argparse.Namespace(opts=list(words), config_override=None)).get_config()
+        registry.register("config", config)
+        registry.register("writer", Quiet())
+        registry.register("seed", 7)
+        registry.register("current_device", torch.device("cpu"))
+        return build_dataset("clvqa", config.dataset_config.clvqa, split)
+
+    return build
+
+
+def with_records(clove_mini: Path, folder: Path, task: str, change: Callable[[list[dict]], None]) -> Path:
+    """A copy of the data root in which the task's train records are changed."""
+    root = folder / "root"
+    shutil.copytree(clove_mini, root, dirs_exist_ok=True)
+    path = root / "functional" / f"fcl_mmf_{task}_train.npy"
+    records = load_records(path)
+    change(records)
+    save_records(path, records)
+    return root
+
+
+def test_a_sample_has_the_fields_and_shapes_of_the_spec(build: Build) -> None:
+    data = build("scenetext", "train")
+    answers = data.answer_processor.get_true_vocab_size()
+    sample = data[0]
+    wanted = {
+        "text": (20,),
+        "text_len": (),
+        "sg_text": (480,) if data.scene_graph_processor._max_seq_length == 480 else None,
+        "sg_text_len": (),
+        "knowledge_text": (20,),
+        "knowledge_text_len": (),
+        "image_feature_0": (REGIONS, WIDTH),
+        "obj_bbox_coordinates": (REGIONS, 4),
+        "image_feature_1": (REGIONS, WIDTH),
+        "ocr_bbox_coordinates": (SLOTS, 4),
+        "context_feature_0": (SLOTS, 300),
+        "context_feature_1": (SLOTS, 604),
+        "order_vectors": (SLOTS, SLOTS),
+        "train_prev_inds": (STEPS,),
+        "train_loss_mask": (STEPS,),
+        "target_inds": (200 + STEPS - 1,),
+        "target_scores": (200 + STEPS - 1,),
+    }
+    shapes = {field: tuple(sample[field].shape) for field in wanted}
+    assert shapes == {field: shape or shapes[field] for field, shape in wanted.items()}
+    assert sample.image_info_0.max_features.shape == sample.context_info_0.max_features.shape == ()
+    assert data.answer_processor.get_vocab_size() == answers + SLOTS
+    assert registry.get("clvqa_num_final_outputs") == answers + SLOTS
+
+
+def test_targets_equal_those_of_mmfs_own_answer_processor(build: Build) -> None:
+    from mmf.datasets.processors.processors import M4CAnswerProcessor
+
+    data = build("scenetext", "train")
+    config = data.config.processors.answer_processor.params.copy()
+    config.vocab_file = str(Path(data.config.data_dir).absolute() / config.vocab_file)
+    oracle = M4CAnswerProcessor(config)
+    copied = 0
+    for index in range(len(data)):
+        record, sample = data.records[index], data[index]
+        tokens = byte_tensor_to_object(sample.context_tokens)
+        wanted = oracle({"answers": record["answers"], "tokens": tokens})
+        batch = SampleList([sample])
+        targets = dense_targets(batch.target_inds, batch.target_scores, STEPS, data.answer_processor.get_vocab_size())
+        torch.testing.assert_close(targets[0, 0], wanted["answers_scores"][0])
+        torch.testing.assert_close(sample.train_loss_mask, wanted["train_loss_mask"])
+        if torch.equal(sample.train_prev_inds, wanted["train_prev_inds"]):
+            torch.testing.assert_close(targets[0], wanted["answers_scores"])
+        copied += int((sample.target_inds >= data.answer_processor.get_true_vocab_size()).any())
+    assert copied, "no answer of the scenetext task is copied from OCR tokens"
+
+
+def test_prepare_batch_builds_dense_targets(build: Build) -> None:
+    data = build("object", "train")
+    batch = data.prepare_batch(data.collate_fn([data[i] for i in range(4)]))
+    outputs = data.answer_processor.get_vocab_size()
+    assert batch.targets.shape == (4, STEPS, outputs)
+    assert torch.all(batch.targets.flatten(1).sum(1) >= 1)
+
+
+def test_texts_end_with_separators_and_count_real_tokens(build: Build) -> None:
+    data = build("object", "train")
+    tokenizer = data.text_processor._tokenizer
+    sample, record = data[0], data.records[0]
+    length = int(sample.text_len)
+    words = tokenizer.convert_ids_to_tokens(sample.text[:length].tolist())
+    assert (words[0], words[-1]) == ("[CLS]", "[SEP]")
+    assert words[1:-1] == tokenizer.tokenize(record["question"])[: len(words) - 2]
+    assert not sample.text[length:].any()
+
+
+def test_knowledge_is_the_first_facts_triplet_or_nothing(build: Build) -> None:
+    without = build("object", "train")[0]
+    assert int(without.knowledge_text_len) == 2
+    data = build("knowledge", "train")
+    with_fact = next(i for i in range(len(data)) if data.records[i]["supporting_fact"])
+    assert int(data[with_fact].knowledge_text_len) > 2
+
+
+def test_the_scene_graph_tokenizer_has_one_special_token_more(build: Build) -> None:
+    data = build("object", "train")
+    graph, text = data.scene_graph_processor._tokenizer, data.text_processor._tokenizer
+    assert len(graph) == len(text) + 1
+    assert graph.tokenize("sign with [OCR] stop")[2] == "[OCR]"
+
+
+def test_scene_graph_text_joins_items_and_drops_the_last_separator() -> None:
+    record = {
+        "stage": "object_replay",
+        "pred_scene_graph_seq": ["cup [SEP]", "cup on table [SEP]"],
+        "gt_scene_graph_seq": ["plate [SEP]"],
+    }
+    assert scene_graph_text(record, use_gt_sg=False) == "cup [SEP] cup on table"
+    assert scene_graph_text(record, use_gt_sg=True) == "plate"
+    assert scene_graph_text({**record, "stage": "object"}, use_gt_sg=True) == "cup [SEP] cup on table"
+
+
+def test_boxes_are_divided_by_the_image_size(build: Build) -> None:
+    data = build("object", "train")
+    boxes = data[0].obj_bbox_coordinates
+    assert 0 <= float(boxes.min()) and 0.1 < float(boxes.max()) <= 1.0
+    real = int(data[0].image_info_0.max_features)
+    assert not boxes[real:].any() and not data[0].image_feature_0[real:].any()
+
+
+@pytest.mark.parametrize("stage", ["object_gen", "object_replay_##"])
+def test_a_replay_without_image_has_zero_regions_that_all_count(
+    build: Build, clove_mini: Path, tmp_path: Path, stage: str
+) -> None:
+    def withhold(records: list[dict]) -> None:
+        for record in records:
+            record["stage"] = stage
+
+    root = with_records(clove_mini, tmp_path, "object", withhold)
+    sample = build("object", "train", root=root)[0]
+    assert int(sample.image_info_0.max_features) == REGIONS
+    assert not sample.image_feature_0.any() and not sample.obj_bbox_coordinates.any()
+
+
+def test_images_are_withheld_with_the_given_probability_in_training_only(build: Build) -> None:
+    words = ("dataset_config.clvqa.use_mask_img=True", "dataset_config.clvqa.mask_img_prob=0.5")
+    train = build("object", "train", *words)
+    withheld = [not train[i].image_feature_0.any() for i in range(len(train))]
+    assert 0.25 < np.mean(withheld) < 0.75
+    val = build("object", "val", *words)
+    assert all(val[i].image_feature_0.any() for i in range(len(val)))
+
+
+def test_draws_follow_from_seed_and_epoch_alone(build: Build) -> None:
+    words = ("dataset_config.clvqa.use_mask_img=True", "dataset_config.clvqa.mask_img_prob=0.5")
+    data = build("object", "train", *words)
+
+    def withheld() -> list[bool]:
+        return [not data[i].image_feature_0.any() for i in range(len(data))]
+
+    first = withheld()
+    np.random.seed(99)
+    assert withheld() == first
+    data.set_epoch(1)
+    assert withheld() != first
+    data.set_epoch(0)
+    assert withheld() == first
+
+
+def test_data_loading_leaves_the_callers_random_state_alone(build: Build) -> None:
+    data = build("object", "train")
+    np.random.seed(3)
+    before = np.random.get_state()[1].copy()
+    data[0]
+    assert np.array_equal(before, np.random.get_state()[1])
+
+
+def test_use_ocr_false_empties_the_ocr_side(build: Build) -> None:
+    data = build("scenetext", "train", "dataset_config.clvqa.use_ocr=False")
+    sample = data[0]
+    assert int(sample.context_info_0.max_features) == 0
+    for field in ("context_feature_0", "context_feature_1", "image_feature_1", "ocr_bbox_coordinates"):
+        assert not sample[field].any(), field
+
+
+def test_text_images_are_read_from_both_textvqa_databases(build: Build) -> None:
+    data = build("scenetext", "train")
+    index = next(i for i in range(len(data)) if data.records[i]["ocr_tokens"])
+    sample = data[index]
+    assert data.records[index]["image_source"] == "textvqa"
+    assert sample.image_feature_0.any() and sample.image_feature_1.any()
+    assert sample.context_feature_0.any() and sample.context_feature_1.any()
+
+
+def test_the_collator_cuts_padding_no_record_needs(build: Build) -> None:
+    data = build("object", "train")
+    samples = [data[i] for i in range(4)]
+    most = max(int(s.image_info_0.max_features) for s in samples)
+    batch = data.collate_fn(samples)
+    assert batch.image_feature_0.shape == (4, most, WIDTH)
+    assert batch.dataset_name == "clvqa" and batch.dataset_type == "train"
+
+
+def test_a_folder_of_npy_features_works_too(build: Build, clove_mini: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "gqa"
+    folder.mkdir()
+    data = build("object", "train")
+    for index in range(len(data)):
+        name = data.records[index]["feature_path"]
+        reader = data.features.open("gqa")[0].feat_reader
+        info = reader._load(str(Path(reader.db_path) / name))
+        np.save(folder / name, info.pop("features"))
+        np.save(folder / f"{name.removesuffix('.npy')}_info.npy", np.array(info, dtype=object), allow_pickle=True)
+    from_files = build("object", "train", f"dataset_config.clvqa.features.gqa={folder}")
+    for field in ("image_feature_0", "obj_bbox_coordinates"):
+        torch.testing.assert_close(from_files[0][field], data[0][field])
+
+
+def test_predictions_are_words_with_their_source(build: Build) -> None:
+    data = build("scenetext", "train")
+    index = next(i for i in range(len(data)) if data.records[i]["ocr_tokens"])
+    batch = data.collate_fn([data[index]])
+    answers = data.answer_processor.get_true_vocab_size()
+    scores = torch.zeros(1, STEPS, answers + SLOTS)
+    scores[0, 0, 4] = scores[0, 1, answers] = scores[0, 2, data.answer_processor.EOS_IDX] = 1
+    batch.scores = scores
+    (entry,) = data.format_for_prediction(batch)
+    word = data.answer_processor.answer_vocab.idx2word(4)
+    assert entry["answer"] == f"{word} {data.records[index]['ocr_tokens'][0]}"
+    assert entry["pred_source"] == ["VOCAB", "OCR"]
+    assert entry["question_id"] == data.records[index]["question_id"]
+
+
+def refuse(build: Build, message: str, *args: Any, read: bool = True, **kwargs: Any) -> None:
+    with pytest.raises(CloveError, match=message) as caught:
+        data = build(*args, **kwargs)
+        if read:
+            for index in range(len(data)):
+                data[index]
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_data_root_says_how_to_get_one(build: Build, tmp_path: Path) -> None:
+    refuse(build, "set CLOVE_ROOT", "object", "train", root=tmp_path / "nowhere")
+
+
+def test_a_truncated_annotation_file_is_named(build: Build, clove_mini: Path, tmp_path: Path) -> None:
+    root = with_records(clove_mini, tmp_path, "object", lambda records: None)
+    path = root / "functional" / "fcl_mmf_object_train.npy"
+    path.write_bytes(path.read_bytes()[:-100])
+    refuse(build, "fcl_mmf_object_train.npy", "object", "train", root=root)
+
+
+def test_a_record_without_a_field_is_named(build: Build, clove_mini: Path, tmp_path: Path) -> None:
+    def spoil(records: list[dict]) -> None:
+        del records[3]["question"]
+
+    root = tmp_path / "root"
+    shutil.copytree(clove_mini, root)
+    path = root / "functional" / "fcl_mmf_object_train.npy"
+    records = load_records(path)
+    spoil(records)
+    np.save(path, np.array(records, dtype=object), allow_pickle=True)
+    refuse(build, "question", "object", "train", root=root)
+
+
+def test_code_in_a_feature_value_is_not_run(build: Build, clove_mini: Path, tmp_path: Path) -> None:
+    root = with_records(clove_mini, tmp_path, "object", lambda records: None)
+    mark = tmp_path / "ran"
+
+    class Evil:
+        def __reduce__(self) -> tuple:
+            return (Path.touch, (mark,))
+
+    path = root / "features" / "gqa" / "defaults" / "features" / "gqa.lmdb"
+    env = lmdb.open(str(path), subdir=path.is_dir(), map_size=2**30)
+    with env.begin(write=True) as transaction:
+        for key in pickle.loads(transaction.get(b"keys")):
+            transaction.put(key, pickle.dumps(Evil()))
+    env.close()
+    refuse(build, "gqa.lmdb", "object", "train", root=root)
+    assert not mark.exists()
+
+
+def test_a_missing_feature_names_the_record(build: Build, clove_mini: Path, tmp_path: Path) -> None:
+    def point_nowhere(records: list[dict]) -> None:
+        records[0]["feature_path"] = "987654321.npy"
+
+    root = with_records(clove_mini, tmp_path, "object", point_nowhere)
+    refuse(build, "no entry for '987654321.npy' .question ", "object", "train", root=root)
+
+
+def test_a_truncated_database_is_named(build: Build, clove_mini: Path, tmp_path: Path) -> None:
+    root = with_records(clove_mini, tmp_path, "object", lambda records: None)
+    path = root / "features" / "gqa" / "defaults" / "features" / "gqa.lmdb"
+    data_file = path / "data.mdb" if path.is_dir() else path
+    data_file.write_bytes(data_file.read_bytes()[:1000])
+    refuse(build, "gqa.lmdb", "object", "train", root=root)
+
+
+def test_features_of_another_width_name_the_key(build: Build) -> None:
+    refuse(build, "feature_dim is 32", "object", "train", "dataset_config.clvqa.feature_dim=32")
+
+
+def test_an_answer_vocabulary_without_specials_is_refused(build: Build, clove_mini: Path, tmp_path: Path) -> None:
+    root = with_records(clove_mini, tmp_path, "object", lambda records: None)
+    path = root / "vocab" / "clvqa_answer_6k.txt"
+    path.write_text("\n".join(path.read_text().splitlines()[1:]) + "\n")
+    refuse(build, "must start with", "object", "train", root=root)
+
+
+def test_a_missing_fasttext_model_says_what_to_do(build: Build, clove_mini: Path, tmp_path: Path) -> None:
+    root = with_records(clove_mini, tmp_path, "scenetext", lambda records: None)
+    (root / "pretrained" / "fasttext" / "wiki.en.bin").unlink()
+    refuse(build, "model_file to null", "scenetext", "train", root=root)
+    null = build(
+        "scenetext",
+        "train",
+        "dataset_config.clvqa.processors.context_processor.params.model_file=null",
+        root=root,
+    )
+    assert not null[0].context_feature_0.any()
+    assert any("zero vectors" in line for line in null.writer.lines)
+
+
+def test_a_tokenizer_that_cannot_be_had_is_named(
+    build: Build, clove_mini: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    root = with_records(clove_mini, tmp_path, "object", lambda records: None)
+    shutil.rmtree(root / "pretrained" / "bert-base-uncased")
+    with pytest.raises(DataError, match="tokenizer bert-base-uncased"):
+        build("object", "train", root=root)
