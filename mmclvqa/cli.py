@@ -59,6 +59,9 @@ def _main(args: argparse.Namespace, predict: bool) -> None:
     # The CPU fallback of torch's attention and MMF's own 2020 code warn about things users cannot change.
     warnings.filterwarnings("ignore", category=FutureWarning)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    # Read when torch is imported. Data loading processes share the cores with torch's threads, which
+    # would otherwise spin while they wait for one another.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from accelerate import PartialState
     from mmf.common.registry import registry
     from mmf.utils.build import build_config, build_trainer

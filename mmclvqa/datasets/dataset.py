@@ -14,9 +14,10 @@ from mmf.datasets.base_dataset import BaseDataset
 from mmf.utils.distributed import byte_tensor_to_object, object_to_byte_tensor
 
 from mmclvqa.clove.errors import DataError
+from mmclvqa.clove.features import has_image
 from mmclvqa.datasets.answers import answer_words
 from mmclvqa.datasets.collate import TrimmingCollator
-from mmclvqa.datasets.features import FeatureStore
+from mmclvqa.datasets.features import FeatureStore, image_source
 from mmclvqa.datasets.processors import dense_targets
 from mmclvqa.datasets.records import PackedRecords
 
@@ -40,9 +41,12 @@ class CloveDataset(BaseDataset):
         self.features = FeatureStore(
             config.features_dir, dict(config.features), config.max_features, config.feature_dim
         )
-        for source in {_source(r) for r in records if has_image(r)}:
+        for source in {image_source(r) for r in records if has_image(r["stage"])}:
             self.features.open(source)
-        self._mask_images = config.use_mask_img and dataset_type == "train"
+        # Read once: looking a key up in the configuration takes longer than a record's region features.
+        self._mask_prob = config.mask_img_prob if config.use_mask_img and dataset_type == "train" else 0.0
+        self._use_features, self._use_ocr = config.use_features, config.use_ocr
+        self._use_ocr_info, self._use_gt_sg = config.use_ocr_info, config.use_gt_sg
         self._seed = (int(registry.get("seed", no_warning=True) or 0), zlib.crc32(dataset_type.encode()))
         # Shared memory, so that data loading processes see the epoch that the trainer sets.
         self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()
@@ -95,17 +99,19 @@ class CloveDataset(BaseDataset):
         facts = record["supporting_fact"]
         texts = {
             "text": (self.text_processor, record["question"]),
-            "sg_text": (self.scene_graph_processor, scene_graph_text(record, self.config.use_gt_sg)),
+            "sg_text": (self.scene_graph_processor, scene_graph_text(record, self._use_gt_sg)),
             "knowledge_text": (self.knowledge_processor, " ".join(facts[0]["triplet"]) if facts else ""),
         }
         for field, (processor, text) in texts.items():
             processed = processor({"text": text})
             sample[field] = processed["input_ids"]
-            sample[f"{field}_len"] = torch.tensor(len(processed["tokens"]))
+            # MMF's own tokenizer processors give the tokens, not their number.
+            length = processed["length"] if "length" in processed else len(processed["tokens"])
+            sample[f"{field}_len"] = torch.tensor(length)
 
     def _add_regions(self, sample: Sample, record: dict[str, Any], draws: np.random.Generator) -> None:
-        withheld = self._mask_images and draws.random() < self.config.mask_img_prob
-        if has_image(record) and self.config.use_features:
+        withheld = draws.random() < self._mask_prob
+        if has_image(record["stage"]) and self._use_features:
             found = self.features.read(record)
         else:
             # A replay has no image: all its regions count as real and are zero.
@@ -120,11 +126,11 @@ class CloveDataset(BaseDataset):
         sample.image_feature_0 = found["objects"]
         sample.image_info_0 = Sample({"max_features": found["num_objects"]})
         sample.obj_bbox_coordinates = found["boxes"]
-        sample.image_feature_1 = found["ocr"] if self.config.use_ocr else self.features.nothing()
+        sample.image_feature_1 = found["ocr"] if self._use_ocr else self.features.nothing()
 
     def _add_ocr(self, sample: Sample, record: dict[str, Any]) -> list[str]:
         """Adds the OCR side and returns the tokens by slot, padded with ``<pad>``."""
-        tokens = record["ocr_tokens"] if self.config.use_ocr else []
+        tokens = record["ocr_tokens"] if self._use_ocr else []
         tokens = [self.ocr_token_processor({"text": token})["text"] for token in tokens]
         context = self.context_processor({"tokens": tokens})
         sample.context_feature_0 = context["text"]
@@ -142,7 +148,7 @@ class CloveDataset(BaseDataset):
         if normalised is not None:
             blob = np.asarray(normalised, dtype=np.float32).reshape(-1, 4)
             return self.copy_processor({"blob": blob})["blob"]
-        if self.config.use_ocr_info:
+        if self._use_ocr_info:
             return self.bbox_processor({"info": record["ocr_info"]})["bbox"].coordinates
         return torch.zeros(slots, 4)
 
@@ -189,11 +195,6 @@ class CloveDataset(BaseDataset):
         return entries
 
 
-def has_image(record: dict[str, Any]) -> bool:
-    """Whether a record's image may be used: not for SRM replays, nor where it is withheld."""
-    return "_gen" not in record["stage"] and "_##" not in record["stage"]
-
-
 def scene_graph_text(record: dict[str, Any], use_gt_sg: bool) -> str:
     """The scene graph as one text: items joined by a space, the last ``[SEP]`` dropped.
 
@@ -202,7 +203,3 @@ def scene_graph_text(record: dict[str, Any], use_gt_sg: bool) -> str:
     true_graph = use_gt_sg and "replay" in record["stage"]
     items = record["gt_scene_graph_seq" if true_graph else "pred_scene_graph_seq"]
     return " ".join(items).removesuffix(f" {SEPARATOR}")
-
-
-def _source(record: dict[str, Any]) -> str:
-    return "textvqa" if record["image_source"] == "textvqa" else "gqa"

@@ -16,6 +16,7 @@ from mmf.datasets.databases.readers.feature_readers import (
 )
 
 from mmclvqa.clove.errors import DataError, UnsafePickleError
+from mmclvqa.clove.features import feature_path, open_lmdb
 from mmclvqa.clove.pickles import safe_loads, safe_numpy_load
 
 REOPEN_AFTER_BYTES = 256 * 2**20
@@ -45,7 +46,7 @@ class SharedDatabase:
 
     def __init__(self, path: str) -> None:
         self._path = path
-        self._environment = self._map()
+        self._environment = open_lmdb(path)
         self._read_bytes = 0
 
     @classmethod
@@ -60,23 +61,13 @@ class SharedDatabase:
         """Start a read transaction; after a while on a fresh mapping, so that memory stays flat."""
         if self._read_bytes > REOPEN_AFTER_BYTES:
             self._environment.close()
-            self._environment = self._map()
+            self._environment = open_lmdb(self._path)
             self._read_bytes = 0
         return self._environment.begin(write=write, buffers=buffers)
 
     def count(self, read_bytes: int) -> None:
         """Note that so many bytes of the mapping were touched."""
         self._read_bytes += read_bytes
-
-    def _map(self) -> lmdb.Environment:
-        return lmdb.open(
-            self._path,
-            subdir=os.path.isdir(self._path),
-            readonly=True,
-            lock=False,
-            readahead=False,
-            meminit=False,
-        )
 
 
 class CloveLMDBReader(LMDBFeatureReader):
@@ -177,9 +168,11 @@ class FeatureStore:
         Raises:
             DataError: no entry, or one of another width or without boxes; names the record.
         """
-        source, path = feature_location(record)
+        path = feature_path(record)
+        if not path:
+            raise DataError(f"record {record['question_id']} has no feature_path")
         try:
-            readers = self.open(source)
+            readers = self.open(image_source(record))
             objects, info = readers[0].read(path)
             boxes = self._normalised_boxes(info, path)
             ocr = readers[1].read(path)[0] if len(readers) > 1 else self.nothing()
@@ -205,11 +198,6 @@ class FeatureStore:
         return torch.from_numpy(boxes)
 
 
-def feature_location(record: dict[str, Any]) -> tuple[str, str]:
-    """The image source (``gqa`` or ``textvqa``) and the feature path within its databases."""
-    path = record["feature_path"]
-    if not path:
-        raise DataError(f"record {record['question_id']} has no feature_path")
-    if record["image_source"] != "textvqa":
-        return "gqa", path
-    return "textvqa", path if path.startswith("train") else f"train/{path}"
+def image_source(record: dict[str, Any]) -> str:
+    """Which databases hold a record's image: ``textvqa`` or ``gqa``."""
+    return "textvqa" if record["image_source"] == "textvqa" else "gqa"

@@ -14,17 +14,35 @@ from mmf.datasets.processors.bert_processors import BertTokenizer
 from mmf.datasets.processors.processors import M4CAnswerProcessor, VocabProcessor
 
 from mmclvqa.clove.errors import DataError
+from mmclvqa.clove.vocabulary import load_vocabulary
 
 OCR_TOKEN = "[OCR]"
 FASTTEXT_DIM = 300
 MAX_MATCHES = 20
 """Index sequences kept per answer, as in M4C."""
-SPECIAL_ANSWERS = ("<pad>", "<s>", "</s>", "<unk>")
+
+
+@registry.register_processor("clvqa_bert_tokenizer")
+class CloveBertTokenizer(BertTokenizer):
+    """MMF's BERT tokenizer, for one text, without what masking needs: the same ids in a tenth of the time."""
+
+    def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
+        """Tokenize ``item["text"]``.
+
+        Returns:
+            ``input_ids`` int64 (max_seq_length,), zero-padded and cut as MMF does; ``length``, an int,
+            real tokens with [CLS] and [SEP].
+        """
+        encoding = self._tokenizer.backend_tokenizer.encode(item["text"], add_special_tokens=False)
+        ids = encoding.ids[: self._max_seq_length - 2]
+        padded = np.zeros(self._max_seq_length, dtype=np.int64)
+        padded[: len(ids) + 2] = (self._tokenizer.cls_token_id, *ids, self._tokenizer.sep_token_id)
+        return {"input_ids": torch.from_numpy(padded), "length": len(ids) + 2}
 
 
 @registry.register_processor("scene_graph_bert_tokenizer")
-class SceneGraphBertTokenizer(BertTokenizer):
-    """MMF's BERT tokenizer with one special token more, ``[OCR]`` (30522 -> 30523 for BERT base)."""
+class SceneGraphBertTokenizer(CloveBertTokenizer):
+    """The BERT tokenizer with one special token more, ``[OCR]`` (30522 -> 30523 for BERT base)."""
 
     def __init__(self, config: Any, *args: Any, **kwargs: Any) -> None:
         super().__init__(config, *args, **kwargs)
@@ -41,7 +59,9 @@ class CloveAnswerProcessor(M4CAnswerProcessor):
 
     def __init__(self, config: Any, *args: Any, data_dir: str | None = None, **kwargs: Any) -> None:
         config = config.copy()
-        config.vocab_file = check_answer_vocabulary(Path(data_dir or ".", config.vocab_file))
+        config.vocab_file = str(Path(data_dir or ".", config.vocab_file).absolute())
+        # MMF asserts what it needs; this says which line of which file is wrong.
+        load_vocabulary(config.vocab_file)
         super().__init__(config, *args, **kwargs)
         self.first_step_slots = MAX_MATCHES * self.num_answers
 
@@ -122,25 +142,6 @@ def dense_targets(
     targets = torch.zeros(batch, (steps + 1) * num_outputs, device=target_inds.device)
     targets.scatter_(1, flat, target_scores)
     return targets.view(batch, steps + 1, num_outputs)[:, :steps]
-
-
-def check_answer_vocabulary(path: Path) -> str:
-    """The path as text, after checking that the file starts with the four special answers.
-
-    Raises:
-        DataError: no such file, or other first lines.
-    """
-    try:
-        with open(path, encoding="utf-8") as file:
-            head = [file.readline().rstrip("\n") for _ in SPECIAL_ANSWERS]
-    except FileNotFoundError:
-        raise DataError(f"answer vocabulary {path} does not exist") from None
-    if tuple(head) != SPECIAL_ANSWERS:
-        raise DataError(
-            f"answer vocabulary {path} must start with the lines {' '.join(SPECIAL_ANSWERS)}, "
-            f"but starts with {' '.join(head)}"
-        )
-    return str(path.absolute())
 
 
 @registry.register_processor("clvqa_fasttext")

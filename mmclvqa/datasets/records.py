@@ -71,9 +71,12 @@ def read_split(root: str, paths: Iterable[str]) -> list[dict[str, Any]]:
             "or make a small one with: python -m mmclvqa.clove mini DIR"
         )
     records = []
-    for path in paths:
-        found = load_records(Path(root, path))
+    for name in paths:
+        path = Path(root, name)
+        if not path.exists() and path.with_suffix(".json").exists():
+            path = path.with_suffix(".json")
+        found = load_records(path)
         if not found:
-            raise DataError(f"{Path(root, path)} holds no records")
+            raise DataError(f"{path} holds no records")
         records += found
     return records

@@ -82,9 +82,10 @@ def test_scripts_of_mmfs_own_distribution_start_this_entry(project: Path) -> Non
 
 
 def test_ranks_are_counted_without_nccl() -> None:
-    import mmclvqa  # noqa: F401
     import torch.distributed as dist
     from mmf.utils.distributed import get_rank, get_world_size, is_master
+
+    import mmclvqa  # noqa: F401
 
     assert (get_rank(), get_world_size(), is_master()) == (0, 1, True)
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)

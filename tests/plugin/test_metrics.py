@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import mmclvqa  # noqa: F401
 import numpy as np
 import pytest
 import torch
@@ -11,6 +10,7 @@ from mmf.common.sample import SampleList
 from mmf.modules.metrics import TextVQAAccuracy
 from mmf.utils.distributed import object_to_byte_tensor
 
+import mmclvqa  # noqa: F401
 from mmclvqa.clove.annotations import new_record, save_records
 from mmclvqa.clove.errors import DataError
 from mmclvqa.clove.tasks import tasks

@@ -1,0 +1,178 @@
+"""What the tasks of a data root are like: sizes, answers, and how long the inputs are."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from mmclvqa.clove import layout
+from mmclvqa.clove.annotations import load_records
+from mmclvqa.clove.errors import DataError
+from mmclvqa.clove.files import write_json
+from mmclvqa.clove.manifest import SPLITS
+from mmclvqa.clove.table import format_table
+from mmclvqa.clove.tasks import SETTINGS, tasks
+from mmclvqa.clove.vocabulary import load_vocabulary
+
+QUANTILES = (0.5, 0.9, 0.99, 1.0)
+"""Which quantiles of the lengths are given."""
+
+
+@dataclass(frozen=True)
+class SplitStats:
+    """One split of one task.
+
+    Attributes:
+        records, images, questions, answers: how many records, and how many different images (by source and
+            feature path), questions and answers in them.
+        most_frequent_answer: what a blind guess would say.
+        most_frequent_share: share of records it answers.
+        from_vocabulary: share of records whose answer is made of vocabulary words alone.
+        from_ocr: share of the others whose words are each in the vocabulary or among the OCR tokens.
+        from_neither: the rest.
+        question_words, gt_items, pred_items, ocr_tokens: lengths at :data:`QUANTILES`.
+    """
+
+    records: int
+    images: int
+    questions: int
+    answers: int
+    most_frequent_answer: str | None
+    most_frequent_share: float
+    from_vocabulary: float
+    from_ocr: float
+    from_neither: float
+    question_words: tuple[int, ...]
+    gt_items: tuple[int, ...]
+    pred_items: tuple[int, ...]
+    ocr_tokens: tuple[int, ...]
+
+
+def split_stats(records: Sequence[Mapping[str, Any]], vocabulary: frozenset[str]) -> SplitStats:
+    """The figures of one split.
+
+    Args:
+        records: its checked records.
+        vocabulary: answer words.
+    """
+    answers = Counter(record["answer"] for record in records)
+    sources = Counter(_answer_source(record, vocabulary) for record in records)
+    images = {(record["image_source"], record["feature_path"]) for record in records}
+    frequent, count = answers.most_common(1)[0] if answers else (None, 0)
+    total = max(1, len(records))
+    return SplitStats(
+        records=len(records),
+        images=len(images - {(None, None)}),
+        questions=len({record["question"] for record in records}),
+        answers=len(answers),
+        most_frequent_answer=frequent,
+        most_frequent_share=count / total,
+        from_vocabulary=sources["vocabulary"] / total,
+        from_ocr=sources["ocr"] / total,
+        from_neither=sources["neither"] / total,
+        question_words=_quantiles(len(record["question"].split()) for record in records),
+        gt_items=_quantiles(len(record["gt_scene_graph_seq"]) for record in records),
+        pred_items=_quantiles(len(record["pred_scene_graph_seq"]) for record in records),
+        ocr_tokens=_quantiles(len(record["ocr_tokens"]) for record in records),
+    )
+
+
+def _answer_source(record: Mapping[str, Any], vocabulary: frozenset[str]) -> str:
+    answer = record["answer"].lower()
+    words = set(answer.split())
+    if answer in vocabulary or (words and words <= vocabulary):
+        return "vocabulary"
+    tokens = {token.lower() for token in record["ocr_tokens"]}
+    return "ocr" if words and words <= vocabulary | tokens else "neither"
+
+
+def _quantiles(lengths: Any) -> tuple[int, ...]:
+    values = np.fromiter(lengths, dtype=np.int64)
+    if not values.size:
+        return (0,) * len(QUANTILES)
+    return tuple(int(value) for value in np.quantile(values, QUANTILES, method="higher"))
+
+
+def root_stats(root: Path, progress: bool = False) -> dict[str, dict[str, dict[str, SplitStats]]]:
+    """``{setting: {task name: {split: figures}}}`` of every annotation file that is there.
+
+    Raises:
+        DataError: none is there, or a file is broken.
+        RecordError: a record does not fit the schema.
+    """
+    wanted = [
+        (task, split, path)
+        for setting in SETTINGS
+        for task in tasks(setting).values()
+        for split in SPLITS
+        if (path := layout.annotation_file(root, task, split)) is not None
+    ]
+    if not wanted:
+        raise DataError(f"{root}: has annotations of neither setting")
+    vocabulary = frozenset(load_vocabulary(root / layout.VOCABULARY))
+    figures: dict[str, dict[str, dict[str, SplitStats]]] = {}
+    for task, split, path in tqdm(wanted, unit="file", leave=False, disable=not progress, file=sys.stderr):
+        by_split = figures.setdefault(task.setting, {}).setdefault(task.name, {})
+        by_split[split] = split_stats(load_records(path), vocabulary)
+    return figures
+
+
+def format_stats(figures: Mapping[str, Mapping[str, Mapping[str, SplitStats]]]) -> str:
+    """One table per setting, a row per task and split."""
+    quantiles = "/".join("max" if quantile == 1 else f"{quantile:.0%}" for quantile in QUANTILES)
+    header = (
+        "task",
+        "split",
+        "records",
+        "images",
+        "questions",
+        "answers",
+        "most frequent answer",
+        "vocabulary",
+    )
+    header += ("ocr", "neither", "question words", "gt items", "pred items", "ocr tokens")
+    lines = []
+    for setting, by_task in figures.items():
+        rows = []
+        for name, by_split in by_task.items():
+            for split, one in by_split.items():
+                frequent = f"{one.most_frequent_answer} {one.most_frequent_share:.1%}"
+                shares = (f"{share:.1%}" for share in (one.from_vocabulary, one.from_ocr, one.from_neither))
+                lengths = (one.question_words, one.gt_items, one.pred_items, one.ocr_tokens)
+                rows.append(
+                    (name, split, one.records, one.images, one.questions, one.answers, frequent, *shares)
+                    + tuple("/".join(map(str, length)) for length in lengths)
+                )
+        lines += [f"{setting} setting", format_table(header, rows, text_columns=2), ""]
+    lines.append(f"Lengths are quantiles {quantiles}. vocabulary, ocr, neither: records whose answer is made of")
+    lines.append("vocabulary words, needs OCR tokens besides, or can be said by neither.")
+    return "\n".join(lines)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of ``stats``."""
+    parser.add_argument("dir", nargs="?", metavar="DIR", help="the data root (default: $CLOVE_ROOT)")
+    parser.add_argument("--json", metavar="FILE", help="write the figures there, too")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the figures of a data root."""
+    figures = root_stats(layout.existing_root(args.dir), progress=sys.stderr.isatty())
+    print(format_stats(figures))
+    if args.json:
+        plain = {
+            setting: {
+                name: {split: asdict(one) for split, one in by_split.items()} for name, by_split in by_task.items()
+            }
+            for setting, by_task in figures.items()
+        }
+        write_json(args.json, {"quantiles": QUANTILES, "settings": plain})
+    return 0

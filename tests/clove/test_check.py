@@ -1,0 +1,208 @@
+"""``check`` finds everything that is wrong with a data root, and nothing with a sound one."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import lmdb
+import numpy as np
+import pytest
+from clove_builders import make_features, make_record, write_lmdb
+
+from mmclvqa.clove import layout
+from mmclvqa.clove.annotations import load_records, save_records
+from mmclvqa.clove.check import Checker
+from mmclvqa.clove.report import EXAMPLES, format_report
+
+OBJECT_TRAIN = "functional/fcl_mmf_object_train.npy"
+Run = Callable[..., tuple[int, str, str]]
+
+
+def findings(root: Path, *settings: str) -> list[str]:
+    """Every finding as ``what: detail``."""
+    report = Checker(root, settings).run()
+    return [
+        f"{what}: {detail}"
+        for what, kinds in report.findings.items()
+        for details in kinds.values()
+        for detail in details
+    ]
+
+
+def only(root: Path, *parts: str) -> str:
+    """The one finding there is; it holds every part."""
+    found = findings(root)
+    assert len(found) == 1, found
+    assert all(part in found[0] for part in parts), found[0]
+    return found[0]
+
+
+def test_a_sound_root_has_no_findings(data_root: Path, run_clove: Run) -> None:
+    code, out, _ = run_clove("check", data_root)
+    assert code == 0
+    assert out.rstrip().endswith("no findings")
+    assert "scene" in out and "not here" in out
+    assert "18 features" not in out and "3 features of width 4, 3 wanted, 3 read" in out
+
+
+def test_findings_are_listed_below_the_table_and_the_exit_code_is_1(data_root: Path, run_clove: Run) -> None:
+    (data_root / layout.VOCABULARY).unlink()
+    (data_root / OBJECT_TRAIN).unlink()
+    code, out, _ = run_clove("check", data_root)
+    assert code == 1
+    assert f"{layout.VOCABULARY}: there is no such file" in out
+    assert f"{OBJECT_TRAIN}: there is no such file" in out
+    assert out.rstrip().endswith("2 findings")
+
+
+def test_many_findings_of_a_kind_are_counted_and_all_lists_them(data_root: Path, run_clove: Run) -> None:
+    broken = [make_record(number=number % 3, answers=[]) for number in range(EXAMPLES + 5)]
+    save_records(data_root / OBJECT_TRAIN, broken)
+    _, out, _ = run_clove("check", data_root)
+    assert out.count("field answers holds 0 answers") == EXAMPLES
+    assert "and 5 more of this kind" in out
+    _, out, _ = run_clove("check", data_root, "--all")
+    assert out.count("field answers holds 0 answers") == EXAMPLES + 5
+
+
+def test_a_root_with_neither_setting_is_a_finding(data_root: Path) -> None:
+    shutil.rmtree(data_root / "functional")
+    (data_root / layout.MANIFEST).unlink()
+    assert any("annotations of neither setting" in found for found in findings(data_root))
+
+
+def test_a_setting_that_is_asked_for_must_be_there(data_root: Path) -> None:
+    assert not findings(data_root, "functional")
+    missing = [found for found in findings(data_root, "scene") if "there is no such file" in found]
+    assert len(missing) == 12 + 1
+
+
+def test_released_json_files_stand_in_for_npy(data_root: Path) -> None:
+    path = data_root / OBJECT_TRAIN
+    path.with_suffix(".json").write_text(json.dumps(load_records(path)), encoding="utf-8")
+    path.unlink()
+    assert not findings(data_root)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 0.95])
+def test_a_truncated_annotation_file_is_found(data_root: Path, share: float) -> None:
+    path = data_root / OBJECT_TRAIN
+    path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
+    assert any(found.startswith(OBJECT_TRAIN) for found in findings(data_root))
+
+
+def test_a_record_of_another_task_is_found(data_root: Path) -> None:
+    records = [make_record(), make_record(number=1), make_record("relation", number=2)]
+    save_records(data_root / OBJECT_TRAIN, records)
+    only(data_root, OBJECT_TRAIN, "record 2 (question_id relation2)", "stage", "'relation'", "'object'")
+
+
+def test_numbers_other_than_the_manifests_are_found(data_root: Path) -> None:
+    save_records(data_root / OBJECT_TRAIN, [make_record()])
+    only(data_root, OBJECT_TRAIN, "1 records instead of 3")
+
+
+def test_without_manifest_the_published_numbers_count(data_root: Path) -> None:
+    (data_root / layout.MANIFEST).unlink()
+    found = findings(data_root)
+    assert any("3 records instead of 16868" in line for line in found)
+    assert any("CLOVE's vocabulary has 6182" in line for line in found)
+
+
+def test_a_broken_manifest_is_the_only_finding_it_causes(data_root: Path) -> None:
+    (data_root / layout.MANIFEST).write_text("{}", encoding="utf-8")
+    only(data_root, "manifest.json", "no 'tasks'")
+
+
+def test_a_record_without_feature_path_is_found(data_root: Path) -> None:
+    records = [make_record(number=number) for number in range(2)] + [make_record(feature_path=None)]
+    save_records(data_root / OBJECT_TRAIN, records)
+    only(data_root, OBJECT_TRAIN, "record 2", "feature_path")
+
+
+def test_a_feature_missing_for_a_record_is_found(data_root: Path) -> None:
+    shutil.rmtree(data_root / layout.GQA_FEATURES)
+    write_lmdb(data_root / layout.GQA_FEATURES, {b"0": make_features(), b"1": make_features()})
+    only(data_root, layout.GQA_FEATURES, "2.npy", "record 2")
+
+
+def test_textvqa_features_are_looked_for_in_both_databases_below_train(data_root: Path) -> None:
+    for database in (layout.TEXTVQA_FEATURES, layout.TEXTVQA_OCR_FEATURES):
+        shutil.rmtree(data_root / database)
+        write_lmdb(data_root / database, {f"{number}".encode(): make_features() for number in range(3)})
+    found = findings(data_root)
+    assert len(found) == 6
+    assert all("no feature train/" in line for line in found)
+
+
+def test_a_missing_database_is_one_finding(data_root: Path) -> None:
+    shutil.rmtree(data_root / layout.GQA_FEATURES)
+    only(data_root, layout.GQA_FEATURES, "no such feature database")
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
+def test_a_truncated_database_is_found(data_root: Path, share: float) -> None:
+    file = data_root / layout.GQA_FEATURES / "data.mdb"
+    file.write_bytes(file.read_bytes()[: int(share * file.stat().st_size)])
+    only(data_root, layout.GQA_FEATURES, "truncated")
+
+
+def test_a_key_without_value_is_found(data_root: Path) -> None:
+    path = data_root / layout.GQA_FEATURES
+    with lmdb.open(str(path)) as environment, environment.begin(write=True) as transaction:
+        transaction.delete(b"2")
+    only(data_root, layout.GQA_FEATURES, "key 2", "no value")
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (pickle.dumps(print), "builtins.print is not allowed"),
+        (b"rubbish", "broken"),
+        (pickle.dumps([1]), "instead of a dict"),
+        (pickle.dumps({"features": np.ones((3, 4))}), "has no bbox"),
+        (pickle.dumps(make_features() | {"bbox": np.zeros((2, 4))}), "bbox"),
+        (pickle.dumps(make_features() | {"features": np.full((3, 4), np.nan)}), "not finite"),
+        (pickle.dumps(make_features(width=5)), "different widths"),
+    ],
+)
+def test_feature_values_are_read_and_looked_at(data_root: Path, value: bytes, said: str) -> None:
+    path = data_root / layout.GQA_FEATURES
+    with lmdb.open(str(path)) as environment, environment.begin(write=True) as transaction:
+        transaction.put(b"1", value)
+    only(data_root, layout.GQA_FEATURES, "1", said)
+
+
+def test_a_vocabulary_without_the_specials_is_found(data_root: Path) -> None:
+    (data_root / layout.VOCABULARY).write_text("yes\nno\n", encoding="utf-8")
+    only(data_root, layout.VOCABULARY, "<pad> <s> </s> <unk>")
+
+
+def test_prompts_of_a_missing_task_are_found(data_root: Path) -> None:
+    path = data_root / layout.prompts_path("functional")
+    prompts = json.loads(path.read_text(encoding="utf-8"))
+    del prompts["logical"]
+    path.write_text(json.dumps(prompts), encoding="utf-8")
+    only(data_root, "scene_graph_prompts/functional.json", "no prompt for task logical")
+
+
+def test_no_root_is_an_error_of_one_line(tmp_path: Path, run_clove: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    code, out, err = run_clove("check", tmp_path / "nowhere")
+    assert code == 1 and not out and err.startswith("error: ") and err.count("\n") == 1
+    monkeypatch.delenv("CLOVE_ROOT", raising=False)
+    assert run_clove("check")[0] == 1
+    monkeypatch.setenv("CLOVE_ROOT", str(tmp_path / "elsewhere"))
+    assert "elsewhere" in run_clove("check")[2]
+
+
+def test_a_report_says_one_finding_in_the_singular(data_root: Path) -> None:
+    (data_root / layout.VOCABULARY).unlink()
+    assert format_report(Checker(data_root).run()).endswith("\n1 finding")
+
+
+def test_clove_mini_is_sound(clove_mini: Path) -> None:
+    assert findings(clove_mini, "functional", "scene") == []

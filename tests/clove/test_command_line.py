@@ -1,0 +1,45 @@
+"""``python -m mmclvqa.clove``: quick help, one-line errors."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from mmclvqa.clove.__main__ import COMMANDS, main
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+def test_help_names_every_command_and_loads_no_library(project: Path) -> None:
+    code = (
+        "import sys; from mmclvqa.clove.__main__ import main\n"
+        "try: main(['--help'])\n"
+        "except SystemExit: print({'numpy', 'lmdb', 'requests'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=project, capture_output=True, text=True, check=True)
+    assert all(name in done.stdout for name in COMMANDS)
+    assert done.stdout.endswith("set()\n")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        main([command, "--help"])
+    assert left.value.code == 0 and command in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("arguments", [[], ["chek"], ["check", "--setting", "other"]])
+def test_wrong_usage_ends_with_exit_code_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        main(arguments)
+    assert left.value.code == 2 and "error: " in capsys.readouterr().err
+
+
+def test_what_the_system_refuses_is_one_line(tmp_path: Path, run_clove: Run) -> None:
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    code, _, err = run_clove("download", tmp_path / "file" / "root", "fasttext", "--base-url", "http://127.0.0.1:9")
+    assert code == 1 and err.startswith("error: ") and err.count("\n") == 1
