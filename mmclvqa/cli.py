@@ -10,6 +10,7 @@ import argparse
 import os
 import sys
 import warnings
+from collections.abc import Mapping
 
 from mmclvqa.clove.errors import CloveError
 
@@ -75,6 +76,11 @@ def _main(args: argparse.Namespace, predict: bool) -> None:
     PartialState(cpu=config.training.device == "cpu")
     config.training.seed = set_seed(config.training.seed)
     registry.register("seed", config.training.seed)
+    if predict:
+        # Predicting never trains, so the train split need not be read.
+        words = [word for word in config.run_type.split("_") if word != "train"]
+        config.run_type = "_".join(words) or "inference"
+    _check_trainer(config.training.trainer, registry.mapping["trainer_name_mapping"])
     config = build_config(configuration)
     registry.register("writer", Logger(config, name="mmf"))
     trainer = build_trainer(config)
@@ -83,6 +89,12 @@ def _main(args: argparse.Namespace, predict: bool) -> None:
         trainer.inference()
     else:
         trainer.train()
+
+
+def _check_trainer(name: str, registered: Mapping[str, type]) -> None:
+    legal = [known for known in registered if known != "base_trainer"]
+    if name not in legal:
+        raise CloveError(f"training.trainer={name}: no such trainer; legal are {', '.join(legal)}")
 
 
 def _one_line(error: Exception) -> str:

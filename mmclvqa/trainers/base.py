@@ -113,8 +113,9 @@ class BaseTrainer:
         self.writer.write(self.start.note)
         self._settle_seed()
         self._load_datasets()
-        self.load_model()
-        load_start(self, self.start)
+        if self.splits:
+            self.load_model()
+            load_start(self, self.start)
         # The content of a checkpoint is as large as the model and its optimizer state.
         self.start.state = {k: v for k, v in (self.start.state or {}).items() if k == "num_updates"}
         self._save_config()
@@ -206,7 +207,7 @@ class BaseTrainer:
     def inference(self) -> None:
         """Evaluate the splits that ``run_type`` names, or write predictions with ``evaluation.predict``."""
         weights = self._weights_name()
-        if self._evaluated_splits and self.optimizer is None:
+        if self.splits and self.optimizer is None:
             for line in self.describe():
                 self.writer.write(line)
             if self.start.path is None:

@@ -1,0 +1,198 @@
+"""What the prefix cache and the trimming of padding are worth, at CLOVE's own shape.
+
+Compares, in one run and on one batch, UniVQA as it is built here with UniVQA as SPEC §4 reads literally (the tests'
+oracle): greedy decoding with 12 whole passes against one encoded prefix, and a training step on all padding
+against one on the real tokens. Results of both sides are compared with dropout off.
+
+    python benchmarks/univqa.py [--device cpu] [--dtype fp32] [--batch-size 8] [--repeats 3] [--threads N]
+                                [--json FILE]
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import math
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from mmclvqa.clove.files import write_json  # noqa: E402
+from mmclvqa.models import UniVQAInputs, UniVQANetwork, build_univqa  # noqa: E402
+from tests.models import oracle  # noqa: E402
+
+ANSWERS, SLOTS, STEPS, VOCABULARY = 6182, 50, 12, 30522
+QUESTION, GRAPH, KNOWLEDGE, OBJECTS = 20, 480, 20, 100
+RESULT_TOLERANCE = 1e-3
+TARGETS = {"greedy decoding": 8.0, "training step": 1.5}
+DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+RANDOM_WEIGHTS = {"text_bert_source": None, "fc7": {"weights_file": None, "bias_file": None}}
+
+
+def clove_batch(batch: int, seed: int = 0) -> tuple[UniVQAInputs, Tensor]:
+    """A batch of CLOVE's shape with realistic lengths, and its loss mask (B×T).
+
+    Questions of 10±3 tokens, scene graphs of 150 in the median with a long tail, knowledge mostly absent ([CLS][SEP]),
+    36 to 100 objects, OCR tokens in a fifth of the records, answers of one to three words. Lengths are the
+    quantiles of these distributions, so that even a small batch has the tail.
+    """
+    rng = np.random.default_rng(seed)
+    quantiles = [(i + 0.5) / batch for i in range(batch)]
+
+    def floats(*shape: int) -> Tensor:
+        return torch.from_numpy(rng.random((batch, *shape), dtype=np.float32))
+
+    def tokens(width: int) -> Tensor:
+        return torch.from_numpy(rng.integers(1, VOCABULARY, (batch, width)))
+
+    def lengths(of_quantile: Callable[[float], float], low: int, high: int) -> Tensor:
+        values = np.clip(np.round([of_quantile(q) for q in quantiles]), low, high).astype(np.int64)
+        return torch.from_numpy(rng.permutation(values))
+
+    normal = statistics.NormalDist().inv_cdf
+    words = lengths(lambda q: 1 + 2 * q, 1, 3)
+    loss_mask = (torch.arange(STEPS) <= words[:, None]).float()
+    previous = torch.from_numpy(rng.integers(4, ANSWERS, (batch, STEPS)))
+    previous[:, 0] = 1
+    targets = torch.zeros(batch, STEPS, ANSWERS + SLOTS)
+    targets.scatter_(2, torch.from_numpy(rng.integers(4, ANSWERS, (batch, STEPS, 1))), 1.0)
+    inputs = UniVQAInputs(
+        tokens(QUESTION), lengths(lambda q: 10 + 3 * normal(q), 4, QUESTION),
+        tokens(GRAPH), lengths(lambda q: 150 * math.exp(0.7 * normal(q)), 3, GRAPH),
+        tokens(KNOWLEDGE), lengths(lambda q: 2 if q < 0.85 else 9, 2, KNOWLEDGE),
+        floats(OBJECTS, 2048), floats(OBJECTS, 4), lengths(lambda q: 36 + 64 * q, 36, OBJECTS),
+        floats(SLOTS, 300), floats(SLOTS, 604), floats(OBJECTS, 2048), floats(SLOTS, 4),
+        lengths(lambda q: SLOTS * (q - 0.8) / 0.2, 0, SLOTS),
+        previous, targets,
+    )  # fmt: skip
+    return inputs, loss_mask
+
+
+def loss_of(scores: Tensor, targets: Tensor, loss_mask: Tensor) -> Tensor:
+    """M4C's decoding loss (SPEC §4)."""
+    losses = F.binary_cross_entropy_with_logits(scores.float(), targets, reduction="none") * loss_mask[..., None]
+    return losses.sum() / loss_mask.sum().clamp(min=1)
+
+
+@contextlib.contextmanager
+def without_dropout(net: nn.Module) -> Iterator[None]:
+    """Training mode without randomness, so that two passes can be compared."""
+    parts = [(part, "p") for part in net.modules() if isinstance(part, nn.Dropout)]
+    parts += [(part, "dropout") for part in net.modules() if isinstance(getattr(part, "dropout", None), float)]
+    rates = [getattr(part, name) for part, name in parts]
+    for part, name in parts:
+        setattr(part, name, 0.0)
+    yield
+    for (part, name), rate in zip(parts, rates, strict=True):
+        setattr(part, name, rate)
+
+
+def timed(run: Callable[[], Tensor], repeats: int, device: torch.device) -> tuple[Tensor, float]:
+    """The result of ``run`` and its shortest wall-clock time in seconds: what others do on the machine only adds."""
+    times = []
+    for _ in range(repeats):
+        _wait(device)
+        start = time.perf_counter()
+        result = run()
+        _wait(device)
+        times.append(time.perf_counter() - start)
+    return result, min(times)
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def measure(net: UniVQANetwork, inputs: UniVQAInputs, loss_mask: Tensor, args: argparse.Namespace) -> list[dict]:
+    """One row per comparison: seconds as published, seconds here, ratio, largest difference of the results."""
+    device, dtype = loss_mask.device, DTYPES[args.dtype]
+    autocast = torch.autocast(device.type, dtype) if dtype else contextlib.nullcontext()
+
+    def decode(side: Callable[..., dict[str, Tensor]]) -> Tensor:
+        with torch.no_grad(), autocast:
+            return side(net, inputs)["scores"]
+
+    def step(side: Callable[..., dict[str, Tensor]]) -> Tensor:
+        net.zero_grad(set_to_none=True)
+        with autocast:
+            scores = side(net, inputs)["scores"]
+        loss_of(scores, inputs.targets, loss_mask).backward()
+        return scores.detach()
+
+    def published() -> Tensor:
+        return run(oracle.scores)
+
+    def here() -> Tensor:
+        return run(UniVQANetwork.answer)
+
+    rows = []
+    for what, run in (("greedy decoding", decode), ("training step", step)):
+        net.train(run is step)
+        with without_dropout(net):
+            ours = here()
+            theirs, before = timed(published, 1, device)
+        _, now = timed(here, args.repeats, device)
+        if net.training:
+            _, before = timed(published, 1, device)
+            now = min(now, timed(here, args.repeats, device)[1])
+        real = theirs > -9000
+        rows.append(
+            {
+                "what": what,
+                "published_seconds": before,
+                "seconds": now,
+                "ratio": before / now,
+                "target": TARGETS[what],
+                "max_difference": (theirs - ours)[real].abs().max().item(),
+                "same_argmax": bool((theirs.argmax(-1) == ours.argmax(-1)).all()),
+            }
+        )
+    return rows
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dtype", choices=DTYPES, default="fp32", help="autocast type")
+    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--repeats", type=int, default=3, help="timings of this code; the slow side is timed once")
+    parser.add_argument("--threads", type=int, help="CPU threads (default: torch's); 1 is steadier on a shared machine")
+    parser.add_argument("--json", type=Path, help="also write the figures here")
+    args = parser.parse_args()
+
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    torch.manual_seed(0)
+    device = torch.device(args.device)
+    net = build_univqa(RANDOM_WEIGHTS, ANSWERS).to(device)
+    inputs, loss_mask = clove_batch(args.batch_size)
+    inputs = UniVQAInputs(**{name: value.to(device) for name, value in vars(inputs).items()})
+    rows = measure(net, inputs, loss_mask.to(device), args)
+
+    where = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+    print(f"batch {args.batch_size}, {args.dtype}, {where}")
+    print(f"{'':16} {'as published':>12} {'here':>9} {'ratio':>7} {'target':>7} {'difference':>11}")
+    for row in rows:
+        print(
+            f"{row['what']:16} {row['published_seconds']:10.2f} s {row['seconds']:7.3f} s {row['ratio']:6.1f}× "
+            f"{row['target']:6.1f}× {row['max_difference']:11.1e}"
+        )
+    if args.json:
+        write_json(args.json, {"batch_size": args.batch_size, "dtype": args.dtype, "device": where, "rows": rows})
+    exact = args.dtype != "fp32" or all(row["max_difference"] <= RESULT_TOLERANCE for row in rows)
+    return 0 if exact and all(row["ratio"] >= row["target"] for row in rows) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

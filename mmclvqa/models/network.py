@@ -1,0 +1,208 @@
+"""UniVQA as a plain torch module: M4C with two more text streams, scene graph and knowledge (SPEC §4).
+
+Attribute names are those of the published checkpoints, which is why the parts lie flat on the network.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mmclvqa.models.inputs import UniVQAInputs
+from mmclvqa.models.multimodal import MultimodalTransformer, Prefix
+from mmclvqa.models.packing import Packing
+from mmclvqa.models.settings import UniVQASettings
+from mmclvqa.models.text_bert import TextBert
+
+#: Added to the score of a slot that holds no OCR token.
+MASKED_SCORE = -10000.0
+
+
+class Fc7(nn.Module):
+    """Faster R-CNN's last layer, finetuned: ``relu(lc(x))``."""
+
+    def __init__(self, in_dim: int, out_dim: int) -> None:
+        super().__init__()
+        self.lc = nn.Linear(in_dim, out_dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.lc(x))
+
+
+class OcrPointerNetwork(nn.Module):
+    """Copy scores ``(W_q d)·(W_k o)/√d_k`` of decoding outputs d over OCR outputs o (M4C §3.3)."""
+
+    def __init__(self, hidden_size: int, query_key_size: int) -> None:
+        super().__init__()
+        self.query = nn.Linear(hidden_size, query_key_size)
+        self.key = nn.Linear(hidden_size, query_key_size)
+
+    def forward(self, decoded: Tensor, keys: Tensor) -> Tensor:
+        """B×n×h against B×slots×d_k (already through ``key``): B×n×slots."""
+        return self.query(decoded) @ keys.transpose(1, 2) / math.sqrt(keys.size(2))
+
+
+class AnswerClassifier(nn.Module):
+    """Scores over the answer vocabulary; its rows are the answers' embeddings too."""
+
+    def __init__(self, hidden_size: int, num_answers: int) -> None:
+        super().__init__()
+        self.module = nn.Linear(hidden_size, num_answers)
+
+    def forward(self, decoded: Tensor) -> Tensor:
+        return self.module(decoded)
+
+
+class UniVQANetwork(nn.Module):
+    """The network without a framework around it.
+
+    ``train()`` gives one teacher-forced pass, ``eval()`` greedy decoding. Neither computes padding, and both
+    encode the prefix once.
+    """
+
+    def __init__(self, config: Mapping[str, Any], num_answers: int, bos_index: int = 1) -> None:
+        super().__init__()
+        self.build_network(config, num_answers, bos_index)
+
+    def build_network(self, config: Mapping[str, Any], num_answers: int, bos_index: int = 1) -> None:
+        """Make the parts, initialised at random.
+
+        Args:
+            config: the keys of ``model_config.unicl``; absent ones take the published values.
+            num_answers: size A of the answer vocabulary.
+            bos_index: the answer index decoding starts from.
+
+        Raises:
+            ModelConfigError: the configuration contradicts itself.
+        """
+        self.settings = settings = UniVQASettings.read(config)
+        self.bos_index = bos_index
+        size = settings.mmt.hidden_size
+        self.text_bert = TextBert(settings.text_bert)
+        same = settings.text_bert.hidden_size == size
+        self.text_bert_out_linear = nn.Identity() if same else nn.Linear(settings.text_bert.hidden_size, size)
+
+        self.obj_faster_rcnn_fc7 = Fc7(settings.region_dim, settings.fc7_dim)
+        self.linear_obj_feat_to_mmt_in = nn.Linear(settings.fc7_dim, size)
+        self.linear_obj_bbox_to_mmt_in = nn.Linear(4, size)
+        self.obj_feat_layer_norm = nn.LayerNorm(size)
+        self.obj_bbox_layer_norm = nn.LayerNorm(size)
+        self.obj_drop = nn.Dropout(settings.obj_dropout_prob)
+
+        self.ocr_faster_rcnn_fc7 = Fc7(settings.region_dim, settings.fc7_dim)
+        self.linear_ocr_feat_to_mmt_in = nn.Linear(settings.ocr_dim, size)
+        self.linear_ocr_bbox_to_mmt_in = nn.Linear(4, size)
+        self.ocr_feat_layer_norm = nn.LayerNorm(size)
+        self.ocr_bbox_layer_norm = nn.LayerNorm(size)
+        self.ocr_drop = nn.Dropout(settings.ocr_dropout_prob)
+
+        if settings.use_cls:
+            self.cls_emb = nn.Parameter(torch.ones(1, size))
+        self.mmt = MultimodalTransformer(settings.mmt)
+        self.ocr_ptr_net = OcrPointerNetwork(size, settings.query_key_size)
+        self.classifier = AnswerClassifier(size, num_answers)
+
+    def answer(self, inputs: UniVQAInputs) -> dict[str, Tensor]:
+        """Scores of every decoding step.
+
+        Returns:
+            ``scores``: B×T×(A+slots), float32; slots without an OCR token score about −10000.
+            ``cls_output``: B×h, with ``use_cls`` only.
+        """
+        prefix, ocr, ocr_packing = self._encode(inputs)
+        batch, steps = inputs.previous.shape
+        slots = inputs.ocr_fasttext.size(1)
+        offset = len(prefix.outputs) - len(ocr_packing)
+        keys = ocr_packing.pad(self.ocr_ptr_net.key(prefix.outputs[offset:]), slots)
+        copy_mask = torch.where(ocr_packing.mask(slots), 0.0, MASKED_SCORE)[:, None]
+        ocr_padded = ocr_packing.pad(ocr)
+
+        def run(previous: Tensor, first_step: int) -> Tensor:
+            embedded = self.mmt.prev_pred_embeddings(self.classifier.module.weight, ocr_padded, previous, first_step)
+            decoded = self.mmt.decode(prefix, embedded)
+            copies = self.ocr_ptr_net(decoded, keys).float() + copy_mask
+            return torch.cat([self.classifier(decoded).float(), copies], dim=-1)
+
+        if self.training:
+            scores = run(inputs.previous, 0)
+        else:
+            previous = inputs.previous.new_full((batch, 1), self.bos_index)
+            by_step = []
+            for step in range(steps):
+                by_step.append(run(previous, step))
+                previous = by_step[-1].argmax(dim=-1)
+            scores = torch.cat(by_step, dim=1)
+        results = {"scores": scores}
+        if self.settings.use_cls:
+            results["cls_output"] = prefix.outputs[:offset]
+        return results
+
+    def _encode(self, inputs: UniVQAInputs) -> tuple[Prefix, Tensor, Packing]:
+        """The encoded prefix, and the OCR tokens' embeddings (N×h) with their slots.
+
+        The streams stand in the order cls, OCR, texts, objects: the last layer is asked for the first two only.
+        """
+        batch = len(inputs.text)
+        ocr, ocr_packing = self._ocr(inputs)
+        streams = [(ocr, ocr_packing.rows), *self._texts(inputs), self._objects(inputs)]
+        if self.settings.use_cls:
+            streams.insert(0, (self.cls_emb.expand(batch, -1), torch.arange(batch, device=ocr.device)))
+        offset = batch if self.settings.use_cls else 0
+        wanted = offset + len(ocr_packing)
+        x, rows = (torch.cat(part) for part in zip(*streams, strict=True))
+        real = torch.ones_like(rows, dtype=torch.bool)
+        if ocr_packing.real is not None:
+            real[offset:wanted] = ocr_packing.real
+        return self.mmt.encode(x, rows, real, batch, wanted, inputs.previous.size(1)), ocr, ocr_packing
+
+    def _texts(self, inputs: UniVQAInputs) -> list[tuple[Tensor, Tensor]]:
+        """Question and knowledge, then scene graph, with their records: the short streams share a pass."""
+        batch = len(inputs.text)
+        width = max(inputs.text.size(1), inputs.knowledge.size(1))
+        short = torch.cat([F.pad(t, (0, width - t.size(1))) for t in (inputs.text, inputs.knowledge)])
+        streams = []
+        for tokens, lengths in (
+            (short, torch.cat([inputs.text_len, inputs.knowledge_len])),
+            (inputs.scene_graph, inputs.scene_graph_len),
+        ):
+            output, packing = self.text_bert(tokens, lengths)
+            streams.append((self.text_bert_out_linear(output), packing.rows % batch))
+        return streams
+
+    def _objects(self, inputs: UniVQAInputs) -> tuple[Tensor, Tensor]:
+        columns = torch.arange(inputs.objects.size(1), device=inputs.objects.device)
+        packing = Packing.of_mask(columns < inputs.object_num[:, None])
+        feature = _unit(self.obj_faster_rcnn_fc7(packing.take(inputs.objects)))
+        embedding = self.obj_feat_layer_norm(self.linear_obj_feat_to_mmt_in(feature))
+        box = packing.take(inputs.object_boxes)
+        return self.obj_drop(embedding + self.obj_bbox_layer_norm(self.linear_obj_bbox_to_mmt_in(box))), packing.rows
+
+    def _ocr(self, inputs: UniVQAInputs) -> tuple[Tensor, Packing]:
+        columns = torch.arange(inputs.ocr_fasttext.size(1), device=inputs.ocr_fasttext.device)
+        real = columns < inputs.ocr_num[:, None]
+        if self.training:
+            packing = Packing.of_mask(real | inputs.referenced_slots(self.classifier.module.out_features), real)
+        else:
+            packing = Packing.of_mask(real)
+        parts = {
+            "fasttext": _unit(packing.take(inputs.ocr_fasttext)),
+            "phoc": _unit(packing.take(inputs.ocr_phoc)),
+            "frcn": _unit(self.ocr_faster_rcnn_fc7(packing.take(inputs.ocr_regions))),
+        }
+        removed = self.settings.removed
+        feature = torch.cat([part * (name not in removed) for name, part in parts.items()], dim=1)
+        # The last ocr_max_num inputs were order vectors once; they are zero and keep the weight's published shape.
+        feature = F.pad(feature, (0, self.settings.ocr_max_num)) * ("semantics" not in removed)
+        box = packing.take(inputs.ocr_boxes) * ("bbox" not in removed)
+        embedding = self.ocr_feat_layer_norm(self.linear_ocr_feat_to_mmt_in(feature))
+        return self.ocr_drop(embedding + self.ocr_bbox_layer_norm(self.linear_ocr_bbox_to_mmt_in(box))), packing
+
+
+def _unit(x: Tensor) -> Tensor:
+    """L2-normalised in float32: squares of half-precision features overflow."""
+    return F.normalize(x.float(), dim=-1)

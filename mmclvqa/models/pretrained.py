@@ -1,0 +1,145 @@
+"""The weights UniVQA starts from: BERT's for the text encoder, Faster R-CNN's fc7 for both region encoders.
+
+A source is named in the configuration or is null; null means random initialisation, and the log says so. A
+source that is named and absent, or of another shape, is an error.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mmclvqa.clove.errors import DataError
+from mmclvqa.clove.pickles import safe_load
+from mmclvqa.clove.pretrained import pretrained_source
+from mmclvqa.models.settings import ModelConfigError
+
+#: Below MMF's logger, so that a run's train.log says where its weights come from.
+logger = logging.getLogger("mmf.univqa")
+
+BERT_FILES = ("model.safetensors", "pytorch_model.bin")
+FC7_URL = "https://dl.fbaipublicfiles.com/mmf/data/models/detectron/vmb_weights.tar.gz"
+
+
+def load_initial_weights(network: nn.Module, config: Mapping[str, Any]) -> None:
+    """Read the sources that ``config`` (``model_config.unicl``) names into ``network``.
+
+    Keys: ``text_bert_init_from_bert_base`` and ``text_bert_source``; ``fc7.weights_file``, ``fc7.bias_file``;
+    ``model_data_dir``, below which relative paths are looked up.
+
+    Raises:
+        DataError: a named source is absent, unreadable or of another shape.
+        ModelConfigError: one of fc7's two files is named, the other null.
+    """
+    data_dir = Path(config.get("model_data_dir") or ".")
+    load_text_bert(network.text_bert, _bert_source(config), data_dir)
+    fc7 = config.get("fc7") or {}
+    for name in ("obj_faster_rcnn_fc7", "ocr_faster_rcnn_fc7"):
+        load_fc7(getattr(network, name).lc, name, fc7.get("weights_file"), fc7.get("bias_file"), data_dir)
+
+
+def load_text_bert(text_bert: nn.Module, source: str | None, data_dir: Path) -> None:
+    """Copy BERT's embeddings and as many of its layers as ``text_bert`` has.
+
+    Args:
+        text_bert: :class:`~mmclvqa.models.text_bert.TextBert`; its word embedding may have one row more than the
+            source's, for ``[OCR]``, which stays random.
+        source: a folder of that name below ``data_dir/pretrained``, a folder as given, otherwise a hub id; None
+            leaves the random initialisation.
+        data_dir: the data root.
+    """
+    if source is None:
+        logger.info("text_bert: initialised at random (no text_bert_source, or text_bert_init_from_bert_base is false)")
+        return
+    path = _bert_file(source, data_dir)
+    weights = {_bert_name(name): tensor for name, tensor in _read_tensors(path).items()}
+    for name, parameter in text_bert.state_dict().items():
+        tensor = weights.get(name)
+        if tensor is None:
+            raise DataError(f"{path}: holds no {name}; text_bert_source must be a BERT with at least that many layers")
+        rows = parameter.size(0) - 1 if name == "embeddings.word_embeddings.weight" else parameter.size(0)
+        if tensor.shape[1:] != parameter.shape[1:] or tensor.size(0) not in (rows, parameter.size(0)):
+            raise DataError(
+                f"{path}: {name} is {tuple(tensor.shape)}, but model_config.unicl.text_bert asks for "
+                f"{(rows, *parameter.shape[1:])}; set its sizes to those of {path.parent / 'config.json'}"
+            )
+        parameter[: tensor.size(0)].copy_(tensor)
+    layers = len(text_bert.encoder.layer)
+    logger.info("text_bert: embeddings and the first %d layers from %s", layers, path)
+
+
+def load_fc7(linear: nn.Linear, name: str, weights_file: str | None, bias_file: str | None, data_dir: Path) -> None:
+    """Copy Faster R-CNN's fc7 (two pickled arrays, out×in and out) into ``linear``; two None leave it random."""
+    if weights_file is None and bias_file is None:
+        logger.info("%s: initialised at random (fc7.weights_file and fc7.bias_file are null)", name)
+        return
+    for key, file, parameter in (("weights_file", weights_file, linear.weight), ("bias_file", bias_file, linear.bias)):
+        if file is None:
+            raise ModelConfigError(f"model_config.unicl.fc7.{key} is null but the other one is not; name both or none")
+        path = data_dir / file
+        if not path.is_file():
+            raise DataError(
+                f"model_config.unicl.fc7.{key}: {path} does not exist; unpack {FC7_URL} there, or set "
+                "fc7.weights_file and fc7.bias_file to null for a random start"
+            )
+        array = safe_load(path)
+        if not isinstance(array, np.ndarray) or array.shape != tuple(parameter.shape):
+            shape = getattr(array, "shape", type(array).__name__)
+            raise DataError(
+                f"{path}: holds {shape}, but {name} needs {tuple(parameter.shape)}; set obj.in_dim and "
+                "obj.mmt_in_dim to the file's widths, or the file to null"
+            )
+        with torch.no_grad():
+            parameter.copy_(torch.from_numpy(array))
+    logger.info("%s: weights from %s", name, data_dir / weights_file)
+
+
+def _bert_source(config: Mapping[str, Any]) -> str | None:
+    return config.get("text_bert_source") if config.get("text_bert_init_from_bert_base", True) else None
+
+
+def _bert_file(source: str, data_dir: Path) -> Path:
+    source = pretrained_source(data_dir, source)
+    folder = Path(source)
+    if folder.is_dir():
+        files = [folder / name for name in BERT_FILES if (folder / name).is_file()]
+        if not files:
+            raise DataError(f"{folder}: holds neither {' nor '.join(BERT_FILES)}; put BERT's weights there")
+        return files[0]
+    from transformers.utils import cached_file
+
+    for name in BERT_FILES:
+        try:
+            found = cached_file(source, name, _raise_exceptions_for_missing_entries=False)
+        except (OSError, ValueError):  # no such repository, or no network
+            break
+        if found:
+            return Path(found)
+    raise DataError(
+        f"model_config.unicl.text_bert_source: {source} is no folder, is not in {data_dir / 'pretrained'} and cannot "
+        "be downloaded; put BERT there (config.json, model.safetensors), or set it to null for a random start"
+    )
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # each format has its own errors for a broken file
+        reason = " ".join(str(error).split())[:200]
+        raise DataError(f"{path}: cannot be read as BERT weights ({reason}); download it again") from error
+
+
+def _bert_name(name: str) -> str:
+    """TextBert's name of a tensor in a BERT file; BERT-base's own file still says gamma and beta."""
+    name = name.removeprefix("bert.")
+    return name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")

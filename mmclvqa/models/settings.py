@@ -1,0 +1,123 @@
+"""The sizes of a UniVQA, read from ``model_config.unicl`` (SPEC §4) and checked once."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from mmclvqa.clove.errors import CloveError
+
+
+class ModelConfigError(CloveError):
+    """A model configuration that cannot be built; the message names the key."""
+
+
+@dataclass(frozen=True)
+class TransformerSettings:
+    """One BERT stack; names and defaults are those of BERT-base's own configuration."""
+
+    num_hidden_layers: int
+    hidden_size: int = 768
+    num_attention_heads: int = 12
+    intermediate_size: int = 3072
+    hidden_dropout_prob: float = 0.1
+    attention_probs_dropout_prob: float = 0.1
+    layer_norm_eps: float = 1e-12
+    initializer_range: float = 0.02
+    vocab_size: int = 30522
+    max_position_embeddings: int = 512
+    type_vocab_size: int = 2
+
+    @classmethod
+    def read(cls, section: Mapping[str, Any], name: str, num_hidden_layers: int) -> TransformerSettings:
+        """From the configuration section ``name``; ``num_hidden_layers`` is the default depth.
+
+        Raises:
+            ModelConfigError: an unknown key, or a width that the heads do not divide.
+        """
+        known = [field.name for field in fields(cls)]
+        for key in section:
+            if key not in known:
+                near = difflib.get_close_matches(str(key), known, n=3) or known
+                raise ModelConfigError(f"model_config.unicl.{name}.{key}: unknown key; did you mean {', '.join(near)}?")
+        settings = cls(**{"num_hidden_layers": num_hidden_layers, **{str(k): section[k] for k in section}})
+        if settings.hidden_size % settings.num_attention_heads:
+            raise ModelConfigError(
+                f"model_config.unicl.{name}: hidden_size {settings.hidden_size} is no multiple of "
+                f"num_attention_heads {settings.num_attention_heads}"
+            )
+        return settings
+
+
+@dataclass(frozen=True)
+class UniVQASettings:
+    """Everything that shapes the network.
+
+    Attributes:
+        text_bert, mmt: the two transformer stacks; ``text_bert.vocab_size`` includes ``[OCR]`` once resized.
+        region_dim: width of the region features (Faster R-CNN fc6).
+        fc7_dim: width of fc7's output.
+        ocr_dim: width of an OCR token's concatenated features.
+        ocr_max_num: OCR slots, which are also the copyable outputs after the answers.
+        query_key_size: width of the pointer network's queries and keys.
+        removed: names of the ``remove_ocr_*`` switches that are on, without that prefix.
+    """
+
+    text_bert: TransformerSettings
+    mmt: TransformerSettings
+    region_dim: int
+    fc7_dim: int
+    fasttext_dim: int
+    phoc_dim: int
+    ocr_dim: int
+    ocr_max_num: int
+    query_key_size: int
+    obj_dropout_prob: float
+    ocr_dropout_prob: float
+    removed: frozenset[str]
+    use_cls: bool
+
+    @classmethod
+    def read(cls, config: Mapping[str, Any]) -> UniVQASettings:
+        """From ``model_config.unicl``; absent keys take the published values.
+
+        Raises:
+            ModelConfigError: a key that is unknown or disagrees with another one.
+        """
+        text = dict(config.get("text_bert") or {})
+        if config.get("text_bert_resize_token_ocr", True):
+            text["vocab_size"] = text.get("vocab_size", TransformerSettings.vocab_size) + 1
+        text_bert = TransformerSettings.read(text, "text_bert", num_hidden_layers=3)
+        mmt = TransformerSettings.read(config.get("mmt") or {}, "mmt", num_hidden_layers=4)
+        obj, ocr, classifier = (config.get(name) or {} for name in ("obj", "ocr", "classifier"))
+        pointer = classifier.get("ocr_ptr_net") or {}
+        fc7_dim, ocr_max_num = obj.get("mmt_in_dim", 2048), classifier.get("ocr_max_num", 50)
+        fasttext_dim, phoc_dim = ocr.get("fasttext_dim", 300), ocr.get("phoc_dim", 604)
+        ocr_dim = fasttext_dim + phoc_dim + fc7_dim + ocr_max_num
+        _agree("ocr.mmt_in_dim", ocr.get("mmt_in_dim"), ocr_dim, "the sum of fasttext, phoc, fc7 and ocr_max_num")
+        _agree("classifier.ocr_ptr_net.hidden_size", pointer.get("hidden_size"), mmt.hidden_size, "mmt.hidden_size")
+        _agree("classifier.type", classifier.get("type"), "linear", "the only one whose rows are answer embeddings")
+        return cls(
+            text_bert=text_bert,
+            mmt=mmt,
+            region_dim=obj.get("in_dim", 2048),
+            fc7_dim=fc7_dim,
+            fasttext_dim=fasttext_dim,
+            phoc_dim=phoc_dim,
+            ocr_dim=ocr_dim,
+            ocr_max_num=ocr_max_num,
+            query_key_size=pointer.get("query_key_size") or mmt.hidden_size,
+            obj_dropout_prob=obj.get("dropout_prob", 0.1),
+            ocr_dropout_prob=ocr.get("dropout_prob", 0.1),
+            removed=frozenset(
+                part for part in ("fasttext", "phoc", "frcn", "semantics", "bbox") if ocr.get(f"remove_ocr_{part}")
+            ),
+            use_cls=bool(config.get("use_cls", False)),
+        )
+
+
+def _agree(key: str, given: Any, wanted: Any, why: str) -> None:
+    if given is not None and given != wanted:
+        raise ModelConfigError(f"model_config.unicl.{key}: {given} is given, but {wanted} is needed ({why})")

@@ -1,0 +1,56 @@
+"""The text encoder: BERT's embeddings and first layers, shared by question, scene graph and knowledge (SPEC §4)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from mmclvqa.models.packing import Packing
+from mmclvqa.models.settings import TransformerSettings
+from mmclvqa.models.transformer import Encoder, PackedAttention, initialise
+
+
+class TextEmbeddings(nn.Module):
+    """Word + position + type embedding, LayerNorm, dropout; every token is of type 0."""
+
+    def __init__(self, settings: TransformerSettings) -> None:
+        super().__init__()
+        size = settings.hidden_size
+        self.word_embeddings = nn.Embedding(settings.vocab_size, size)
+        self.position_embeddings = nn.Embedding(settings.max_position_embeddings, size)
+        self.token_type_embeddings = nn.Embedding(settings.type_vocab_size, size)
+        self.LayerNorm = nn.LayerNorm(size, eps=settings.layer_norm_eps)
+        self.dropout = nn.Dropout(settings.hidden_dropout_prob)
+
+    def forward(self, tokens: Tensor, positions: Tensor) -> Tensor:
+        """N token ids at N positions (int64) → N×h."""
+        embedding = self.word_embeddings(tokens) + self.token_type_embeddings.weight[0]
+        return self.dropout(self.LayerNorm(embedding + self.position_embeddings(positions)))
+
+
+class TextBert(nn.Module):
+    """BERT without pooler, on the real tokens of a padded batch."""
+
+    def __init__(self, settings: TransformerSettings) -> None:
+        super().__init__()
+        self.heads = settings.num_attention_heads
+        self.embeddings = TextEmbeddings(settings)
+        self.encoder = Encoder(settings)
+        initialise(self, settings.initializer_range)
+
+    def forward(self, tokens: Tensor, lengths: Tensor) -> tuple[Tensor, Packing]:
+        """Encode each row's first ``lengths`` tokens.
+
+        Args:
+            tokens: B×S, int64, BERT ids; what lies behind a row's length is not looked at.
+            lengths: B, int64.
+
+        Returns:
+            N×h, the real tokens' outputs, and which row each belongs to.
+        """
+        packing = Packing.of_mask(torch.arange(tokens.size(1), device=tokens.device) < lengths[:, None])
+        x = self.embeddings(packing.take(tokens[..., None]).squeeze(1), packing.slots)
+        attend = PackedAttention(packing, self.heads)
+        for layer in self.encoder.layer:
+            x = layer(x, attend)
+        return x, packing
