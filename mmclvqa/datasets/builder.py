@@ -12,6 +12,7 @@ from mmclvqa.clove.errors import DataError
 from mmclvqa.configuration import CONFIG_DIR
 from mmclvqa.datasets.dataset import CloveDataset
 from mmclvqa.datasets.records import read_split
+from mmclvqa.datasets.replay import select_replays
 
 
 @registry.register_builder("clvqa")
@@ -29,10 +30,11 @@ class CloveBuilder(BaseDatasetBuilder):
         """Nothing is fetched here; ``python -m mmclvqa.clove download`` does that."""
 
     def load(self, config: Any, dataset_type: str, *args: Any, **kwargs: Any) -> CloveDataset:
-        """Read a split.
+        """Read a split; replays of earlier tasks join the train split as ``training.CL`` says.
 
         Raises:
             DataError: the configuration names no annotation file for it, or one cannot be read.
+            CloveError: see :func:`mmclvqa.datasets.replay.select_replays`.
         """
         paths = config.annotations[dataset_type]
         if not paths:
@@ -40,8 +42,18 @@ class CloveBuilder(BaseDatasetBuilder):
                 f"dataset_config.clvqa.annotations.{dataset_type} is empty; use a file of EXP_CONFIG, which names it"
             )
         paths = [paths] if isinstance(paths, str) else list(paths)
-        self.dataset = CloveDataset(config, dataset_type, read_split(config.data_dir, paths), self.dataset_name)
+        records = read_split(config.data_dir, paths)
+        if dataset_type == "train":
+            records += self._replays(config.data_dir, len(records))
+        self.dataset = CloveDataset(config, dataset_type, records, self.dataset_name)
         return self.dataset
+
+    def _replays(self, root: str, real: int) -> list[dict[str, Any]]:
+        settings = registry.get("config").training.CL
+        replays = select_replays(root, settings)
+        if settings.use_replay:
+            registry.get("writer").write(f"replay: {replays.describe(real, settings.cur_task)}")
+        return replays.records
 
     def update_registry_for_model(self, config: Any) -> None:
         """Tell the model how many outputs there are and which index starts an answer."""

@@ -1,0 +1,150 @@
+"""Drawing the records of a task: which picture is asked what, in the schema of the benchmark."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from mmclvqa.clove.annotations import ANSWERS_PER_RECORD, ITEM_END, new_record
+from mmclvqa.clove.mini.draws import named_random
+from mmclvqa.clove.mini.noise import predicted_graph
+from mmclvqa.clove.mini.questions import MIXES, SCENE_MIX, Question, ask
+from mmclvqa.clove.mini.scenes import Scene, sample_scene, sample_text_scene
+from mmclvqa.clove.mini.vocabulary import SCENE_TYPES
+from mmclvqa.clove.tasks import Task
+
+TEXT_TASK = "scenetext"
+ATTEMPTS = 100
+"""Pictures tried for one kind of question; after that another kind is drawn, and asking twice is allowed."""
+
+
+def sample_scenes(seed: int, split: str, count: int) -> list[Scene]:
+    """``count`` GQA-like pictures, the scene types in turn; ids are numbers that differ between splits."""
+    first = 1 if split == "train" else 5_000_001
+    letters = [kind.letter for kind in SCENE_TYPES]
+    return [
+        sample_scene(named_random(seed, "scene", split, i), str(first + i), letters[i % len(letters)])
+        for i in range(count)
+    ]
+
+
+def sample_text_scenes(seed: int, split: str, count: int) -> list[Scene]:
+    """``count`` TextVQA-like pictures; ids are 16 hexadecimal digits."""
+    letters = [kind.letter for kind in SCENE_TYPES]
+    scenes = []
+    for i in range(count):
+        rng = named_random(seed, "text scene", split, i)
+        scenes.append(sample_text_scene(rng, f"{rng.getrandbits(64):016x}", letters[i % len(letters)]))
+    return scenes
+
+
+def draw_records(
+    task: Task, split: str, count: int, scenes: Sequence[Scene], seed: int
+) -> list[dict[str, Any]]:
+    """``count`` records of a task about ``scenes``, evenly spread over them.
+
+    Args:
+        task: a task of either setting.
+        split: ``train`` or ``val``.
+        count: how many records.
+        scenes: the pictures to ask about; for a task of the scene setting those of its own type.
+        seed: the world's seed.
+    """
+    rng = named_random(seed, "questions", task.setting, task.name, split)
+    own = task.setting == "scene"
+    mix = SCENE_MIX if own else MIXES[task.name]
+    graphs: dict[str, list[str]] = {}
+    asked: set[tuple[str, str]] = set()
+    turns = _turns(scenes, rng)
+    records = []
+    for index in range(count):
+        scene, question = _fresh_question(mix, turns, asked, rng, own)
+        if scene.image_id not in graphs:
+            graphs[scene.image_id] = predicted_graph(scene, named_random(seed, "predicted", scene.image_id))
+        question_id = f"{task.setting[0]}{task.letter}{split[0]}{index:06d}"
+        records.append(_record(task, split, question_id, scene, question, graphs[scene.image_id], rng))
+    return records
+
+
+def _turns(scenes: Sequence[Scene], rng: random.Random) -> Iterator[Scene]:
+    while True:
+        yield from rng.sample(scenes, len(scenes))
+
+
+def _fresh_question(
+    mix: Mapping[str, float],
+    turns: Iterator[Scene],
+    asked: set[tuple[str, str]],
+    rng: random.Random,
+    own: bool,
+) -> tuple[Scene, Question]:
+    """The next picture that offers a question of a kind drawn from ``mix``, if possible one not asked yet."""
+    repeat = False
+    while True:
+        kind = rng.choices(list(mix), list(mix.values()))[0]
+        for scene in itertools.islice(turns, ATTEMPTS):
+            question = ask(kind, scene, rng, own)
+            if question and (repeat or (scene.image_id, question.text) not in asked):
+                asked.add((scene.image_id, question.text))
+                return scene, question
+        repeat = True
+
+
+def _record(
+    task: Task,
+    split: str,
+    question_id: str,
+    scene: Scene,
+    question: Question,
+    predicted: list[str],
+    rng: random.Random,
+) -> dict[str, Any]:
+    items = scene.items
+    if question.fact:
+        items = [" ".join(question.fact), *items]
+    rng.shuffle(items)
+    fact = [{"triplet": list(question.fact), "source": "clove-mini"}] if question.fact else []
+    fields: dict[str, Any] = {
+        "answer": question.answer,
+        "answers": [question.answer] * ANSWERS_PER_RECORD,
+        "question": question.text,
+        "question_id": question_id,
+        "image_id": scene.image_id,
+        "image_source": scene.source,
+        "feature_path": f"{scene.image_id}.npy",
+        "gt_scene_graph_seq": [item + ITEM_END for item in items],
+        "gt_scene_graph_mask": [int(item in question.related) for item in items],
+        "pred_scene_graph_seq": [item + ITEM_END for item in predicted],
+        "supporting_fact": fact,
+        "stage": task.name,
+        "program": list(question.program),
+        "raw_question_type": question.kind,
+        "set_name": split,
+    }
+    if scene.surfaces:
+        fields |= _ocr_fields(scene)
+    return new_record(**fields)
+
+
+def _ocr_fields(scene: Scene) -> dict[str, Any]:
+    boxes = [[round(side, 4) for side in surface.word_box] for surface in scene.surfaces]
+    info = [
+        {
+            "word": surface.word,
+            "bounding_box": {
+                "top_left_x": left,
+                "top_left_y": top,
+                "width": round(right - left, 4),
+                "height": round(bottom - top, 4),
+                "rotation": 0.0,
+                "roll": 0.0,
+                "pitch": 0.0,
+                "yaw": 0.0,
+            },
+        }
+        for surface, (left, top, right, bottom) in zip(scene.surfaces, boxes, strict=True)
+    ]
+    words = [surface.word for surface in scene.surfaces]
+    return {"ocr_tokens": words, "ocr_info": info, "ocr": list(words), "ocr_normalized_boxes": boxes}

@@ -1,0 +1,239 @@
+"""The scene sampler: what stands where in a picture, and the relations that follow from the boxes."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+from mmclvqa.clove.mini.vocabulary import (
+    ATTRIBUTE_KIND,
+    CATEGORIES,
+    CATEGORY_OF,
+    COLORS,
+    FACTS,
+    HORIZONTAL,
+    MATERIALS,
+    NUMBER_SURFACES,
+    SCENE_TYPES,
+    SHAPES,
+    SIGN_NUMBERS,
+    SIGN_WORDS,
+    VERTICAL,
+    WORD_SURFACES,
+    SceneType,
+)
+
+Box = tuple[float, float, float, float]
+"""Left, top, right, bottom as fractions of the picture; the y axis points down."""
+
+NEAR = 0.045
+"""Largest gap between two boxes that still stand in a relation."""
+ALIGNED = 0.03
+"""Largest distance of two centres across the direction of a relation."""
+FOREIGN_THINGS = 3
+PICTURE_SIZES = ((640, 480), (500, 375), (480, 640), (600, 400))
+
+
+@dataclass(frozen=True)
+class Thing:
+    """An object with a colour and either a material or a shape."""
+
+    name: str
+    attributes: tuple[str, ...]
+    box: Box
+
+    @property
+    def category(self) -> str:
+        """Its category, e.g. ``animal``."""
+        return CATEGORY_OF[self.name]
+
+    @property
+    def phrase(self) -> str:
+        """Its scene-graph item, e.g. ``red metal cup``."""
+        return " ".join((*self.attributes, self.name))
+
+    @property
+    def fact(self) -> tuple[str, str, str]:
+        """Its fact triple, e.g. ``("cup", "used for", "drinking")``."""
+        return (self.name, *FACTS[self.name])
+
+    def value(self, kind: str) -> str | None:
+        """Its ``color``, ``material`` or ``shape``; None where it has none of that kind."""
+        return next((value for value in self.attributes if ATTRIBUTE_KIND[value] == kind), None)
+
+
+@dataclass(frozen=True)
+class Surface:
+    """Something with a word on it, such as a red sign."""
+
+    name: str
+    color: str
+    word: str
+    box: Box
+    word_box: Box
+
+    @property
+    def phrase(self) -> str:
+        """Its scene-graph item, e.g. ``red sign with [OCR] kavo``."""
+        return f"{self.color} {self.name} with [OCR] {self.word}"
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One picture.
+
+    Attributes:
+        image_id: a number in decimal digits (GQA) or 16 hexadecimal digits (TextVQA).
+        source: ``vg`` or ``textvqa``.
+        letter: the scene type's letter in the scene setting.
+        place: where it was taken.
+        things: its objects, no two of one category.
+        relations: (subject, predicate, object): indices into ``things`` around a relation word.
+        surfaces: its words; empty unless ``source`` is ``textvqa``.
+        size: width and height in pixels.
+    """
+
+    image_id: str
+    source: str
+    letter: str
+    place: str
+    things: tuple[Thing, ...]
+    relations: tuple[tuple[int, str, int], ...]
+    surfaces: tuple[Surface, ...]
+    size: tuple[int, int]
+
+    @property
+    def own_things(self) -> list[Thing]:
+        """The objects that belong to its scene type."""
+        own = scene_type(self.letter).classes
+        return [thing for thing in self.things if thing.category in own]
+
+    @property
+    def items(self) -> list[str]:
+        """The true scene graph, without ``[SEP]``: surfaces, place, objects, relations."""
+        names = [thing.name for thing in self.things]
+        triples = [f"{names[subject]} {word} {names[object_]}" for subject, word, object_ in self.relations]
+        return [
+            *(surface.phrase for surface in self.surfaces),
+            self.place,
+            *(thing.phrase for thing in self.things),
+            *triples,
+        ]
+
+
+def scene_type(letter: str) -> SceneType:
+    """The scene type of a letter of the scene setting."""
+    return next(candidate for candidate in SCENE_TYPES if candidate.letter == letter)
+
+
+def relation_between(first: Box, second: Box) -> str | None:
+    """The relation word for ``first`` seen from ``second``, or None: the world's only rule of geometry.
+
+    Boxes are near (gap up to :data:`NEAR`) and their centres aligned (up to :data:`ALIGNED`); ``on``
+    means that the bottom of ``first`` overlaps the top of ``second``.
+    """
+    dx = (first[0] + first[2] - second[0] - second[2]) / 2
+    dy = (first[1] + first[3] - second[1] - second[3]) / 2
+    if abs(dy) <= ALIGNED:
+        if 0 < second[0] - first[2] <= NEAR:
+            return "left of"
+        if 0 < first[0] - second[2] <= NEAR:
+            return "right of"
+    if abs(dx) <= ALIGNED:
+        if 0 <= first[3] - second[1] <= ALIGNED:
+            return "on"
+        if 0 < second[1] - first[3] <= NEAR:
+            return "above"
+        if 0 < first[1] - second[3] <= NEAR:
+            return "below"
+    return None
+
+
+def sample_scene(rng: random.Random, image_id: str, letter: str) -> Scene:
+    """A GQA-like picture: two objects of its own scene type and three of others; three stand in a group."""
+    kind = scene_type(letter)
+    own = list(kind.classes)
+    foreign = rng.sample(
+        [category for category in CATEGORIES if category not in kind.classes], FOREIGN_THINGS
+    )
+    categories = own + foreign
+    rng.shuffle(categories)
+    boxes, relations = _grouped_boxes(rng)
+    things = tuple(_thing(rng, category, box) for category, box in zip(categories, boxes, strict=True))
+    return Scene(
+        image_id, "vg", letter, rng.choice(kind.places), things, relations, (), rng.choice(PICTURE_SIZES)
+    )
+
+
+def sample_text_scene(rng: random.Random, image_id: str, letter: str) -> Scene:
+    """A TextVQA-like picture: two surfaces with words, two with numbers, and three objects."""
+    kind = scene_type(letter)
+    cells = [(x, y) for y in (0.2, 0.5, 0.8) for x in (0.2, 0.5, 0.8)]
+    rng.shuffle(cells)
+    surfaces = []
+    for names, words in ((WORD_SURFACES, SIGN_WORDS), (NUMBER_SURFACES, SIGN_NUMBERS)):
+        name = rng.choice(names)
+        for color, word in zip(rng.sample(COLORS, 2), rng.sample(words, 2), strict=True):
+            box = _box(*_jittered(rng, cells.pop(), 0.03), rng.uniform(0.08, 0.12), rng.uniform(0.06, 0.1))
+            surfaces.append(Surface(name, color, word, box, _word_box(rng, box)))
+    rng.shuffle(surfaces)
+    things = tuple(
+        _thing(
+            rng,
+            category,
+            _box(*_jittered(rng, cells.pop(), 0.03), rng.uniform(0.05, 0.1), rng.uniform(0.05, 0.1)),
+        )
+        for category in kind.classes
+    )
+    place, size = rng.choice(kind.places), rng.choice(PICTURE_SIZES)
+    return Scene(image_id, "textvqa", letter, place, things, (), tuple(surfaces), size)
+
+
+def _thing(rng: random.Random, category: str, box: Box) -> Thing:
+    second = rng.choice(rng.choice((MATERIALS, SHAPES)))
+    return Thing(rng.choice(CATEGORIES[category]), (rng.choice(COLORS), second), box)
+
+
+def _grouped_boxes(rng: random.Random) -> tuple[list[Box], tuple[tuple[int, str, int], ...]]:
+    """Five boxes and two relations: an anchor in the middle with two partners, two boxes in the corners."""
+    half = rng.uniform(0.06, 0.08)
+    anchor = _box(*_jittered(rng, (0.5, 0.4), 0.04), half, half)
+    words = (rng.choice(HORIZONTAL), rng.choice(VERTICAL))
+    partners = [_partner_box(rng, anchor, word) for word in words]
+    corners = [
+        _box(*_jittered(rng, (x, 0.85), 0.06), rng.uniform(0.05, 0.08), rng.uniform(0.05, 0.08))
+        for x in (0.2, 0.8)
+    ]
+    return [anchor, *partners, *corners], ((1, words[0], 0), (2, words[1], 0))
+
+
+def _partner_box(rng: random.Random, anchor: Box, word: str) -> Box:
+    left, top, right, bottom = anchor
+    half, gap, slip = rng.uniform(0.05, 0.06), rng.uniform(0.01, 0.04), rng.uniform(-0.02, 0.02)
+    x, y = (left + right) / 2 + slip, (top + bottom) / 2 + slip
+    match word:
+        case "left of":
+            x = left - gap - half
+        case "right of":
+            x = right + gap + half
+        case "above":
+            y = top - gap - half
+        case "below":
+            y = bottom + gap + half
+        case "on":
+            y = top + rng.uniform(0.005, 0.02) - half
+    return _box(x, y, half, half)
+
+
+def _word_box(rng: random.Random, box: Box) -> Box:
+    left, top, right, bottom = box
+    x, y = (left + right) / 2, (top + bottom) / 2
+    return _box(x, y, (right - left) * rng.uniform(0.3, 0.45), (bottom - top) * rng.uniform(0.2, 0.4))
+
+
+def _box(x: float, y: float, half_width: float, half_height: float) -> Box:
+    return (x - half_width, y - half_height, x + half_width, y + half_height)
+
+
+def _jittered(rng: random.Random, point: tuple[float, float], by: float) -> tuple[float, float]:
+    return point[0] + rng.uniform(-by, by), point[1] + rng.uniform(-by, by)

@@ -1,0 +1,206 @@
+"""Does an answer follow? Checks a question and its answer against scene-graph items and the world's rules.
+
+It is how SRM's replays on clove-mini are judged, which have a scene graph but no picture. Items say what
+there is: ``red metal cup``, ``cup left of plate``, ``red sign with [OCR] kavo``, ``cup used for drinking``,
+``kitchen``. The facts are the world's own, not what an item claims.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from mmclvqa.clove.mini.grammar import normalized, parse_question
+from mmclvqa.clove.mini.vocabulary import (
+    ATTRIBUTE_KIND,
+    CATEGORY_OF,
+    CLASSES,
+    FACTS,
+    NO,
+    PLACES,
+    RELATIONS,
+    SURFACES,
+    YES,
+)
+
+_OPPOSITES = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
+
+
+@dataclass
+class Graph:
+    """What a list of items says.
+
+    Attributes:
+        attributes: class -> its attribute values; a class that is only mentioned has none.
+        relations: (subject, predicate, object), opposites included.
+        places: places named.
+        texts: (colour or None, surface, word).
+        unread: items that are none of the world's forms.
+    """
+
+    attributes: dict[str, set[str]] = field(default_factory=dict)
+    relations: set[tuple[str, str, str]] = field(default_factory=set)
+    places: set[str] = field(default_factory=set)
+    texts: set[tuple[str | None, str, str]] = field(default_factory=set)
+    unread: list[str] = field(default_factory=list)
+
+    def values(self, name: str, kind: str) -> set[str]:
+        """The values of ``kind`` that ``name`` has."""
+        return {value for value in self.attributes.get(name, ()) if ATTRIBUTE_KIND[value] == kind}
+
+
+def read_items(items: Iterable[str]) -> Graph:
+    """Parse scene-graph items, with or without their `` [SEP]``."""
+    graph = Graph()
+    for item in items:
+        text = normalized(item)
+        if text and not (
+            _read_text(text, graph)
+            or _read_place(text, graph)
+            or _read_relation(text, graph)
+            or _is_fact(text)
+            or _read_thing(text, graph)
+        ):
+            graph.unread.append(item)
+    return graph
+
+
+def is_true(question: str, answer: str, items: Iterable[str]) -> bool | None:
+    """Whether ``answer`` to ``question`` follows from ``items`` and the world's facts.
+
+    Where the items hold two candidates (two red cups, say), either is right.
+
+    Returns:
+        True or False; None when the question is not one that this world asks.
+    """
+    parsed = parse_question(question)
+    if parsed is None:
+        return None
+    kind, slots = parsed
+    return normalized(answer) in _ANSWERS[kind](slots, read_items(items))
+
+
+def _split_thing(text: str) -> tuple[list[str], str] | None:
+    for name in CLASSES:
+        if text == name or text.endswith(f" {name}"):
+            attributes = text.removesuffix(name).split()
+            return (attributes, name) if all(word in ATTRIBUTE_KIND for word in attributes) else None
+    return None
+
+
+def _read_thing(text: str, graph: Graph) -> bool:
+    thing = _split_thing(text)
+    if thing is None:
+        return False
+    graph.attributes.setdefault(thing[1], set()).update(thing[0])
+    return True
+
+
+def _read_place(text: str, graph: Graph) -> bool:
+    if text in PLACES:
+        graph.places.add(text)
+    return text in PLACES
+
+
+def _read_relation(text: str, graph: Graph) -> bool:
+    for word in RELATIONS:
+        subject, found, object_ = text.partition(f" {word} ")
+        if found and subject in CLASSES and object_ in CLASSES:
+            for name in (subject, object_):
+                graph.attributes.setdefault(name, set())
+            graph.relations.add((subject, word, object_))
+            if word in _OPPOSITES:
+                graph.relations.add((object_, _OPPOSITES[word], subject))
+            return True
+    return False
+
+
+def _is_fact(text: str) -> bool:
+    return any(text == f"{name} {predicate} {purpose}" for name, (predicate, purpose) in FACTS.items())
+
+
+def _read_text(text: str, graph: Graph) -> bool:
+    surface, found, word = text.partition(" with [OCR] ")
+    *colors, name = surface.split()
+    if not found or not word or name not in SURFACES or len(colors) > 1:
+        return False
+    graph.texts.add((colors[0] if colors else None, name, word))
+    return True
+
+
+def _answers_same(slots: dict[str, str], graph: Graph) -> set[str]:
+    first, second = (graph.values(slots[slot], slots["kind"]) for slot in ("thing", "other"))
+    if slots["thing"] == slots["other"] or not first or not second:
+        return set()
+    return ({YES} if first & second else set()) | ({NO} if first - second or second - first else set())
+
+
+def _answers_which(slots: dict[str, str], graph: Graph) -> set[str]:
+    value, kind = slots["value"], ATTRIBUTE_KIND[slots["value"]]
+    pair = (slots["thing"], slots["other"])
+    values = [graph.values(name, kind) for name in pair]
+    if pair[0] == pair[1] or not all(values):
+        return set()
+    return {
+        name
+        for name, own, other in zip(pair, values, values[::-1], strict=True)
+        if value in own and value not in other
+    }
+
+
+def _answers_verify(slots: dict[str, str], graph: Graph) -> set[str]:
+    values = graph.values(slots["thing"], "color")
+    return ({YES} if slots["color"] in values else set()) | ({NO} if values - {slots["color"]} else set())
+
+
+def _answers_both(slots: dict[str, str], graph: Graph) -> set[str]:
+    if slots["thing"] == slots["other"]:
+        return set()
+    return graph.values(slots["thing"], slots["kind"]) & graph.values(slots["other"], slots["kind"])
+
+
+def _serving(slots: dict[str, str], graph: Graph) -> list[str]:
+    return [name for name in graph.attributes if FACTS[name] == (slots["predicate"], slots["purpose"])]
+
+
+def _answers_fact_color(slots: dict[str, str], graph: Graph) -> set[str]:
+    return {color for name in _serving(slots, graph) for color in graph.values(name, "color")}
+
+
+def _answers_fact_purpose(slots: dict[str, str], graph: Graph) -> set[str]:
+    return {
+        FACTS[name][1]
+        for name, values in graph.attributes.items()
+        if slots["color"] in values and FACTS[name][0] == slots["predicate"]
+    }
+
+
+def _answers_text(slots: dict[str, str], graph: Graph) -> set[str]:
+    surface = slots.get("surface") or slots.get("number_surface")
+    return {word for color, name, word in graph.texts if color == slots["color"] and name == surface}
+
+
+_ANSWERS: dict[str, Callable[[dict[str, str], Graph], set[str]]] = {
+    "thing": lambda slots, graph: {
+        name for name in graph.attributes if CATEGORY_OF[name] == slots["category"]
+    },
+    "place": lambda slots, graph: graph.places,
+    "color": lambda slots, graph: graph.values(slots["thing"], "color"),
+    "material": lambda slots, graph: graph.values(slots["thing"], "material"),
+    "shape": lambda slots, graph: graph.values(slots["thing"], "shape"),
+    "verify": _answers_verify,
+    "subject": lambda slots, graph: {
+        s for s, r, o in graph.relations if (r, o) == (slots["relation"], slots["thing"])
+    },
+    "object": lambda slots, graph: {
+        o for s, r, o in graph.relations if (s, r) == (slots["thing"], slots["relation"])
+    },
+    "same": _answers_same,
+    "which": _answers_which,
+    "both": _answers_both,
+    "fact_color": _answers_fact_color,
+    "fact_thing": lambda slots, graph: set(_serving(slots, graph)),
+    "fact_purpose": _answers_fact_purpose,
+    "text": _answers_text,
+    "number": _answers_text,
+}

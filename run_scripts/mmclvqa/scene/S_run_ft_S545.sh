@@ -1,0 +1,58 @@
+#!/usr/bin/env bash
+# UniVQA by fine-tuning alone, the lower bound: scene setting, task order ecdfab (545).
+# Done steps are skipped and a run that was cut off goes on. DRY_RUN=1 prints the commands. Written by
+# generate_run_scripts.py; these can be set in the environment:
+set -euo pipefail
+ROOT=${ROOT:-runs/clvqa}             # experiments
+CLOVE_ROOT=${CLOVE_ROOT:-data/clove} # data
+DEVICE=${DEVICE:-0}                  # GPU(s) to be seen; cpu: none
+CONFIG=${CONFIG:-EXP_CONFIG}         # EXP_CONFIG/mini for clove-mini
+SRM_ARGS=${SRM_ARGS:-}               # more arguments of SRM/train.py
+MMF_ARGS=${MMF_ARGS:-}               # more key=value words of mmf_run
+# shellcheck source=run_scripts/lib.sh
+source "$(dirname "${BASH_SOURCE[0]}")/../../lib.sh"
+
+SAVE=$ROOT/exp/clvqa/save
+STAND_ALONE=$SAVE/stand_alone/scene
+EXP=ft
+RUN=$SAVE/scene/setting_545_ecdfab/$EXP
+STEPS=7
+
+train "$STAND_ALONE/unicl_e#SportAndLeisure" \
+  config="$CONFIG/scene/cl_e#SportAndLeisure_unicl_standalone.yaml" \
+  model=unicl \
+  dataset=clvqa \
+  run_type=train_val \
+  env.save_dir="$STAND_ALONE/unicl_e#SportAndLeisure" \
+  training.checkpoint_interval=4000 \
+  "training.callbacks=[]"
+
+# learn TASK START_FROM: one task's real records alone.
+learn() {
+  train "$RUN/unicl_$1" \
+    config="$CONFIG/scene/cl_$1_unicl_standalone.yaml" \
+    model=unicl \
+    dataset=clvqa \
+    training.CL.use_cl=True \
+    training.CL.use_callback=False \
+    training.CL.use_replay=False \
+    training.CL.task_order=ecdfab \
+    run_type=train_val \
+    checkpoint.resume_file="$2" \
+    env.save_dir="$RUN/unicl_$1" \
+    training.checkpoint_interval=4000 \
+    "training.callbacks=[]"
+}
+
+learn "c#HomeOrHotel" "$STAND_ALONE/unicl_e#SportAndLeisure/unicl_final.pth"
+learn "d#Transportation" "$RUN/unicl_c#HomeOrHotel/unicl_final.pth"
+learn "f#Outdoors" "$RUN/unicl_d#Transportation/unicl_final.pth"
+learn "a#ShopAndDining" "$RUN/unicl_f#Outdoors/unicl_final.pth"
+learn "b#Workplace" "$RUN/unicl_a#ShopAndDining/unicl_final.pth"
+
+evaluate sweep \
+  --cl_setting scene \
+  --task_order ecdfab \
+  --exp "$EXP" \
+  --save_dir "$SAVE" \
+  --model_name unicl

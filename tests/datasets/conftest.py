@@ -1,0 +1,43 @@
+"""The data set `clvqa` as mmf_run builds it."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import mmclvqa  # noqa: F401
+
+
+@pytest.fixture
+def build_clvqa(clove_mini: Path, project: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[Any, list]]:
+    """``build_clvqa(task, split, *words)`` gives the data set on clove-mini and what was logged."""
+    import torch
+    from mmf.common.registry import registry
+    from mmf.utils.build import build_dataset
+    from mmf.utils.configuration import Configuration
+
+    monkeypatch.chdir(project)
+    lines: list[str] = []
+
+    class Writer:
+        def write(self, line: Any, *args: Any, **kwargs: Any) -> None:
+            lines.append(str(line))
+
+    def build(task: str, split: str, *words: str) -> tuple[Any, list]:
+        for key in list(registry.mapping["state"]):
+            if key.startswith("clvqa_"):
+                registry.unregister(key)
+        config = f"config=EXP_CONFIG/mini/functional/cl_{task}_unicl_standalone.yaml"
+        opts = [config, "model=unicl", "dataset=clvqa", f"env.clove_root={clove_mini}", *words]
+        read = Configuration(argparse.Namespace(opts=opts, config_override=None)).get_config()
+        registry.register("config", read)
+        registry.register("writer", Writer())
+        registry.register("seed", 7)
+        registry.register("current_device", torch.device("cpu"))
+        return build_dataset("clvqa", read.dataset_config.clvqa, split), lines
+
+    return build

@@ -1,0 +1,79 @@
+"""Running the console script for real."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+OBJECT_TASK = "EXP_CONFIG/mini/functional/cl_object_unicl_standalone.yaml"
+TINY = (
+    "model_config.unicl.text_bert.num_hidden_layers=1",
+    "model_config.unicl.mmt.num_hidden_layers=1",
+    "training.batch_size=16",
+    "training.num_workers=1",
+    "training.log_interval=1",
+)
+"""Words that make a run of clove-mini take seconds."""
+
+
+class Runner:
+    """Starts ``mmf_run`` as a user does, from the project's root."""
+
+    def __init__(self, project: Path, data: Path, folder: Path) -> None:
+        self.project = project
+        self.folder = folder
+        self.environment = {**os.environ, "CLOVE_ROOT": str(data), "ROOT": str(folder), "HF_HUB_OFFLINE": "1"}
+
+    def command(
+        self, *words: str, config: str | Path = OBJECT_TASK, model: str = "unicl", tiny: bool = True
+    ) -> list[str]:
+        return [
+            *(sys.executable, "-m", "mmclvqa.cli"),
+            f"config={config}",
+            f"model={model}",
+            "dataset=clvqa",
+            *(TINY if tiny else ()),
+            *words,
+        ]
+
+    def __call__(self, *words: str, **kwargs: Any) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            self.command(*words, **kwargs), cwd=self.project, env=self.environment, capture_output=True, text=True
+        )
+
+    def results(self, save_dir: Path) -> list[dict[str, Any]]:
+        found = json.loads((save_dir / "results.json").read_text())
+        return found["evaluations"] if isinstance(found, dict) else found
+
+    def killed_when(self, arrived: Callable[[], bool], *words: str) -> None:
+        """Start, wait until ``arrived`` and end it, with its data loading processes, as kill -9 does."""
+        process = subprocess.Popen(
+            self.command(*words),
+            cwd=self.project,
+            env=self.environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        deadline = time.monotonic() + 120
+        while not arrived():
+            assert process.poll() is None, "the run ended before it could be killed"
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+@pytest.fixture
+def mmf_run(project: Path, clove_mini: Path, tmp_path: Path) -> Runner:
+    """``mmf_run(word, ...)`` on clove-mini, with experiments below the test's folder."""
+    return Runner(project, clove_mini, tmp_path / "experiments")
