@@ -163,12 +163,14 @@ def read_config(path: str) -> DictConfig:
         config = load_yaml(path)
     except FileNotFoundError as error:
         raise ConfigError(f"config file {error.filename or path} does not exist") from None
-    except (yaml.YAMLError, OmegaConfBaseException, AttributeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"config file {path}: {' '.join(str(error).split())}") from None
+    except OmegaConfBaseException as error:
+        is_list = "ListConfig" in str(error)
+        why = "it is no mapping of keys to values" if is_list else _flat(error)
+        raise ConfigError(f"config file {path}: {why}") from None
+    except (yaml.YAMLError, AttributeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"config file {path}: {_flat(error)}") from None
     except OSError as error:
         raise ConfigError(f"config file {path}: {error.strerror or error}") from None
-    if not isinstance(config, DictConfig):
-        raise ConfigError(f"config file {path} is no mapping of keys to values")
     return config
 
 
@@ -222,6 +224,10 @@ def suggest(key: str, known: DictConfig) -> str:
     leaf = key.rpartition(".")[2]
     same_leaf = [d for d in dotted if difflib.SequenceMatcher(None, d.rpartition(".")[2], leaf).ratio() > 0.85]
     return _did_you_mean(list(dict.fromkeys(close + same_leaf))[:3])
+
+
+def _flat(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 def _did_you_mean(names: list[str]) -> str:
