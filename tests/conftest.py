@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # tests download nothing
+import mmclvqa  # noqa: E402, F401  (before any test module imports mmf)
+
 PROJECT = Path(__file__).resolve().parent.parent
 
 

@@ -10,7 +10,6 @@ import pytest
 from mmf.utils.configuration import Configuration
 from omegaconf import OmegaConf
 
-import mmclvqa  # noqa: F401
 from mmclvqa.clove.tasks import SETTINGS, tasks
 from mmclvqa.configuration import ConfigError, parse_value
 

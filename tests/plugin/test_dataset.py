@@ -20,7 +20,6 @@ from mmf.utils.build import build_dataset
 from mmf.utils.configuration import Configuration
 from mmf.utils.distributed import byte_tensor_to_object
 
-import mmclvqa  # noqa: F401
 from mmclvqa.clove.annotations import load_records, save_records
 from mmclvqa.clove.errors import CloveError, DataError
 from mmclvqa.datasets.dataset import scene_graph_text

@@ -10,7 +10,6 @@ from mmf.common.sample import SampleList
 from mmf.modules.metrics import TextVQAAccuracy
 from mmf.utils.distributed import object_to_byte_tensor
 
-import mmclvqa  # noqa: F401
 from mmclvqa.clove.annotations import new_record, save_records
 from mmclvqa.clove.errors import DataError
 from mmclvqa.clove.tasks import tasks
