@@ -28,7 +28,7 @@ FORMS: dict[str, tuple[str, ...]] = {
     "color": ("what color is the {thing}?", "what is the color of the {thing}?"),
     "material": ("what is the {thing} made of?", "what material is the {thing}?"),
     "shape": ("what shape is the {thing}?", "what is the shape of the {thing}?"),
-    "verify": ("is the {thing} {color}?",),
+    "verify": ("is the {thing} {value}?",),
     "subject": ("what is {relation} the {thing}?", "which object is {relation} the {thing}?"),
     "object": ("what is the {thing} {relation}?",),
     "same": (
@@ -37,9 +37,9 @@ FORMS: dict[str, tuple[str, ...]] = {
     ),
     "which": ("which one is {value}, the {thing} or the {other}?",),
     "both": ("what {kind} are both the {thing} and the {other}?",),
-    "fact_color": ("what color is the thing that is {predicate} {purpose}?",),
+    "fact_value": ("what {kind} is the thing that is {predicate} {purpose}?",),
     "fact_thing": ("what in the picture is {predicate} {purpose}?", "which thing is {predicate} {purpose}?"),
-    "fact_purpose": ("what is the {color} thing {predicate}?",),
+    "fact_purpose": ("what is the {value} thing {predicate}?",),
     "text": ("what is written on the {color} {surface}?", "what does the {color} {surface} say?"),
     "number": ("what number is on the {color} {number_surface}?",),
 }

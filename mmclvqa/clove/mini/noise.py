@@ -15,7 +15,6 @@ from mmclvqa.clove.mini.vocabulary import (
     CATEGORIES,
     CATEGORY_OF,
     CLASSES,
-    COLORS,
     RELATIONS,
 )
 
@@ -30,12 +29,14 @@ RELATION_WRONG = 0.1
 DISTRACTORS = 2
 """Objects of any class that are seen where there are none."""
 
+VALUES = tuple(ATTRIBUTE_KIND)
+
 
 def predicted_graph(scene: Scene, rng: random.Random) -> list[str]:
     """Items of a predicted scene graph in random order, without ``[SEP]``."""
     names = [_seen_name(thing.name, rng) for thing in scene.things]
     items = [
-        " ".join((*_seen_attributes(thing.attributes, rng), name))
+        " ".join((*_seen_value(thing.value, rng), name))
         for thing, name in zip(scene.things, names, strict=True)
         if name is not None
     ]
@@ -46,7 +47,7 @@ def predicted_graph(scene: Scene, rng: random.Random) -> list[str]:
     if rng.random() >= MISSED:
         items.append(scene.place)
     items.extend(surface.phrase for surface in scene.surfaces if rng.random() >= MISSED)
-    items.extend(f"{rng.choice(COLORS)} {name}" for name in rng.sample(CLASSES, DISTRACTORS))
+    items.extend(f"{rng.choice(VALUES)} {name}" for name in rng.sample(CLASSES, DISTRACTORS))
     rng.shuffle(items)
     return items
 
@@ -59,12 +60,8 @@ def _seen_name(name: str, rng: random.Random) -> str | None:
     return name
 
 
-def _seen_attributes(values: tuple[str, ...], rng: random.Random) -> list[str]:
-    seen = []
-    for value in values:
-        draw = rng.random()
-        if draw < ATTRIBUTE_WRONG:
-            seen.append(rng.choice(ATTRIBUTES[ATTRIBUTE_KIND[value]]))
-        elif draw >= ATTRIBUTE_WRONG + ATTRIBUTE_DROPPED:
-            seen.append(value)
-    return seen
+def _seen_value(value: str, rng: random.Random) -> tuple[str, ...]:
+    draw = rng.random()
+    if draw < ATTRIBUTE_WRONG:
+        return (rng.choice(ATTRIBUTES[ATTRIBUTE_KIND[value]]),)
+    return () if draw < ATTRIBUTE_WRONG + ATTRIBUTE_DROPPED else (value,)

@@ -9,14 +9,14 @@ from dataclasses import dataclass, field
 
 from mmclvqa.clove.mini.grammar import FORMS
 from mmclvqa.clove.mini.scenes import Scene, Thing
-from mmclvqa.clove.mini.vocabulary import ATTRIBUTES, COLORS, NO, NUMBER_SURFACES, YES
+from mmclvqa.clove.mini.vocabulary import ATTRIBUTES, NO, NUMBER_SURFACES, YES
 
 MIXES: dict[str, dict[str, float]] = {
     "object": {"thing": 0.85, "place": 0.15},
     "attribute": {"color": 0.5, "material": 0.25, "shape": 0.25},
     "relation": {"subject": 0.7, "object": 0.3},
     "logical": {"same": 0.35, "which": 0.35, "both": 0.3},
-    "knowledge": {"fact_color": 0.4, "fact_thing": 0.3, "fact_purpose": 0.3},
+    "knowledge": {"fact_value": 0.4, "fact_thing": 0.3, "fact_purpose": 0.3},
     "scenetext": {"text": 0.6, "number": 0.4},
 }
 """Functional task -> how its kinds of question are mixed."""
@@ -66,8 +66,8 @@ def ask(kind: str, scene: Scene, rng: random.Random, own: bool = False) -> Quest
     return _ASKERS[kind](kind, scene, things, rng)
 
 
-def _worded(kind: str, rng: random.Random, /, **slots: str) -> str:
-    return rng.choice(FORMS[kind]).format(**slots)
+def _worded(form: str, rng: random.Random, /, **slots: str) -> str:
+    return rng.choice(FORMS[form]).format(**slots)
 
 
 def _steps(*steps: tuple[str, str]) -> tuple[dict[str, object], ...]:
@@ -91,23 +91,21 @@ def _ask_place(kind: str, scene: Scene, things: list[Thing], rng: random.Random)
 
 
 def _ask_attribute(kind: str, scene: Scene, things: list[Thing], rng: random.Random) -> Question | None:
-    having = [thing for thing in things if thing.value(kind)]
+    having = [thing for thing in things if thing.kind == kind]
     if not having:
         return None
     thing = rng.choice(having)
     program = _steps(("select", thing.name), ("query", kind))
-    return Question(
-        kind, _worded(kind, rng, thing=thing.name), thing.value(kind), (thing.phrase,), program=program
-    )
+    return Question(kind, _worded(kind, rng, thing=thing.name), thing.value, (thing.phrase,), program=program)
 
 
 def _ask_verify(kind: str, scene: Scene, things: list[Thing], rng: random.Random) -> Question:
     thing, answer = rng.choice(things), rng.choice((YES, NO))
-    real = thing.value("color")
-    color = real if answer == YES else rng.choice([color for color in COLORS if color != real])
-    program = _steps(("select", thing.name), ("verify color", color))
+    others = [value for value in ATTRIBUTES[thing.kind] if value != thing.value]
+    value = thing.value if answer == YES else rng.choice(others)
+    program = _steps(("select", thing.name), (f"verify {thing.kind}", value))
     return Question(
-        kind, _worded(kind, rng, thing=thing.name, color=color), answer, (thing.phrase,), program=program
+        kind, _worded(kind, rng, thing=thing.name, value=value), answer, (thing.phrase,), program=program
     )
 
 
@@ -125,54 +123,47 @@ def _ask_relation(kind: str, scene: Scene, things: list[Thing], rng: random.Rand
 
 
 def _ask_same(kind: str, scene: Scene, things: list[Thing], rng: random.Random) -> Question | None:
-    answer, shared = rng.choice((YES, NO)), _shared_kind(rng)
-    # Two objects share a colour more often than a material or shape; without it "no" would prevail.
-    pairs = _pairs(things, shared, answer == YES) or _pairs(things, shared := "color", answer == YES)
+    answer = rng.choice((YES, NO))
+    pairs = _pairs(things, alike=answer == YES)
     if not pairs:
         return None
-    pair = rng.choice(pairs)
-    text = _worded(kind, rng, thing=pair[0].name, other=pair[1].name, kind=shared)
-    return Question(
-        kind, text, answer, _phrases(pair, rng), program=_steps(("select", pair[0].name), ("same", shared))
-    )
+    first, second = rng.choice(pairs)
+    text = _worded(kind, rng, thing=first.name, other=second.name, kind=first.kind)
+    program = _steps(("select", first.name), ("same", first.kind))
+    return Question(kind, text, answer, _phrases(first, second, rng), program=program)
 
 
 def _ask_which(kind: str, scene: Scene, things: list[Thing], rng: random.Random) -> Question | None:
-    shared = _shared_kind(rng)
-    pairs = _pairs(things, shared, alike=False)
+    pairs = _pairs(things, alike=False)
     if not pairs:
         return None
-    pair = rng.choice(pairs)
-    chosen = rng.choice(pair)
-    value = chosen.value(shared)
-    text = _worded(kind, rng, value=value, thing=pair[0].name, other=pair[1].name)
-    return Question(
-        kind, text, chosen.name, _phrases(pair, rng), program=_steps(("select", value), ("choose", "name"))
-    )
+    first, second = rng.choice(pairs)
+    chosen = rng.choice((first, second))
+    text = _worded(kind, rng, value=chosen.value, thing=first.name, other=second.name)
+    program = _steps(("select", chosen.value), ("choose", "name"))
+    return Question(kind, text, chosen.name, _phrases(first, second, rng), program=program)
 
 
 def _ask_both(kind: str, scene: Scene, things: list[Thing], rng: random.Random) -> Question | None:
-    shared = _shared_kind(rng)
-    pairs = _pairs(things, shared, alike=True)
+    pairs = _pairs(things, alike=True)
     if not pairs:
         return None
-    pair = rng.choice(pairs)
-    text = _worded(kind, rng, thing=pair[0].name, other=pair[1].name, kind=shared)
-    program = _steps(("select", pair[0].name), ("common", shared))
-    return Question(kind, text, pair[0].value(shared), _phrases(pair, rng), program=program)
+    first, second = rng.choice(pairs)
+    text = _worded(kind, rng, thing=first.name, other=second.name, kind=first.kind)
+    program = _steps(("select", first.name), ("common", first.kind))
+    return Question(kind, text, first.value, _phrases(first, second, rng), program=program)
 
 
 def _ask_fact(kind: str, scene: Scene, things: list[Thing], rng: random.Random) -> Question | None:
     if kind == "fact_purpose":
-        colors = [thing.value("color") for thing in scene.things]
-        things = [thing for thing in things if colors.count(thing.value("color")) == 1]
+        values = [thing.value for thing in scene.things]
+        things = [thing for thing in things if values.count(thing.value) == 1]
     if not things:
         return None
     thing = rng.choice(things)
     name, predicate, purpose = thing.fact
-    color = thing.value("color")
-    answer = {"fact_color": color, "fact_thing": name, "fact_purpose": purpose}[kind]
-    text = _worded(kind, rng, color=color, predicate=predicate, purpose=purpose)
+    answer = {"fact_value": thing.value, "fact_thing": name, "fact_purpose": purpose}[kind]
+    text = _worded(kind, rng, kind=thing.kind, value=thing.value, predicate=predicate, purpose=purpose)
     program = _steps(("recall", " ".join(thing.fact)), ("query", kind.removeprefix("fact_")))
     return Question(kind, text, answer, (" ".join(thing.fact), thing.phrase), thing.fact, program)
 
@@ -192,23 +183,17 @@ def _ask_text(kind: str, scene: Scene, things: list[Thing], rng: random.Random) 
     return Question(kind, text, surface.word, tuple(related), program=program)
 
 
-def _shared_kind(rng: random.Random) -> str:
-    color, material, shape = ATTRIBUTES
-    return rng.choice((color, color, material, shape))
-
-
-def _pairs(things: list[Thing], kind: str, alike: bool) -> list[tuple[Thing, Thing]]:
-    """Ordered pairs of things that both have an attribute of ``kind``, the same one or not."""
-    having = [thing for thing in things if thing.value(kind)]
+def _pairs(things: list[Thing], alike: bool) -> list[tuple[Thing, Thing]]:
+    """Ordered pairs of things with an attribute of one kind, its value the same or not."""
     return [
         (first, second)
-        for first, second in itertools.permutations(having, 2)
-        if (first.value(kind) == second.value(kind)) == alike
+        for first, second in itertools.permutations(things, 2)
+        if first.kind == second.kind and (first.value == second.value) == alike
     ]
 
 
-def _phrases(pair: tuple[Thing, ...], rng: random.Random) -> tuple[str, ...]:
-    phrases = [thing.phrase for thing in pair]
+def _phrases(first: Thing, second: Thing, rng: random.Random) -> tuple[str, ...]:
+    phrases = [first.phrase, second.phrase]
     rng.shuffle(phrases)
     return tuple(phrases)
 
@@ -225,7 +210,7 @@ _ASKERS: dict[str, Callable[[str, Scene, list[Thing], random.Random], Question |
     "same": _ask_same,
     "which": _ask_which,
     "both": _ask_both,
-    "fact_color": _ask_fact,
+    "fact_value": _ask_fact,
     "fact_thing": _ask_fact,
     "fact_purpose": _ask_fact,
     "text": _ask_text,

@@ -23,8 +23,6 @@ NOISE = 0.05
 """Standard deviation of the noise on each component, before its absolute value is taken."""
 SPARSITY = 8
 """A codeword is non-zero in one component out of this many."""
-STRENGTH: dict[str, float] = dict.fromkeys(ATTRIBUTE_KIND, 0.6)
-"""Length of the codewords that are not of length 1: attributes show less than classes."""
 BACKGROUND_SHARE = 0.3
 """Share of the regions beyond one for each thing that show background; the others show a thing again."""
 
@@ -70,7 +68,7 @@ def render_objects(scene: Scene, codebook: Codebook, max_regions: int) -> dict[s
     """
     rng = named_generator(codebook.seed, "objects", scene.image_id)
     shown: list[tuple[str, tuple[str, ...], Box]] = [(scene.place, (), (0.0, 0.0, 1.0, 1.0))]
-    shown += [(thing.name, (thing.category, *thing.attributes), thing.box) for thing in scene.things]
+    shown += [(thing.name, (thing.category, thing.value), thing.box) for thing in scene.things]
     shown += [(surface.name, (surface.color,), surface.box) for surface in scene.surfaces]
     count = max(len(shown), int(rng.integers(max_regions // 2, max_regions * 5 // 6 + 1)))
     once = len(shown)
@@ -113,7 +111,7 @@ def _entry(
     features = np.abs(noise)
     for row, (name, words, _) in enumerate(shown):
         for word in (name, *words):
-            features[row] += STRENGTH.get(word, 1.0) * codes[word]
+            features[row] += codes[word]
     width, height = scene.size
     boxes = np.array([box for _, _, box in shown], dtype=np.float32).reshape(-1, 4).clip(0.0, 1.0)
     return {

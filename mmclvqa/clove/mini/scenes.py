@@ -6,18 +6,20 @@ import random
 from dataclasses import dataclass
 
 from mmclvqa.clove.mini.vocabulary import (
+    ANCHORS,
     ATTRIBUTE_KIND,
+    ATTRIBUTES,
+    BESIDE,
     CATEGORIES,
     CATEGORY_OF,
     COLORS,
     FACTS,
     HORIZONTAL,
-    MATERIALS,
     NUMBER_SURFACES,
     SCENE_TYPES,
-    SHAPES,
     SIGN_NUMBERS,
     SIGN_WORDS,
+    STACKED,
     VERTICAL,
     WORD_SURFACES,
     SceneType,
@@ -30,16 +32,19 @@ NEAR = 0.045
 """Largest gap between two boxes that still stand in a relation."""
 ALIGNED = 0.03
 """Largest distance of two centres across the direction of a relation."""
-FOREIGN_THINGS = 3
+KIND_WEIGHTS = {"color": 2, "material": 1, "shape": 1}
+"""How often two objects of a picture share this kind of attribute."""
+ALIKE = 0.5
+"""Probability that these two have the same value of it."""
 PICTURE_SIZES = ((640, 480), (500, 375), (480, 640), (600, 400))
 
 
 @dataclass(frozen=True)
 class Thing:
-    """An object with a colour and either a material or a shape."""
+    """An object with one attribute: a colour, a material or a shape."""
 
     name: str
-    attributes: tuple[str, ...]
+    value: str
     box: Box
 
     @property
@@ -48,18 +53,19 @@ class Thing:
         return CATEGORY_OF[self.name]
 
     @property
+    def kind(self) -> str:
+        """The kind of its attribute: ``color``, ``material`` or ``shape``."""
+        return ATTRIBUTE_KIND[self.value]
+
+    @property
     def phrase(self) -> str:
-        """Its scene-graph item, e.g. ``red metal cup``."""
-        return " ".join((*self.attributes, self.name))
+        """Its scene-graph item, e.g. ``red cup``."""
+        return f"{self.value} {self.name}"
 
     @property
     def fact(self) -> tuple[str, str, str]:
         """Its fact triple, e.g. ``("cup", "used for", "drinking")``."""
         return (self.name, *FACTS[self.name])
-
-    def value(self, kind: str) -> str | None:
-        """Its ``color``, ``material`` or ``shape``; None where it has none of that kind."""
-        return next((value for value in self.attributes if ATTRIBUTE_KIND[value] == kind), None)
 
 
 @dataclass(frozen=True)
@@ -150,23 +156,24 @@ def relation_between(first: Box, second: Box) -> str | None:
 
 
 def sample_scene(rng: random.Random, image_id: str, letter: str) -> Scene:
-    """A GQA-like picture: two objects of its own scene type and three of others; three stand in a group."""
+    """A GQA-like picture: an anchor with one object beside it and one above, below or on it, and one apart.
+
+    Two objects are of the picture's own scene type. Two have an attribute of one kind, the other two one of
+    each other kind, so that most attributes of a picture can be told without telling its objects apart.
+    """
     kind = scene_type(letter)
-    own = list(kind.classes)
-    foreign = rng.sample(
-        [category for category in CATEGORIES if category not in kind.classes], FOREIGN_THINGS
-    )
-    categories = own + foreign
-    rng.shuffle(categories)
     boxes, relations = _grouped_boxes(rng)
-    things = tuple(_thing(rng, category, box) for category, box in zip(categories, boxes, strict=True))
-    return Scene(
-        image_id, "vg", letter, rng.choice(kind.places), things, relations, (), rng.choice(PICTURE_SIZES)
+    categories = _categories(rng, set(kind.classes))
+    things = tuple(
+        Thing(rng.choice(CATEGORIES[category]), value, box)
+        for category, value, box in zip(categories, _values(rng), boxes, strict=True)
     )
+    place, size = rng.choice(kind.places), rng.choice(PICTURE_SIZES)
+    return Scene(image_id, "vg", letter, place, things, relations, (), size)
 
 
 def sample_text_scene(rng: random.Random, image_id: str, letter: str) -> Scene:
-    """A TextVQA-like picture: two surfaces with words, two with numbers, and three objects."""
+    """A TextVQA-like picture: two surfaces with words, two with numbers, and two objects."""
     kind = scene_type(letter)
     cells = [(x, y) for y in (0.2, 0.5, 0.8) for x in (0.2, 0.5, 0.8)]
     rng.shuffle(cells)
@@ -177,34 +184,43 @@ def sample_text_scene(rng: random.Random, image_id: str, letter: str) -> Scene:
             box = _box(*_jittered(rng, cells.pop(), 0.03), rng.uniform(0.08, 0.12), rng.uniform(0.06, 0.1))
             surfaces.append(Surface(name, color, word, box, _word_box(rng, box)))
     rng.shuffle(surfaces)
-    things = tuple(
-        _thing(
-            rng,
-            category,
-            _box(*_jittered(rng, cells.pop(), 0.03), rng.uniform(0.05, 0.1), rng.uniform(0.05, 0.1)),
-        )
-        for category in kind.classes
-    )
+    things = []
+    for category, value in zip(kind.classes, _values(rng), strict=False):
+        box = _box(*_jittered(rng, cells.pop(), 0.03), rng.uniform(0.05, 0.1), rng.uniform(0.05, 0.1))
+        things.append(Thing(rng.choice(CATEGORIES[category]), value, box))
     place, size = rng.choice(kind.places), rng.choice(PICTURE_SIZES)
-    return Scene(image_id, "textvqa", letter, place, things, (), tuple(surfaces), size)
+    return Scene(image_id, "textvqa", letter, place, tuple(things), (), tuple(surfaces), size)
 
 
-def _thing(rng: random.Random, category: str, box: Box) -> Thing:
-    second = rng.choice(rng.choice((MATERIALS, SHAPES)))
-    return Thing(rng.choice(CATEGORIES[category]), (rng.choice(COLORS), second), box)
+def _categories(rng: random.Random, own: set[str]) -> list[str]:
+    """Categories of an anchor, an object beside it, one stacked with it and one apart; ``own`` come first."""
+    roles = (ANCHORS, BESIDE, STACKED, ANCHORS)
+    chosen = [""] * len(roles)
+    for index in rng.sample(range(len(roles)), len(roles)):
+        free = [category for category in roles[index] if category not in chosen]
+        chosen[index] = rng.choice([category for category in free if category in own] or free)
+    return chosen
+
+
+def _values(rng: random.Random) -> list[str]:
+    """Four attribute values in random order: two of one kind, one of each other kind."""
+    paired = rng.choices(list(KIND_WEIGHTS), list(KIND_WEIGHTS.values()))[0]
+    first = rng.choice(ATTRIBUTES[paired])
+    second = first if rng.random() < ALIKE else rng.choice([v for v in ATTRIBUTES[paired] if v != first])
+    values = [first, second, *(rng.choice(ATTRIBUTES[kind]) for kind in ATTRIBUTES if kind != paired)]
+    rng.shuffle(values)
+    return values
 
 
 def _grouped_boxes(rng: random.Random) -> tuple[list[Box], tuple[tuple[int, str, int], ...]]:
-    """Five boxes and two relations: an anchor in the middle with two partners, two boxes in the corners."""
+    """Four boxes and two relations: an anchor in the middle with two partners, one box in a corner."""
     half = rng.uniform(0.06, 0.08)
     anchor = _box(*_jittered(rng, (0.5, 0.4), 0.04), half, half)
     words = (rng.choice(HORIZONTAL), rng.choice(VERTICAL))
     partners = [_partner_box(rng, anchor, word) for word in words]
-    corners = [
-        _box(*_jittered(rng, (x, 0.85), 0.06), rng.uniform(0.05, 0.08), rng.uniform(0.05, 0.08))
-        for x in (0.2, 0.8)
-    ]
-    return [anchor, *partners, *corners], ((1, words[0], 0), (2, words[1], 0))
+    corner = _jittered(rng, (rng.choice((0.2, 0.8)), 0.85), 0.06)
+    apart = _box(*corner, rng.uniform(0.05, 0.08), rng.uniform(0.05, 0.08))
+    return [anchor, *partners, apart], ((1, words[0], 0), (2, words[1], 0))
 
 
 def _partner_box(rng: random.Random, anchor: Box, word: str) -> Box:

@@ -1,7 +1,7 @@
 """Does an answer follow? Checks a question and its answer against scene-graph items and the world's rules.
 
 It is how SRM's replays on clove-mini are judged, which have a scene graph but no picture. Items say what
-there is: ``red metal cup``, ``cup left of plate``, ``red sign with [OCR] kavo``, ``cup used for drinking``,
+there is: ``red cup``, ``cup left of plate``, ``red sign with [OCR] kavo``, ``cup used for drinking``,
 ``kitchen``. The facts are the world's own, not what an item claims.
 """
 
@@ -149,8 +149,8 @@ def _answers_which(slots: dict[str, str], graph: Graph) -> set[str]:
 
 
 def _answers_verify(slots: dict[str, str], graph: Graph) -> set[str]:
-    values = graph.values(slots["thing"], "color")
-    return ({YES} if slots["color"] in values else set()) | ({NO} if values - {slots["color"]} else set())
+    values = graph.values(slots["thing"], ATTRIBUTE_KIND[slots["value"]])
+    return ({YES} if slots["value"] in values else set()) | ({NO} if values - {slots["value"]} else set())
 
 
 def _answers_both(slots: dict[str, str], graph: Graph) -> set[str]:
@@ -163,15 +163,15 @@ def _serving(slots: dict[str, str], graph: Graph) -> list[str]:
     return [name for name in graph.attributes if FACTS[name] == (slots["predicate"], slots["purpose"])]
 
 
-def _answers_fact_color(slots: dict[str, str], graph: Graph) -> set[str]:
-    return {color for name in _serving(slots, graph) for color in graph.values(name, "color")}
+def _answers_fact_value(slots: dict[str, str], graph: Graph) -> set[str]:
+    return {value for name in _serving(slots, graph) for value in graph.values(name, slots["kind"])}
 
 
 def _answers_fact_purpose(slots: dict[str, str], graph: Graph) -> set[str]:
     return {
         FACTS[name][1]
         for name, values in graph.attributes.items()
-        if slots["color"] in values and FACTS[name][0] == slots["predicate"]
+        if slots["value"] in values and FACTS[name][0] == slots["predicate"]
     }
 
 
@@ -198,7 +198,7 @@ _ANSWERS: dict[str, Callable[[dict[str, str], Graph], set[str]]] = {
     "same": _answers_same,
     "which": _answers_which,
     "both": _answers_both,
-    "fact_color": _answers_fact_color,
+    "fact_value": _answers_fact_value,
     "fact_thing": lambda slots, graph: set(_serving(slots, graph)),
     "fact_purpose": _answers_fact_purpose,
     "text": _answers_text,

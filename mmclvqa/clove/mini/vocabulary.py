@@ -119,6 +119,12 @@ PURPOSES: tuple[str, ...] = tuple(dict.fromkeys(purpose for _, purpose in FACTS.
 
 HORIZONTAL = ("left of", "right of")
 VERTICAL = ("above", "below", "on")
+ANCHORS = ("furniture", "vehicle", "fixture", "plant")
+"""Categories that others stand in relation to."""
+BESIDE = ("dish", "tool", "instrument", "animal")
+"""Categories that stand left or right of an anchor."""
+STACKED = ("fruit", "device", "textile", "toy")
+"""Categories that stand above, below or on an anchor."""
 RELATIONS: tuple[str, ...] = HORIZONTAL + VERTICAL
 
 WORD_SURFACES = ("sign", "poster", "banner", "label")
