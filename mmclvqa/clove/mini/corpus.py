@@ -16,7 +16,6 @@ from mmclvqa.clove.mini.vocabulary import (
     PLACES,
     PURPOSES,
     RELATIONS,
-    SIGN_NUMBERS,
     SIGN_WORDS,
     SURFACES,
     YES,
@@ -29,7 +28,7 @@ def words() -> list[str]:
     """Every word that occurs in questions, answers and items, sorted."""
     named = (
         *CLASSES, *CATEGORIES, *PLACES, *ATTRIBUTE_KIND, *ATTRIBUTES, *PURPOSES, *RELATIONS, *FACT_PREDICATES,
-        *SURFACES, *SIGN_WORDS, *SIGN_NUMBERS, YES, NO, "with",
+        *SURFACES, *SIGN_WORDS,  YES, NO, "with",
     )  # fmt: skip
     forms = (word.strip("?,") for worded in FORMS.values() for form in worded for word in form.split())
     return sorted(

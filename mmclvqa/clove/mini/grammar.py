@@ -12,7 +12,6 @@ from mmclvqa.clove.mini.vocabulary import (
     CLASSES,
     COLORS,
     FACT_PREDICATES,
-    NUMBER_SURFACES,
     PURPOSES,
     RELATIONS,
     SURFACES,
@@ -41,7 +40,8 @@ FORMS: dict[str, tuple[str, ...]] = {
     "fact_thing": ("what in the picture is {predicate} {purpose}?", "which thing is {predicate} {purpose}?"),
     "fact_purpose": ("what is the {value} thing {predicate}?",),
     "text": ("what is written on the {color} {surface}?", "what does the {color} {surface} say?"),
-    "number": ("what number is on the {color} {number_surface}?",),
+    "brand": ("what brand is on the {color} {surface}?",),
+    "number": ("what number is on the {color} {surface}?",),
 }
 """Kind of question -> its wordings."""
 
@@ -56,7 +56,6 @@ _SLOTS: dict[str, tuple[str, ...]] = {
     "predicate": FACT_PREDICATES,
     "purpose": PURPOSES,
     "surface": SURFACES,
-    "number_surface": NUMBER_SURFACES,
 }
 
 

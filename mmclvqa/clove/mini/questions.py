@@ -8,16 +8,16 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from mmclvqa.clove.mini.grammar import FORMS
-from mmclvqa.clove.mini.scenes import Scene, Thing
-from mmclvqa.clove.mini.vocabulary import ATTRIBUTES, NO, NUMBER_SURFACES, YES
+from mmclvqa.clove.mini.scenes import Scene, Surface, Thing
+from mmclvqa.clove.mini.vocabulary import ATTRIBUTES, NO, TEXTS, YES
 
 MIXES: dict[str, dict[str, float]] = {
     "object": {"thing": 0.85, "place": 0.15},
     "attribute": {"color": 0.5, "material": 0.25, "shape": 0.25},
     "relation": {"subject": 0.7, "object": 0.3},
-    "logical": {"same": 0.35, "which": 0.35, "both": 0.3},
+    "logical": {"same": 0.25, "which": 0.3, "both": 0.45},
     "knowledge": {"fact_value": 0.4, "fact_thing": 0.3, "fact_purpose": 0.3},
-    "scenetext": {"text": 0.6, "number": 0.4},
+    "scenetext": {"text": 0.35, "brand": 0.3, "number": 0.35},
 }
 """Functional task -> how its kinds of question are mixed."""
 
@@ -169,18 +169,14 @@ def _ask_fact(kind: str, scene: Scene, things: list[Thing], rng: random.Random) 
 
 
 def _ask_text(kind: str, scene: Scene, things: list[Thing], rng: random.Random) -> Question | None:
-    having = [
-        surface for surface in scene.surfaces if (surface.name in NUMBER_SURFACES) == (kind == "number")
-    ]
+    having = [surface for surface in scene.surfaces if surface.name in TEXTS[kind][0]]
     if not having:
         return None
     surface = rng.choice(having)
-    related = [other.phrase for other in scene.surfaces if other.name == surface.name]
-    rng.shuffle(related)
-    slot = "number_surface" if kind == "number" else "surface"
-    text = _worded(kind, rng, color=surface.color, **{slot: surface.name})
+    other = rng.choice([other for other in scene.surfaces if other is not surface])
+    text = _worded(kind, rng, color=surface.color, surface=surface.name)
     program = _steps(("select", f"{surface.color} {surface.name}"), ("read", kind))
-    return Question(kind, text, surface.word, tuple(related), program=program)
+    return Question(kind, text, surface.word, _phrases(surface, other, rng), program=program)
 
 
 def _pairs(things: list[Thing], alike: bool) -> list[tuple[Thing, Thing]]:
@@ -192,7 +188,7 @@ def _pairs(things: list[Thing], alike: bool) -> list[tuple[Thing, Thing]]:
     ]
 
 
-def _phrases(first: Thing, second: Thing, rng: random.Random) -> tuple[str, ...]:
+def _phrases(first: Thing | Surface, second: Thing | Surface, rng: random.Random) -> tuple[str, ...]:
     phrases = [first.phrase, second.phrase]
     rng.shuffle(phrases)
     return tuple(phrases)
@@ -214,5 +210,6 @@ _ASKERS: dict[str, Callable[[str, Scene, list[Thing], random.Random], Question |
     "fact_thing": _ask_fact,
     "fact_purpose": _ask_fact,
     "text": _ask_text,
+    "brand": _ask_text,
     "number": _ask_text,
 }

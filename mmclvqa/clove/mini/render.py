@@ -110,7 +110,7 @@ def _entry(
     noise = rng.standard_normal((len(shown), codebook.width), dtype=np.float32) * np.float32(NOISE)
     features = np.abs(noise)
     for row, (name, words, _) in enumerate(shown):
-        for word in (name, *words):
+        for word in words if name == TEXT else (name, *words):
             features[row] += codes[word]
     width, height = scene.size
     boxes = np.array([box for _, _, box in shown], dtype=np.float32).reshape(-1, 4).clip(0.0, 1.0)

@@ -15,13 +15,10 @@ from mmclvqa.clove.mini.vocabulary import (
     COLORS,
     FACTS,
     HORIZONTAL,
-    NUMBER_SURFACES,
     SCENE_TYPES,
-    SIGN_NUMBERS,
-    SIGN_WORDS,
     STACKED,
+    TEXTS,
     VERTICAL,
-    WORD_SURFACES,
     SceneType,
 )
 
@@ -173,16 +170,16 @@ def sample_scene(rng: random.Random, image_id: str, letter: str) -> Scene:
 
 
 def sample_text_scene(rng: random.Random, image_id: str, letter: str) -> Scene:
-    """A TextVQA-like picture: two surfaces with words, two with numbers, and two objects."""
+    """A TextVQA-like picture: a surface with each kind of text, a fourth one of any kind, and two objects."""
     kind = scene_type(letter)
     cells = [(x, y) for y in (0.2, 0.5, 0.8) for x in (0.2, 0.5, 0.8)]
     rng.shuffle(cells)
-    surfaces = []
-    for names, words in ((WORD_SURFACES, SIGN_WORDS), (NUMBER_SURFACES, SIGN_NUMBERS)):
-        name = rng.choice(names)
-        for color, word in zip(rng.sample(COLORS, 2), rng.sample(words, 2), strict=True):
-            box = _box(*_jittered(rng, cells.pop(), 0.03), rng.uniform(0.08, 0.12), rng.uniform(0.06, 0.1))
-            surfaces.append(Surface(name, color, word, box, _word_box(rng, box)))
+    surfaces: list[Surface] = []
+    for (names, words), color in zip(_texts(rng), rng.sample(COLORS, 4), strict=True):
+        box = _box(*_jittered(rng, cells.pop(), 0.03), rng.uniform(0.08, 0.12), rng.uniform(0.06, 0.1))
+        name = rng.choice([name for name in names if name not in {surface.name for surface in surfaces}])
+        word = rng.choice([word for word in words if word not in {surface.word for surface in surfaces}])
+        surfaces.append(Surface(name, color, word, box, _word_box(rng, box)))
     rng.shuffle(surfaces)
     things = []
     for category, value in zip(kind.classes, _values(rng), strict=False):
@@ -190,6 +187,11 @@ def sample_text_scene(rng: random.Random, image_id: str, letter: str) -> Scene:
         things.append(Thing(rng.choice(CATEGORIES[category]), value, box))
     place, size = rng.choice(kind.places), rng.choice(PICTURE_SIZES)
     return Scene(image_id, "textvqa", letter, place, tuple(things), (), tuple(surfaces), size)
+
+
+def _texts(rng: random.Random) -> list[tuple[tuple[str, ...], tuple[str, ...]]]:
+    """The surfaces and words to choose from for four surfaces."""
+    return [*TEXTS.values(), rng.choice(list(TEXTS.values()))]
 
 
 def _categories(rng: random.Random, own: set[str]) -> list[str]:

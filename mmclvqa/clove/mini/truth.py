@@ -176,8 +176,7 @@ def _answers_fact_purpose(slots: dict[str, str], graph: Graph) -> set[str]:
 
 
 def _answers_text(slots: dict[str, str], graph: Graph) -> set[str]:
-    surface = slots.get("surface") or slots.get("number_surface")
-    return {word for color, name, word in graph.texts if color == slots["color"] and name == surface}
+    return {word for color, name, word in graph.texts if (color, name) == (slots["color"], slots["surface"])}
 
 
 _ANSWERS: dict[str, Callable[[dict[str, str], Graph], set[str]]] = {
@@ -202,5 +201,6 @@ _ANSWERS: dict[str, Callable[[dict[str, str], Graph], set[str]]] = {
     "fact_thing": lambda slots, graph: set(_serving(slots, graph)),
     "fact_purpose": _answers_fact_purpose,
     "text": _answers_text,
+    "brand": _answers_text,
     "number": _answers_text,
 }

@@ -127,35 +127,38 @@ STACKED = ("fruit", "device", "textile", "toy")
 """Categories that stand above, below or on an anchor."""
 RELATIONS: tuple[str, ...] = HORIZONTAL + VERTICAL
 
-WORD_SURFACES = ("sign", "poster", "banner", "label")
-NUMBER_SURFACES = ("jersey", "ticket")
-SURFACES: tuple[str, ...] = WORD_SURFACES + NUMBER_SURFACES
-
 YES, NO = "yes", "no"
 
 _COMMON_WORDS = (
     "open", "sale", "exit", "stop", "push", "free", "menu", "west", "east", "north",
-    "south", "help", "taxi", "bank", "park", "toys", "news", "gold", "fast", "slow",
+    "south", "help", "taxi", "bank", "park", "news", "gold", "fast", "slow",
 )  # fmt: skip
 SYLLABLES = ("ka", "vo", "mi", "lu", "re", "ta", "so", "ni", "be", "du", "fa", "go", "zi", "pe", "ru", "wa")
-_RARE_WORDS = tuple(
+_BRANDS = tuple(
     SYLLABLES[i % 16]
     + SYLLABLES[(3 * i + i // 16 + 5) % 16]
     + (SYLLABLES[(7 * i + 2) % 16] if i % 3 == 0 else "")
     for i in range(80)
 )
-_COMMON_NUMBERS = tuple(str(number) for number in range(10, 30))
-_RARE_NUMBERS = tuple(str(number) for number in range(30, 99, 3))
+_LISTED_NUMBERS = tuple(str(number) for number in range(10, 30))
+_UNLISTED_NUMBERS = tuple(str(number) for number in range(30, 99, 3))
 
-SIGN_WORDS: tuple[str, ...] = _COMMON_WORDS + _RARE_WORDS
-SIGN_NUMBERS: tuple[str, ...] = _COMMON_NUMBERS + _RARE_NUMBERS
-UNLISTED_WORDS: frozenset[str] = frozenset(_RARE_WORDS + _RARE_NUMBERS)
+TEXTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "text": (("sign", "banner"), _COMMON_WORDS),
+    "brand": (("label", "poster"), _BRANDS),
+    "number": (("jersey", "ticket"), _LISTED_NUMBERS + _UNLISTED_NUMBERS),
+}
+"""Kind of question about text -> the surfaces it is found on, and the words found there."""
+
+SURFACES: tuple[str, ...] = tuple(name for names, _ in TEXTS.values() for name in names)
+SIGN_WORDS: tuple[str, ...] = tuple(word for _, words in TEXTS.values() for word in words)
+UNLISTED_WORDS: frozenset[str] = frozenset(_BRANDS + _UNLISTED_NUMBERS)
 """Sign words that the answer vocabulary leaves out: they can only be copied from the picture."""
 
 
 def answer_vocabulary() -> tuple[str, ...]:
     """The lines of ``vocab/clvqa_answer_6k.txt``: four specials, then every listed answer word, sorted."""
     answers = (
-        *CLASSES, *PLACES, *ATTRIBUTE_KIND, *ATTRIBUTES, *PURPOSES, *_COMMON_WORDS, *_COMMON_NUMBERS, YES, NO
+        *CLASSES, *PLACES, *ATTRIBUTE_KIND, *ATTRIBUTES, *PURPOSES, *_COMMON_WORDS, *_LISTED_NUMBERS, YES, NO
     )  # fmt: skip
     return SPECIALS + tuple(sorted({word for answer in answers for word in answer.split()}))
