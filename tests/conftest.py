@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,22 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # tests download nothing
 import mmclvqa  # noqa: E402, F401  (before any test module imports mmf)
 
 PROJECT = Path(__file__).resolve().parent.parent
+LASTING_STATE = {"imports_setup", "mmf_root", "pythia_path"}
+"""Entries that importing MMF makes once."""
+
+
+@pytest.fixture(autouse=True)
+def _registry_as_it_was() -> Iterator[None]:
+    """MMF's registry is one for the process: what a test puts there is gone after it."""
+    module = sys.modules.get("mmf.common.registry")
+    before = dict(module.registry.mapping["state"]) if module else {}
+    yield
+    module = sys.modules.get("mmf.common.registry")
+    if module:
+        state = module.registry.mapping["state"]
+        for name in set(state) - set(before) - LASTING_STATE:
+            del state[name]
+        state.update(before)
 
 
 @pytest.fixture(scope="session")
