@@ -66,7 +66,7 @@ has_replays() {
 # evaluate ARGUMENT...: eval_os.py, which keeps what it has evaluated.
 evaluate() {
   begin "evaluation: $1"
-  run "CUDA_VISIBLE_DEVICES=$DEVICE" python eval_os.py "$@"
+  run "CUDA_VISIBLE_DEVICES=$DEVICE" python eval_os.py "$@" ${MMF_WORDS[@]+"${MMF_WORDS[@]}"}
 }
 
 # run NAME=VALUE... COMMAND ARGUMENT...
