@@ -25,7 +25,7 @@ from mmclvqa.clove.errors import CloveError, DataError
 from mmclvqa.datasets.dataset import scene_graph_text
 from mmclvqa.datasets.processors import dense_targets
 
-REGIONS, WIDTH, SLOTS, STEPS = 24, 64, 10, 12
+REGIONS, WIDTH, SLOTS, STEPS = 16, 64, 10, 12
 
 
 class Quiet:
