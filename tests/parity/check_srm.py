@@ -22,7 +22,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from SRM.examples import Drawn, Source, decoder_sequences, draw, read_sources  # noqa: E402
+from SRM.examples import IGNORED, Drawn, Source, decoder_sequences, draw, read_sources  # noqa: E402
 from SRM.records import Generation, finish, refusal  # noqa: E402
 from SRM.tokens import SEP, Tokens  # noqa: E402
 
@@ -48,7 +48,9 @@ def check(folder: Path) -> Iterator[str]:
     fixture = json.loads((folder / "srm.json").read_text(encoding="utf-8"))
     tokens = Tokens(GPT2Tokenizer.from_pretrained(folder / "tiny_gpt2"))
     special = fixture["special_tokens"]
-    starts = {name: token for name, token in special.items() if name not in NAMES and not name.startswith("que_")}
+    starts = {
+        name: token for name, token in special.items() if name not in NAMES and not name.startswith("que_")
+    }
     tokens.add(*starts.values())
     for name, expected in fixture["token_ids"].items():
         if name in NAMES and special[name] != NAMES[name]:
@@ -81,7 +83,9 @@ def _drawn(
     source: Source, drawn: Drawn, got: dict[str, list[int]], expected: dict[str, list[int]], tokens: Tokens
 ) -> Iterator[str]:
     """Compare sequences whose items are drawn."""
-    related, every = (Counter(map(tuple, items)) for items in (source.related, source.related + source.others))
+    related, every = (
+        Counter(map(tuple, items)) for items in (source.related, source.related + source.others)
+    )
     for name, first, last, allowed in (("context", 1, -1, related), ("gen_X", 1, None, every)):
         ours, theirs = (_items(side[name][first:last], tokens.sep) for side in (got, expected))
         if sum(ours.values()) != sum(theirs.values()):
@@ -92,17 +96,26 @@ def _drawn(
         everything = sum(theirs.values()) == sum(allowed.values())
         if everything and ours != theirs:
             yield f"{name}: other items"
-    fixed = len({len(item) for item in every}) == 1
+    fixed = len({len(item) for item in every}) == 1 and len(set(map(len, source.answers))) == 1
     for name in SEQUENCES:
         if fixed and len(got[name]) != len(expected[name]):
             yield f"{name}: {len(got[name])} tokens instead of {len(expected[name])}"
-    tail = len(expected["cqa"]) - len(expected["context"])
-    if got["cqa"][-tail:] != expected["cqa"][-tail:] or got["Y"][-tail - 1 :] != expected["Y"][-tail - 1 :]:
-        yield "question or answer differs"
+    for side in (got, expected):
+        yield from _question_and_answer(side, source, tokens)
     if got["cqa"][: len(got["context"])] != got["context"] or got["gen_X"][1:] != got["gen_Y"][:-1]:
         yield "input and target do not belong together"
     if drawn.cut:
         yield "was cut"
+
+
+def _question_and_answer(side: dict[str, list[int]], source: Source, tokens: Tokens) -> Iterator[str]:
+    """Whether a sequence ends in the record's question and one of its answers, and they are all that counts."""
+    tail = side["cqa"][len(side["context"]) :]
+    allowed = [[*source.question, tokens.answer, *answer] for answer in source.answers]
+    if tail not in allowed:
+        yield f"question or answer is {tokens.text(tail)!r}"
+    if side["Y"] != [IGNORED] * (len(side["context"]) - 1) + [*tail, tokens.eos]:
+        yield "Y does not count from [que] on"
 
 
 def _items(ids: list[int], sep: int) -> Counter[tuple[int, ...]]:
@@ -136,7 +149,9 @@ def _generation(generation: dict[str, Any], starts: dict[str, str]) -> Iterator[
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("folder", type=Path, metavar="DIR")
     folder = parser.parse_args().folder
     problems = list(check(folder))

@@ -1,0 +1,129 @@
+"""Rows of sequences that grow token by token through GPT-2, each at its own length, with one shared cache.
+
+transformers' generate() keeps a batch in step: a finished sequence is computed until the last one is finished,
+and beam search copies the whole cache at every token. Here rows come and go: a row's keys and values stand in
+its own place of fixed buffers, and only rows that really change places are copied.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from SRM.batches import padded
+
+
+class _Buffers:
+    """What GPT-2's attention sees as its cache: it writes a row's new tokens and reads all of its old ones."""
+
+    def __init__(
+        self, layers: int, shape: tuple[int, int, int, int], dtype: torch.dtype, device: torch.device
+    ):
+        # Zeroed, because what a mask hides is still multiplied, and memory as it comes may hold NaN.
+        self.keys = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(layers)]
+        self.values = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(layers)]
+        self.at: Tensor | None = None
+        self.rows = 0
+        self.first = 0
+        self.width = 0
+
+    def update(self, keys: Tensor, values: Tensor, layer: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        """Store keys and values (rows x heads x new x width) and give those that the new tokens may see."""
+        if self.at is None:
+            new = keys.shape[2]
+            self.keys[layer][self.first : self.first + self.rows, :, :new] = keys
+            self.values[layer][self.first : self.first + self.rows, :, :new] = values
+            return keys, values
+        every = torch.arange(self.rows, device=keys.device)
+        self.keys[layer][every, :, self.at] = keys[:, :, 0].to(self.keys[layer].dtype)
+        self.values[layer][every, :, self.at] = values[:, :, 0].to(self.values[layer].dtype)
+        return self.keys[layer][: self.rows, :, : self.width], self.values[layer][
+            : self.rows, :, : self.width
+        ]
+
+
+class Rows:
+    """A batch of growing sequences in the first :attr:`used` rows of the buffers.
+
+    Args:
+        model: GPT-2 with its head, in evaluation mode, on its device.
+        capacity: rows at a time.
+        longest: tokens of a row at most.
+        dtype: of the cache: what the model computes in.
+    """
+
+    def __init__(self, model: Any, capacity: int, longest: int, dtype: torch.dtype) -> None:
+        config = model.config
+        self.model = model
+        self.device = model.device
+        heads = config.n_head
+        shape = (capacity, heads, longest, config.n_embd // heads)
+        self.buffers = _Buffers(config.n_layer, shape, dtype, self.device)
+        self.lengths = torch.zeros(capacity, dtype=torch.long, device=self.device)
+        self.capacity = capacity
+        self.used = 0
+
+    def append(self, prompts: Sequence[Sequence[int]], pad: int) -> Tensor:
+        """Take in prompts as new rows behind the used ones.
+
+        Returns:
+            float32, prompts x vocabulary: scores of the token after each prompt.
+        """
+        buffers = self.buffers
+        input_ids = padded(prompts, pad).to(self.device)
+        lengths = torch.tensor([len(prompt) for prompt in prompts], device=self.device)
+        column = torch.arange(input_ids.shape[1], device=self.device)
+        mask = (column[:, None] >= column[None, :])[None, None].expand(len(prompts), 1, -1, -1)
+        buffers.at, buffers.first, buffers.rows = None, self.used, len(prompts)
+        positions = column[None].expand(len(prompts), -1)
+        scores = self._scores(input_ids, positions, mask, lengths - 1)
+        self.lengths[self.used : self.used + len(prompts)] = lengths
+        self.used += len(prompts)
+        return scores
+
+    def step(self, token: Tensor) -> Tensor:
+        """Append one token to every used row.
+
+        Args:
+            token: int64, used.
+
+        Returns:
+            float32, used x vocabulary: scores of the next token.
+        """
+        buffers, lengths = self.buffers, self.lengths[: self.used]
+        buffers.at, buffers.rows = lengths, self.used
+        buffers.width = int(lengths.max()) + 1
+        mask = torch.arange(buffers.width, device=self.device)[None] <= lengths[:, None]
+        scores = self._scores(
+            token[:, None], lengths[:, None], mask[:, None, None], torch.zeros_like(lengths)
+        )
+        self.lengths[: self.used] += 1
+        return scores
+
+    def _scores(self, input_ids: Tensor, positions: Tensor, mask: Tensor, at: Tensor) -> Tensor:
+        hidden = self.model.transformer(
+            input_ids=input_ids,
+            position_ids=positions,
+            attention_mask=mask,
+            past_key_values=self.buffers,
+            use_cache=True,
+        ).last_hidden_state
+        last = hidden[torch.arange(len(at), device=self.device), at]
+        return self.model.lm_head(last).float()
+
+    def copy(self, source: Tensor, target: Tensor) -> None:
+        """Make rows ``target`` what rows ``source`` were before the call; other rows stay."""
+        if len(source) == 0:
+            return
+        width = int(self.lengths[source].max())
+        for buffers in (self.buffers.keys, self.buffers.values):
+            for buffer in buffers:
+                buffer[target, :, :width] = buffer[source, :, :width]
+        self.lengths[target] = self.lengths[source]
+
+    def resize(self, used: int) -> None:
+        """Change how many rows are used: fewer to let the last ones go, more before a :meth:`copy` into them."""
+        self.used = used

@@ -1,0 +1,184 @@
+"""A tiny data root with tiny models of all five names, and runs of SRM on it."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    GPT2Tokenizer,
+    OpenAIGPTConfig,
+    OpenAIGPTLMHeadModel,
+    OpenAIGPTTokenizer,
+    T5Config,
+    T5ForConditionalGeneration,
+    T5Tokenizer,
+)
+
+from mmclvqa.clove.annotations import new_record, save_records
+from mmclvqa.clove.prompts import save_prompts
+from mmclvqa.clove.tasks import tasks
+from SRM.train import main
+
+FIXTURES = Path(__file__).resolve().parents[1] / "fixtures"
+COLORS = ("red", "blue", "green", "white")
+THINGS = ("cup", "dog", "tree", "car", "table")
+RECORDS = 24
+
+
+def record(rng: random.Random, task_name: str, number: int) -> dict:
+    """A record about one coloured thing among three."""
+    things = rng.sample(THINGS, 3)
+    colors = [rng.choice(COLORS) for _ in things]
+    items = [f"{color} {thing} [SEP]" for color, thing in zip(colors, things, strict=True)]
+    return new_record(
+        question_id=f"{task_name}{number}",
+        question=f"what color is the {things[1]}?",
+        answer=colors[1],
+        answers=[colors[1]] * 10,
+        gt_scene_graph_seq=items,
+        gt_scene_graph_mask=[0, 1, 0],
+        pred_scene_graph_seq=items,
+        stage=task_name,
+        set_name="train",
+    )
+
+
+def _models(root: Path) -> None:
+    """Untrained models small enough to be trained in a second, below ``pretrained/``."""
+    torch.manual_seed(0)
+    gpt2 = GPT2Tokenizer.from_pretrained(FIXTURES / "tiny_gpt2")
+    for name in ("gpt2", "distilgpt2"):
+        config = GPT2Config(vocab_size=len(gpt2), n_positions=64, n_embd=32, n_layer=2, n_head=2)
+        config.bos_token_id = config.eos_token_id = 0
+        GPT2LMHeadModel(config).save_pretrained(root / name)
+        gpt2.save_pretrained(root / name)
+    letters = "abcdefghijklmnopqrstuvwxyz?[]_#"
+    symbols = ["<unk>", *letters, *(f"{letter}</w>" for letter in letters)]
+    gpt = OpenAIGPTTokenizer(vocab={symbol: i for i, symbol in enumerate(symbols)}, merges=[])
+    OpenAIGPTLMHeadModel(
+        OpenAIGPTConfig(vocab_size=len(symbols), n_positions=96, n_embd=32, n_layer=1, n_head=2)
+    ).save_pretrained(root / "openai-gpt")
+    gpt.save_pretrained(root / "openai-gpt")
+    pieces = [
+        "<pad>",
+        "</s>",
+        "<unk>",
+        "▁",
+        *letters,
+        *(f"▁{word}" for word in (*COLORS, *THINGS, "what", "is")),
+    ]
+    t5 = T5Tokenizer(vocab=[(piece, -float(i)) for i, piece in enumerate(pieces)], extra_ids=0)
+    for name, gated in (("t5-small", "relu"), ("t5v1_1-small", "gated-gelu")):
+        config = T5Config(
+            vocab_size=len(t5),
+            d_model=32,
+            d_kv=16,
+            d_ff=32,
+            num_layers=1,
+            num_heads=2,
+            feed_forward_proj=gated,
+            n_positions=64,
+            decoder_start_token_id=0,
+        )
+        config.tie_word_embeddings = name == "t5-small"
+        T5ForConditionalGeneration(config).save_pretrained(root / name)
+        t5.save_pretrained(root / name)
+
+
+def make_root(root: Path) -> Path:
+    """A data root with both settings' annotations and prompts."""
+    for setting in ("functional", "scene"):
+        prompts = {}
+        for task in tasks(setting).values():
+            rng = random.Random(task.name)
+            records = [record(rng, task.name, number) for number in range(RECORDS)]
+            save_records(root / task.annotation_path("train"), records)
+            prompts[task.name] = [
+                [f"{rng.choice(COLORS)} {rng.choice(THINGS)}" for _ in range(3)] for _ in range(40)
+            ]
+        save_prompts(root / f"scene_graph_prompts/{setting}.json", prompts)
+    _models(root / "pretrained")
+    return root
+
+
+@pytest.fixture(scope="session")
+def shared_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny data root; do not change it."""
+    return make_root(tmp_path_factory.mktemp("srm") / "data")
+
+
+@pytest.fixture
+def world(shared_world: Path, tmp_path: Path) -> Path:
+    """A copy of the tiny data root that a test may spoil."""
+    return Path(shutil.copytree(shared_world, tmp_path / "data"))
+
+
+@pytest.fixture(autouse=True)
+def fresh_accelerate() -> Iterator[None]:
+    """accelerate keeps the arithmetic of the first run in a process."""
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@dataclass
+class Runs:
+    """Runs of the command line in this process."""
+
+    data: Path
+    root: Path
+    capsys: pytest.CaptureFixture[str]
+
+    def argv(self, *flags: str, setting: str = "functional", order: str = "oarlks") -> list[str]:
+        """A command line: small and quick unless ``flags`` say otherwise."""
+        return [
+            *("--cl_setting", setting, "--task_seq", order, "--model_dir_root", str(self.root)),
+            *("--data_dir", str(self.data), "--add_task_tokens", "--n_train_epochs", "2", "--n_prompts", "8"),
+            *("--max_length", "40", "--learning_rate", "5e-3", "--n_workers", "0", "--n_gpus", "0"),
+            *flags,
+        ]
+
+    def __call__(self, *flags: str, **named: str) -> Path:
+        """Run, and give the run folder."""
+        code = main(self.argv(*flags, **named))
+        assert code == 0, self.capsys.readouterr().err
+        return next(self.root.glob("*_replay/*"))
+
+    def error(self, *flags: str, **named: str) -> str:
+        """Run a command line that must be refused, and give its one line."""
+        code = main(self.argv(*flags, **named))
+        error = self.capsys.readouterr().err
+        lines = [line for line in error.splitlines() if line.startswith("error: ")]
+        assert code == 1 and len(lines) == 1 and "Traceback" not in error, error
+        return lines[0]
+
+
+@pytest.fixture
+def srm(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Runs:
+    """Runs on a data root of the test's own."""
+    return Runs(world, tmp_path / "exp", capsys)
+
+
+def file_bytes(folder: Path, pattern: str = "**/*") -> dict[str, bytes]:
+    """Every file below ``folder`` but the logs, by name."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.glob(pattern))
+        if path.is_file() and path.suffix != ".txt"
+    }
+
+
+def read_json(path: Path) -> dict:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+Refused = Callable[..., str]

@@ -1,0 +1,179 @@
+"""What cannot be done is refused in one line, and nothing half-written is left."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import pytest
+from srm_runs import Runs
+
+from mmclvqa.clove import files
+from mmclvqa.clove.annotations import load_records, save_records
+
+
+def test_an_unknown_task_letter(srm: Runs) -> None:
+    assert "x is no task of the functional setting" in srm.error(order="oarlkx")
+
+
+def test_a_repeated_task_letter(srm: Runs) -> None:
+    assert "o stands more than once" in srm.error(order="ooarlk")
+
+
+def test_a_missing_annotation_file(srm: Runs) -> None:
+    (srm.data / "functional" / "fcl_mmf_logical_train.npy").unlink()
+    assert "fcl_mmf_logical_train.npy: there is no such file" in srm.error()
+    assert not srm.root.exists()
+
+
+def test_a_record_without_a_field(srm: Runs) -> None:
+    path = srm.data / "functional" / "fcl_mmf_scenetext_train.npy"
+    records = load_records(path)
+    del records[5]["question"]
+    save_records(path, records)
+    error = srm.error()
+    assert "fcl_mmf_scenetext_train.npy: record 5" in error and "question" in error
+    assert not list(srm.root.glob("**/*.safetensors"))
+
+
+def test_a_truncated_annotation_file(srm: Runs) -> None:
+    path = srm.data / "functional" / "fcl_mmf_object_train.npy"
+    path.write_bytes(path.read_bytes()[:500])
+    assert "fcl_mmf_object_train.npy" in srm.error()
+
+
+def test_an_annotation_file_of_another_kind(srm: Runs) -> None:
+    np.save(srm.data / "functional" / "fcl_mmf_object_train.npy", np.zeros(3))
+    assert "not a list of records" in srm.error()
+
+
+def test_a_missing_prompt_file(srm: Runs) -> None:
+    (srm.data / "scene_graph_prompts" / "functional.json").unlink()
+    assert "functional.json: there is no such file" in srm.error()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "no valid JSON"),
+        ('{"object": ["red car"]}', "prompt 0 is no list"),
+        ("{}", "no prompt for task object"),
+        ('{"object": []}', "no prompt for task object"),
+        ('{"objects": [["car"]]}', "no task"),
+    ],
+)
+def test_a_broken_prompt_file_or_a_task_without_prompts(srm: Runs, content: str, message: str) -> None:
+    (srm.data / "scene_graph_prompts" / "functional.json").write_text(content)
+    assert message in srm.error()
+
+
+def test_a_model_folder_of_the_wrong_kind(srm: Runs) -> None:
+    folder = srm.data / "pretrained" / "distilgpt2"
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"model_type": "bert"}))
+    assert "holds a model of type bert, but distilgpt2 is of type gpt2" in srm.error()
+
+
+def test_a_model_folder_without_weights(srm: Runs) -> None:
+    (srm.data / "pretrained" / "distilgpt2" / "model.safetensors").unlink()
+    assert "pretrained/distilgpt2: cannot be loaded" in srm.error()
+
+
+def test_no_model_folder_and_no_hub_names_both(srm: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
+    (srm.data / "pretrained" / "t5v1_1-small").rename(srm.data / "elsewhere")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    error = srm.error("--model_name", "t5v1_1-small")
+    assert "pretrained/t5v1_1-small" in error and "google/t5-v1_1-small" in error
+
+
+def test_a_run_folder_made_with_other_settings_names_the_difference(srm: Runs) -> None:
+    folder = srm("--debug")
+    error = srm.error("--debug", "--learning_rate", "0.001")
+    assert "learning_rate was 0.005, now 0.001" in error and "--overwrite" in error
+    srm("--debug", "--learning_rate", "0.001", "--overwrite")
+    assert json.loads((folder / "settings.json").read_text())["learning_rate"] == 0.001
+
+
+def test_a_run_on_other_data_is_refused(srm: Runs) -> None:
+    srm("--debug")
+    path = srm.data / "functional" / "fcl_mmf_relation_train.npy"
+    save_records(path, load_records(path)[:-1])
+    assert "size of fcl_mmf_relation_train.npy was" in srm.error("--debug")
+
+
+def test_replays_of_unknown_settings_are_not_mixed(srm: Runs) -> None:
+    folder = srm("--debug")
+    (folder / "settings.json").unlink()
+    assert "not known how they were made" in srm.error("--debug")
+
+
+@pytest.mark.parametrize("when", ["REPLAY", "training.safetensors"])
+def test_a_full_disk_leaves_no_half_file(srm: Runs, monkeypatch: pytest.MonkeyPatch, when: str) -> None:
+    real = files.atomic_write
+
+    def full(path: str | os.PathLike[str], mode: str = "w") -> Any:
+        target = Path(path)
+        if when not in target.name or target.suffix == ".json":
+            return real(path, mode)
+
+        class Full:
+            def __enter__(self) -> IO[Any]:
+                self.context = real(path, mode)
+                self.file = self.context.__enter__()
+                return self
+
+            def write(self, data: bytes) -> int:
+                self.file.write(data[: len(data) // 2])
+                raise OSError(errno.ENOSPC, "No space left on device", str(target))
+
+            def __exit__(self, *error: Any) -> None:
+                self.context.__exit__(*error)
+
+        return Full()
+
+    monkeypatch.setattr("SRM.checkpoint.atomic_write", full)
+    monkeypatch.setattr("mmclvqa.clove.annotations.atomic_write", full)
+    assert "No space left on device" in srm.error()
+    written = [path.name for path in srm.root.rglob("*") if path.is_file()]
+    assert not any(name.endswith((".tmp", ".npy")) or when == name for name in written)
+    monkeypatch.undo()
+    srm()
+
+
+def test_a_model_root_that_is_a_file(srm: Runs) -> None:
+    srm.root.write_text("")
+    assert "is a file, not a folder" in srm.error()
+
+
+def test_no_data_root(srm: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CLOVE_ROOT", raising=False)
+    srm.data = srm.data / "nowhere"
+    assert "nowhere: there is no such folder" in srm.error()
+
+
+def test_skipping_a_task_whose_model_is_not_there(srm: Runs) -> None:
+    assert "models/object is not there" in srm.error("--skip_tasks", "o")
+
+
+def test_skipping_a_task_in_the_middle(srm: Runs) -> None:
+    assert "not the first tasks" in srm.error("--skip_tasks", "a")
+
+
+def test_fp16_on_a_cpu(srm: Runs) -> None:
+    assert "needs a GPU" in srm.error("--precision", "fp16")
+
+
+def test_fp32_and_another_precision(srm: Runs) -> None:
+    assert "contradict" in srm.error("--precision", "bf16", "--fp32")
+
+
+def test_rows_for_a_model_they_cannot_run(srm: Runs) -> None:
+    assert "use hf" in srm.error("--generator", "rows", "--model_name", "t5-small", "--debug")
+
+
+def test_a_loss_that_is_no_number(srm: Runs) -> None:
+    assert "the loss is nan" in srm.error("--learning_rate", "1e30", "--max_grad_norm", "1e30")

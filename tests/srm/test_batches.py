@@ -1,0 +1,108 @@
+"""Batches hold every example once, and computing both passes in one row is exact."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from srm_runs import FIXTURES, record
+from torch import Tensor
+from transformers import GPT2Config, GPT2LMHeadModel, GPT2Tokenizer, OpenAIGPTConfig, OpenAIGPTLMHeadModel
+
+from SRM.batches import PairLayout, TreeLayout, layout_for, plan
+from SRM.examples import Drawn, decoder_sequences, draw, read_sources
+from SRM.model import SRMLoss
+from SRM.tokens import Tokens
+
+
+def test_every_example_is_in_exactly_one_batch_within_both_limits() -> None:
+    lengths = np.random.default_rng(0).integers(5, 200, 1000).tolist() + [5000]
+    batches = plan(lengths, 12, 1000, np.random.default_rng(1))
+    assert sorted(i for batch in batches for i in batch) == list(range(1001))
+    for batch in batches:
+        assert len(batch) <= 12
+        assert len(batch) == 1 or len(batch) * max(lengths[i] for i in batch) <= 1000
+
+
+def test_examples_of_similar_length_are_together() -> None:
+    lengths = np.random.default_rng(0).integers(5, 200, 1000).tolist()
+    batches = plan(lengths, 10, 100000, np.random.default_rng(1))
+    computed = sum(len(batch) * max(lengths[i] for i in batch) for batch in batches)
+    assert computed < 1.1 * sum(lengths)
+
+
+def test_without_a_generator_the_order_is_kept() -> None:
+    assert plan([9, 1, 5, 7], 3, 1000, None) == [[0, 1, 2], [3]]
+
+
+@pytest.fixture(scope="module")
+def tokens() -> Tokens:
+    made = Tokens(GPT2Tokenizer.from_pretrained(FIXTURES / "tiny_gpt2"))
+    made.add("__object__")
+    return made
+
+
+def examples(tokens: Tokens, longest: int) -> list[Drawn]:
+    import random
+
+    records = [record(random.Random(n), "object", n) for n in range(9)]
+    for number, one in enumerate(records):
+        one["gt_scene_graph_mask"] = [int(number % 4 > n) for n in range(3)]
+        one["question"] += " please" * (number % 3)
+    sources = read_sources(records, tokens, tokens.id("__object__"), tokens.question)
+    return [draw(one, np.random.default_rng(0), 30, longest, tokens.sep) for one in sources]
+
+
+def separate_loss(model: torch.nn.Module, tokens: Tokens, drawn: list[Drawn], weight: float) -> Tensor:
+    """The oracle: each sequence alone, scores everywhere, means weighted by the target's token."""
+    sums = torch.zeros(4)
+    for one in drawn:
+        sequences = decoder_sequences(one, tokens)
+        for at, (fed, wanted) in enumerate((("cqa", "Y"), ("gen_X", "gen_Y"))):
+            scores = model(torch.tensor([sequences[fed]])).logits[0]
+            targets = torch.tensor(sequences[wanted])
+            weights = torch.where(torch.isin(targets, torch.tensor(tokens.weighted_ids())), weight, 1.0)
+            weights = weights * (targets != -100)
+            losses = F.cross_entropy(scores, targets.clamp(min=0), reduction="none")
+            sums[2 * at] += (losses * weights).sum()
+            sums[2 * at + 1] += weights.sum()
+    return sums
+
+
+@pytest.mark.parametrize("longest", [64, 28])
+@pytest.mark.parametrize("kind", ["gpt2", "openai-gpt"])
+def test_a_batch_gives_the_losses_of_each_sequence_alone(tokens: Tokens, kind: str, longest: int) -> None:
+    torch.manual_seed(0)
+    sizes = {"vocab_size": len(tokens), "n_positions": 64, "n_embd": 32, "n_layer": 2, "n_head": 4}
+    model = (
+        GPT2LMHeadModel(GPT2Config(**sizes))
+        if kind == "gpt2"
+        else OpenAIGPTLMHeadModel(OpenAIGPTConfig(**sizes))
+    ).eval()
+    layout = layout_for(model, tokens)
+    assert isinstance(layout, TreeLayout if kind == "gpt2" else PairLayout)
+    drawn = examples(tokens, longest)
+    loss = SRMLoss(model, tokens.weighted_ids(), 5.0)
+    ours = loss(layout.batch(drawn))
+    theirs = separate_loss(model, tokens, drawn, 5.0)
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-3)
+
+    (ours[0] / ours[1] + 0.25 * ours[2] / ours[3]).backward()
+    gradients = [p.grad.clone() for p in model.parameters()]
+    model.zero_grad()
+    (theirs[0] / theirs[1] + 0.25 * theirs[2] / theirs[3]).backward()
+    for ours_grad, parameter in zip(gradients, model.parameters(), strict=True):
+        torch.testing.assert_close(ours_grad, parameter.grad, rtol=1e-3, atol=1e-5)
+
+
+def test_a_process_without_an_example_adds_nothing(tokens: Tokens) -> None:
+    model = GPT2LMHeadModel(
+        GPT2Config(vocab_size=len(tokens), n_positions=64, n_embd=32, n_layer=1, n_head=2)
+    )
+    batch = TreeLayout(tokens).batch(examples(tokens, 64)[:1])
+    batch["targets"].fill_(-100)
+    sums = SRMLoss(model, tokens.weighted_ids(), 5.0)(batch)
+    assert sums.tolist() == [0, 0, 0, 0]
+    sums.sum().backward()
+    assert all(p.grad is not None and not p.grad.any() for p in model.parameters())

@@ -1,0 +1,88 @@
+"""From records to id sequences: what is drawn, what is cut."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+from srm_runs import FIXTURES
+from transformers import GPT2Tokenizer
+
+from mmclvqa.clove.annotations import new_record
+from SRM.examples import cut_items, decoder_sequences, draw, read_sources, seq2seq_sequences
+from SRM.tokens import Tokens
+
+
+@pytest.fixture(scope="module")
+def tokens() -> Tokens:
+    made = Tokens(GPT2Tokenizer.from_pretrained(FIXTURES / "tiny_gpt2"))
+    made.add("__object__", "[que_object]")
+    return made
+
+
+def source(tokens: Tokens, related: int, others: int, **fields: object):
+    items = [f"man near tree{n} [SEP]" for n in range(related + others)]
+    mask = [1] * related + [0] * others
+    record = new_record(
+        gt_scene_graph_seq=items,
+        gt_scene_graph_mask=mask,
+        question="who is it?",
+        answer="man",
+        answers=["man"] * 10,
+    )
+    [made] = read_sources([record | fields], tokens, tokens.id("__object__"), tokens.id("[que_object]"))
+    return made
+
+
+def items_of(ids: list[int], sep: int) -> int:
+    return ids.count(sep) + 1 if ids else 0
+
+
+@pytest.mark.parametrize(
+    ("related", "others", "context", "graph"),
+    [(2, 3, 2, 5), (0, 4, 0, 4), (12, 4, 10, 14), (10, 4, 10, 14), (4, 20, 4, 10)],
+)
+def test_related_items_are_cut_first_and_others_fill_up(
+    tokens: Tokens, related: int, others: int, context: int, graph: int
+) -> None:
+    drawn = draw(source(tokens, related, others), np.random.default_rng(0), 10, 1000, tokens.sep)
+    assert (items_of(drawn.context, tokens.sep), items_of(drawn.graph, tokens.sep)) == (context, graph)
+    assert not drawn.cut
+
+
+def test_every_epoch_draws_other_items_and_one_seed_the_same(tokens: Tokens) -> None:
+    one = source(tokens, 2, 40)
+    draws = [draw(one, np.random.default_rng(seed), 10, 1000, tokens.sep).graph for seed in (1, 1, 2)]
+    assert draws[0] == draws[1] != draws[2]
+
+
+def test_answers_are_drawn_as_often_as_they_stand(tokens: Tokens) -> None:
+    one = source(tokens, 1, 0, answers=["man"] * 7 + ["lady"] * 3)
+    rng = np.random.default_rng(0)
+    drawn = Counter(tokens.text(draw(one, rng, 10, 1000, tokens.sep).answer) for _ in range(1000))
+    assert drawn["man"] == pytest.approx(700, abs=60) and sum(drawn.values()) == 1000
+
+
+def test_an_example_longer_than_the_model_loses_whole_items_of_its_context(tokens: Tokens) -> None:
+    drawn = draw(source(tokens, 20, 20), np.random.default_rng(0), 30, 60, tokens.sep)
+    sequences = decoder_sequences(drawn, tokens)
+    assert drawn.cut
+    assert all(len(sequences[name]) <= 60 for name in sequences)
+    assert tokens.text(sequences["cqa"]).endswith("[que]who is it?[ans]man")
+    assert all(item.startswith("man near tree") for item in tokens.text(drawn.context).split("[SEP]"))
+
+
+def test_an_item_that_is_alone_too_long_is_cut_itself() -> None:
+    assert cut_items([[1, 2, 3, 4], [5]], 3, sep=0) == ([1, 2, 3], True)
+    assert cut_items([[1], [2, 3], [4]], 4, sep=0) == ([1, 0, 2, 3], True)
+
+
+def test_encoder_decoder_graph_is_split_at_a_separator(tokens: Tokens) -> None:
+    drawn = draw(source(tokens, 2, 3), np.random.default_rng(0), 30, 1000, tokens.sep)
+    (asked, told), (begun, rest) = seq2seq_sequences(drawn, tokens)
+    assert tokens.text(asked) == "[que_object]man near tree0[SEP]man near tree1[que_object]"
+    assert tokens.text(told) == "who is it?[ans]man<|endoftext|>"
+    assert begun[-1] == tokens.sep and rest[-1] == tokens.eos
+    whole = "[SEP]".join(f"man near tree{n}" for n in range(5))
+    assert tokens.text(begun) + tokens.text(rest) == f"__object__{whole}<|endoftext|>"

@@ -1,0 +1,36 @@
+"""Several processes share every batch and give what one process gives."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from srm_runs import Runs
+
+TRAIN = Path(__file__).resolve().parents[2] / "SRM" / "train.py"
+
+
+@pytest.mark.slow
+def test_two_processes_learn_what_one_learns(srm: Runs) -> None:
+    flags = ("--dropout", "0", "--n_prompts", "4", "--min_batch_size", "5", "--n_replay", "0")
+    alone = load_file(srm(*flags) / "models" / "object" / "model.safetensors")
+    srm.root = srm.root.with_name("two")
+    command = [
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc_per_node",
+        "2",
+        TRAIN,
+        *srm.argv(*flags),
+    ]
+    subprocess.run([sys.executable, *command], check=True, capture_output=True)
+    folder = next(srm.root.glob("*/*"))
+    together = load_file(folder / "models" / "object" / "model.safetensors")
+    for name, weights in alone.items():
+        torch.testing.assert_close(together[name], weights, rtol=1e-3, atol=1e-4)
+    assert len(list(folder.glob("*.npy"))) == 20

@@ -1,0 +1,54 @@
+"""Acceptance tests and finished records."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from mmclvqa.clove.annotations import check_record
+from SRM.records import REFUSALS, Generation, finish, graph_items, ocr_words, refusal
+
+GRAPH = "__object__dog[SEP]red car[SEP]sign [OCR] stop[SEP]<|endoftext|>"
+QA = "__object__dog[que]what is it?[ans]dog<|endoftext|>"
+
+
+@pytest.mark.parametrize(
+    ("graph", "qa", "reason"),
+    [
+        (GRAPH, QA, None),
+        ("__object__dog[SEP]car[que]", QA, "graph_marks"),
+        ("__object__dog[SEP]car[ans]", QA, "graph_marks"),
+        ("__object__dog", QA, "no_graph"),
+        (GRAPH, "__object__dog what is it?[ans]dog<|endoftext|>", "questions"),
+        (GRAPH, "__object__dog[que]what[que][ans]dog<|endoftext|>", "questions"),
+        (GRAPH, "__object__dog[que]what is it?<|endoftext|>", "answers"),
+        (GRAPH, "__object__dog[que]what is it?[ans]dog", "no_end"),
+        (GRAPH, "__object__dog[que]what is it?<|endoftext|>[ans]dog", "order"),
+        (GRAPH, "__object__dog[que]what[SEP]is it?[ans]dog<|endoftext|>", "order"),
+        (GRAPH, "__object__dog[ans]what is it?[que]dog<|endoftext|>", "order"),
+    ],
+)
+def test_a_generation_is_refused_for_the_reason_named(graph: str, qa: str, reason: str | None) -> None:
+    assert refusal(Generation(("dog",), graph, qa)) == reason
+    assert reason is None or reason in REFUSALS
+
+
+def test_a_finished_record_fits_the_schema_and_marks_the_prompt() -> None:
+    made = finish(
+        Generation(("dog",), GRAPH, QA), "distilgpt2", "object", "__object__", "id1", random.Random(0)
+    )
+    check_record(made, "made")
+    assert made["gt_scene_graph_seq"] == ["dog [SEP]", "red car [SEP]", "sign  [OCR]  stop [SEP]"]
+    assert made["gt_scene_graph_mask"] == [1, 0, 0]
+    assert made["ocr_tokens"] == ["stop"]
+    assert (made["question"], made["answer"], made["answers"]) == ("what is it?", "dog", ["dog"] * 10)
+    assert sorted(made["pred_scene_graph_seq"]) == sorted(made["gt_scene_graph_seq"])
+
+
+def test_items_without_text_and_after_the_last_separator_are_left_out() -> None:
+    assert graph_items("[pad]__gen__dog[SEP] [SEP]cat[SEP]half an it", "__gen__") == ["dog", "cat"]
+
+
+def test_the_word_after_the_ocr_token_is_an_ocr_token() -> None:
+    assert ocr_words(["red sign with  [OCR]  stop now", "dog", "sign  [OCR] "]) == ["stop"]
