@@ -6,7 +6,8 @@ outlive a task, no record does.
 
 One item for object, attribute and the tasks of the scene setting. Two for the others, the second one drawn among
 those that go with the first: relation takes triples that share an object, logical attributed objects that share a
-kind of attribute, knowledge a fact and an item about its subject, scenetext words on objects of one name.
+kind of attribute, knowledge a fact and an item about its subject, scenetext words on different objects. Relations go
+together only as they did in a record, and nothing is compared with itself.
 """
 
 from __future__ import annotations
@@ -47,11 +48,13 @@ class ItemStatistics:
         facts: items that are supporting facts -> the head of the fact's subject.
         links: how related triples of one record share an object: roles (``subject`` or ``object``) in the one and
             the other.
+        predicates: those of two related triples of one record that share an object, either way round.
     """
 
     counts: Counter[str] = field(default_factory=Counter)
     facts: dict[str, str] = field(default_factory=dict)
     links: set[Link] = field(default_factory=set)
+    predicates: set[tuple[str, str]] = field(default_factory=set)
 
     def weighted_items(self) -> tuple[list[Item], list[float]]:
         """The most frequent items and their weights, log(1 + count)."""
@@ -76,7 +79,11 @@ def fit_statistics(records: Iterable[Mapping[str, Any]]) -> ItemStatistics:
                     found.facts[text] = head(fact["triplet"][0])
         triples = [item for item in map(read_item, dict.fromkeys(related)) if item.is_triple]
         for first in triples:
-            found.links.update(link for other in triples if other != first for link in _links(first, other))
+            for other in triples:
+                links = list(_links(first, other)) if other != first else []
+                found.links.update(links)
+                if links:
+                    found.predicates.add((first.predicate, other.predicate))
     return found
 
 
@@ -98,7 +105,15 @@ def sample_prompts(records: Iterable[Mapping[str, Any]], task: Task, count: int,
         raise DataError(f"task {task.name}: no training record has a related item (gt_scene_graph_mask 1)")
     if task.setting == "functional" and task.name in _JOINS:
         join = _JOINS[task.name]
-        pairs = _pairs(items, weights, lambda item: join(item, statistics), count, rng)
+        fits = _FITS.get(task.name, _differ)
+        pairs = _pairs(
+            items,
+            weights,
+            lambda item: join(item, statistics),
+            lambda first, second: fits(first, second, statistics),
+            count,
+            rng,
+        )
         if pairs:
             return pairs
     wanted = _SINGLES.get(task.name, _any) if task.setting == "functional" else _any
@@ -140,6 +155,7 @@ def _pairs(
     items: list[Item],
     weights: list[float],
     join: Callable[[Item], tuple[list[Key], list[Key]]],
+    fits: Callable[[Item, Item], bool],
     count: int,
     rng: random.Random,
 ) -> list[list[str]]:
@@ -158,7 +174,7 @@ def _pairs(
     for first, seeks in rng.choices(population, [weight for _, weight, _ in firsts], k=count * DRAWS_PER_PROMPT):
         others, other_weights = offering[rng.choice(seeks)]
         second = rng.choices(others, other_weights)[0] if others else first
-        if second != first:
+        if fits(first, second):
             prompts.append([first.text, second.text])
         if len(prompts) == count:
             break
@@ -199,7 +215,7 @@ def _knowledge_join(item: Item, statistics: ItemStatistics) -> tuple[list[Key], 
 
 
 def _text_join(item: Item, statistics: ItemStatistics) -> tuple[list[Key], list[Key]]:
-    keys = [("on", head(item.subject))] if item.has_word else []
+    keys = [("has", "word")] if item.has_word else []
     return keys, keys
 
 
@@ -223,3 +239,28 @@ def _tells(text: str, triplet: list[str]) -> bool:
     """Whether an item is the fact: it names both ends of it."""
     lowered = text.lower()
     return bool(triplet) and all(end.lower() in lowered for end in (triplet[0], triplet[-1]))
+
+
+def _differ(first: Item, second: Item, statistics: ItemStatistics) -> bool:
+    return first != second
+
+
+def _related_before(first: Item, second: Item, statistics: ItemStatistics) -> bool:
+    pairs = statistics.predicates
+    return first != second and (not pairs or (first.predicate, second.predicate) in pairs)
+
+
+def _other_noun(first: Item, second: Item, statistics: ItemStatistics) -> bool:
+    return head(first.subject) != head(second.subject)
+
+
+def _other_subject(first: Item, second: Item, statistics: ItemStatistics) -> bool:
+    return first.subject != second.subject
+
+
+_FITS: dict[str, Callable[[Item, Item, ItemStatistics], bool]] = {
+    "relation": _related_before,
+    "logical": _other_noun,
+    "scenetext": _other_subject,
+}
+"""Whether a second item goes with a first one."""

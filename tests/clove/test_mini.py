@@ -214,22 +214,34 @@ def test_the_truth_checker_refuses_another_records_answer(drawn: dict[str, list[
         ("are the cup and the plate the same color?", "no", ["red cup", "metal plate"], False),
         ("which one is red, the cup or the plate?", "cup", ["red cup", "blue plate"], True),
         ("which one is red, the cup or the plate?", "cup", ["red cup"], False),
-        ("what is right of the cup?", "dog", ["cup left of dog"], True),
+        ("what animal is right of the cup?", "dog", ["cup left of dog"], True),
+        ("what fruit is right of the cup?", "dog", ["cup left of dog"], False),
+        ("what is the dog right of?", "cup", ["cup left of dog"], True),
         (
-            "what is written on the red sign?",
+            "what is written on the red sign, not on the blue label?",
             "kavo",
             ["red sign with[OCR] kavo", "blue sign with [OCR] migo"],
             True,
         ),
         (
-            "what is written on the red sign?",
+            "what is written on the red sign, not on the blue sign?",
             "migo",
             ["red sign with [OCR] kavo", "blue sign with [OCR] migo"],
             False,
         ),
-        ("what is the red thing used for?", "drinking", ["red cup"], True),
-        ("what is the red thing used for?", "drinking", ["red dog", "cup used for drinking"], False),
-        ("what fruit is in the picture?", "cup", ["red cup"], False),
+        ("what is the red dish used for?", "drinking", ["red cup"], True),
+        ("what is the red fruit used for?", "drinking", ["red cup"], False),
+        ("what is the red dish used for?", "drinking", ["blue cup", "cup used for drinking"], False),
+        ("what red thing is used for drinking?", "cup", ["red cup"], True),
+        ("what red thing is used for drinking?", "cup", ["cup used for drinking", "blue cup"], False),
+        ("what red dish is in the picture?", "cup", ["red cup"], True),
+        ("what red fruit is in the picture?", "cup", ["red cup"], False),
+        ("what is the wood thing, cup or plate?", "plate", ["wood plate", "red cup"], True),
+        ("what is the wood thing, cup or bowl?", "plate", ["wood plate"], False),
+        ("what is the wood thing, plate or plate?", "plate", ["wood plate"], False),
+        ("is the cup wood or metal?", "metal", ["metal cup"], True),
+        ("is the cup wood or metal?", "glass", ["glass cup"], False),
+        ("is the cup wood or round?", "wood", ["wood cup"], False),
         ("how are you today?", "fine", ["red cup"], None),
     ],
 )
@@ -282,7 +294,7 @@ def test_relations_are_those_that_the_boxes_show(scenes: list[Scene]) -> None:
         assert all(0 <= side <= 1 for thing in scene.things for side in thing.box)
 
 
-def test_a_reader_of_the_predicted_graph_alone_answers_about_half_of_the_object_questions(
+def test_a_reader_of_the_predicted_graph_alone_answers_a_third_of_the_object_questions(
     drawn: dict[str, list[dict]],
 ) -> None:
     rng = named_random(0, "oracle")
@@ -295,7 +307,7 @@ def test_a_reader_of_the_predicted_graph_alone_answers_about_half_of_the_object_
             if is_true(record["question"], name, record["pred_scene_graph_seq"])
         )
         right.append(bool(candidates) and rng.choice(candidates) == record["answer"])
-    assert 0.35 <= np.mean(right) <= 0.55
+    assert 0.2 <= np.mean(right) <= 0.45
 
 
 def test_predicted_graphs_miss_a_third_to_a_half_of_the_objects(scenes: list[Scene]) -> None:

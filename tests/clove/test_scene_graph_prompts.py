@@ -125,14 +125,25 @@ def test_knowledge_prompts_are_a_fact_and_an_item_about_it() -> None:
         }
 
 
-def test_scenetext_prompts_are_items_with_a_word() -> None:
-    records = [about("red sign with [OCR] stop", "blue sign with [OCR] go", "man"), about("poster [OCR] sale")]
-    records += [about("big poster [OCR] now")]
+def test_scenetext_prompts_are_items_with_a_word_on_different_things() -> None:
+    records = [about("red sign with [OCR] stop", "blue sign with [OCR] go", "man"), about("red sign with [OCR] exit")]
     pairs = {frozenset(prompt) for prompt in sample("scenetext", records)}
     assert pairs == {
         frozenset(("red sign with [OCR] stop", "blue sign with [OCR] go")),
-        frozenset(("poster [OCR] sale", "big poster [OCR] now")),
+        frozenset(("red sign with [OCR] exit", "blue sign with [OCR] go")),
     }
+
+
+def test_nothing_is_compared_with_its_like() -> None:
+    records = [about("red car", "blue bus"), about("black bus", "green car")]
+    heads = [{text.split()[-1] for text in prompt} for prompt in sample("logical", records)]
+    assert heads and all(pair == {"car", "bus"} for pair in heads)
+
+
+def test_relations_go_together_as_they_did_in_a_record() -> None:
+    records = [about("cup on table", "dog left of table"), about("pen on table", "cat under table")]
+    pairs = {frozenset(item.split()[1] for item in prompt) for prompt in sample("relation", records)}
+    assert pairs == {frozenset(("on", "left")), frozenset(("on", "under"))}
 
 
 def test_where_no_two_items_go_together_prompts_are_single_items() -> None:

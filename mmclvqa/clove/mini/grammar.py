@@ -18,17 +18,12 @@ from mmclvqa.clove.mini.vocabulary import (
 )
 
 FORMS: dict[str, tuple[str, ...]] = {
-    "thing": (
-        "what {category} is in the picture?",
-        "which {category} can be seen?",
-        "what kind of {category} is shown?",
-    ),
+    "thing": ("what {value} {category} is in the picture?", "which {value} {category} can be seen?"),
+    "thing_choice": ("what is the {value} thing, {thing} or {other}?",),
     "place": ("what place is this?", "where was this picture taken?"),
     "color": ("what color is the {thing}?", "what is the color of the {thing}?"),
-    "material": ("what is the {thing} made of?", "what material is the {thing}?"),
-    "shape": ("what shape is the {thing}?", "what is the shape of the {thing}?"),
-    "verify": ("is the {thing} {value}?",),
-    "subject": ("what is {relation} the {thing}?", "which object is {relation} the {thing}?"),
+    "value_choice": ("is the {thing} {value} or {rival}?",),
+    "subject": ("what {category} is {relation} the {thing}?", "which {category} is {relation} the {thing}?"),
     "object": ("what is the {thing} {relation}?",),
     "same": (
         "are the {thing} and the {other} the same {kind}?",
@@ -36,12 +31,12 @@ FORMS: dict[str, tuple[str, ...]] = {
     ),
     "which": ("which one is {value}, the {thing} or the {other}?",),
     "both": ("what {kind} are both the {thing} and the {other}?",),
+    "fact_thing": ("what {value} thing is {predicate} {purpose}?", "which {value} thing is {predicate} {purpose}?"),
+    "fact_purpose": ("what is the {value} {category} {predicate}?",),
     "fact_value": ("what {kind} is the thing that is {predicate} {purpose}?",),
-    "fact_thing": ("what in the picture is {predicate} {purpose}?", "which thing is {predicate} {purpose}?"),
-    "fact_purpose": ("what is the {value} thing {predicate}?",),
-    "text": ("what is written on the {color} {surface}?", "what does the {color} {surface} say?"),
-    "brand": ("what brand is on the {color} {surface}?",),
-    "number": ("what number is on the {color} {surface}?",),
+    "text": ("what is written on the {color} {surface}, not on the {other_color} {other_surface}?",),
+    "brand": ("what brand is on the {color} {surface}, not on the {other_color} {other_surface}?",),
+    "number": ("what number is on the {color} {surface}, not on the {other_color} {other_surface}?",),
 }
 """Kind of question -> its wordings."""
 
@@ -50,12 +45,15 @@ _SLOTS: dict[str, tuple[str, ...]] = {
     "thing": CLASSES,
     "other": CLASSES,
     "color": COLORS,
+    "other_color": COLORS,
     "value": tuple(ATTRIBUTE_KIND),
+    "rival": tuple(ATTRIBUTE_KIND),
     "kind": tuple(ATTRIBUTES),
     "relation": RELATIONS,
     "predicate": FACT_PREDICATES,
     "purpose": PURPOSES,
     "surface": SURFACES,
+    "other_surface": SURFACES,
 }
 
 

@@ -1,7 +1,7 @@
 """Predicted scene graphs: noisy copies of the true ones, as an off-the-shelf detector would give them.
 
 An object that is missed is missing from every item; one that is mistaken is called by a sibling's name
-throughout. So a reader of the predicted graph alone answers about half of the questions, and must look.
+throughout. So a reader of the predicted graph alone answers a third of the questions, and must look.
 """
 
 from __future__ import annotations

@@ -4,30 +4,43 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from mmclvqa.clove.mini.grammar import FORMS
-from mmclvqa.clove.mini.scenes import Scene, Surface, Thing
-from mmclvqa.clove.mini.vocabulary import ATTRIBUTES, NO, TEXTS, YES
+from mmclvqa.clove.mini.scenes import Scene, Thing
+from mmclvqa.clove.mini.vocabulary import ATTRIBUTES, CATEGORIES, HORIZONTAL, NO, TEXTS, YES
 
-MIXES: dict[str, dict[str, float]] = {
-    "object": {"thing": 0.85, "place": 0.15},
-    "attribute": {"color": 0.5, "material": 0.25, "shape": 0.25},
-    "relation": {"subject": 0.7, "object": 0.3},
-    "logical": {"same": 0.25, "which": 0.3, "both": 0.45},
-    "knowledge": {"fact_value": 0.4, "fact_thing": 0.3, "fact_purpose": 0.3},
-    "scenetext": {"text": 0.35, "brand": 0.3, "number": 0.35},
+Share = tuple[float, tuple[str, ...]]
+"""Weight of a kind of question, and the kinds of attribute that the objects have about which it is asked."""
+
+_ALL = tuple(ATTRIBUTES)
+
+MIXES: dict[str, dict[str, Share]] = {
+    "object": {"thing": (0.4, ("color",)), "thing_choice": (0.45, ("material", "shape")), "place": (0.15, _ALL)},
+    "attribute": {"color": (0.5, ("color",)), "value_choice": (0.5, ("material", "shape"))},
+    "relation": {"subject": (0.5, _ALL), "object": (0.5, _ALL)},
+    "logical": {"same": (0.46, ("material", "shape")), "which": (0.27, ("color",)), "both": (0.27, ("color",))},
+    "knowledge": {
+        "fact_thing": (0.5, ("color",)),
+        "fact_purpose": (0.25, ("material",)),
+        "fact_value": (0.25, ("shape",)),
+    },
+    "scenetext": {"text": (0.35, _ALL), "brand": (0.3, _ALL), "number": (0.35, _ALL)},
 }
-"""Functional task -> how its kinds of question are mixed."""
+"""Functional task -> how its kinds of question are mixed.
 
-SCENE_MIX: dict[str, float] = {
-    "thing": 0.5,
-    "place": 0.2,
-    "color": 0.1,
-    "material": 0.05,
-    "shape": 0.05,
-    "verify": 0.1,
+What is asked about an item is decided by the item: a colour asks for other questions than a material. A
+language model that always takes the likeliest question, as SRM does, so still comes to every kind.
+"""
+
+SCENE_MIX: dict[str, Share] = {
+    "thing": (0.2, ("color",)),
+    "thing_choice": (0.15, ("material",)),
+    "value_choice": (0.15, ("shape",)),
+    "subject": (0.25, _ALL),
+    "object": (0.15, _ALL),
+    "place": (0.1, _ALL),
 }
 """The mix of every task of the scene setting; it asks only about the objects of its own scene type."""
 
@@ -53,7 +66,9 @@ class Question:
     program: tuple[dict[str, object], ...] = field(default=(), compare=False)
 
 
-def ask(kind: str, scene: Scene, rng: random.Random, own: bool = False) -> Question | None:
+def ask(
+    kind: str, scene: Scene, rng: random.Random, own: bool = False, attributes: Sequence[str] = _ALL
+) -> Question | None:
     """Draw a question of ``kind`` about ``scene``; None where the scene offers none.
 
     Args:
@@ -61,9 +76,12 @@ def ask(kind: str, scene: Scene, rng: random.Random, own: bool = False) -> Quest
         scene: the picture.
         rng: the generator of every draw.
         own: ask only about the objects of the picture's own scene type.
+        attributes: ask only about objects whose attribute is of these kinds; relations are asked about any.
     """
-    things = scene.own_things if own else list(scene.things)
-    return _ASKERS[kind](kind, scene, things, rng)
+    things = [
+        thing for thing in (scene.own_things if own else scene.things) if kind in _RELATIONS or thing.kind in attributes
+    ]
+    return _ASKERS[kind](kind, scene, things, rng) if things else None
 
 
 def _worded(form: str, rng: random.Random, /, **slots: str) -> str:
@@ -79,10 +97,17 @@ def _steps(*steps: tuple[str, str]) -> tuple[dict[str, object], ...]:
 
 def _ask_thing(kind: str, scene: Scene, things: list[Thing], rng: random.Random) -> Question:
     thing = rng.choice(things)
-    text = _worded(kind, rng, category=thing.category)
-    return Question(
-        kind, text, thing.name, (thing.phrase,), program=_steps(("select", thing.category), ("query", "name"))
-    )
+    text = _worded(kind, rng, value=thing.value, category=thing.category)
+    program = _steps(("select", thing.category), (f"filter {thing.kind}", thing.value), ("query", "name"))
+    return Question(kind, text, thing.name, (thing.phrase,), program=program)
+
+
+def _ask_thing_choice(kind: str, scene: Scene, things: list[Thing], rng: random.Random) -> Question:
+    thing = rng.choice(things)
+    first, second = _options(thing.name, CATEGORIES[thing.category], rng)
+    text = _worded(kind, rng, value=thing.value, thing=first, other=second)
+    program = _steps(("select", thing.value), ("choose name", f"{first}|{second}"))
+    return Question(kind, text, thing.name, (thing.phrase,), program=program)
 
 
 def _ask_place(kind: str, scene: Scene, things: list[Thing], rng: random.Random) -> Question:
@@ -90,34 +115,42 @@ def _ask_place(kind: str, scene: Scene, things: list[Thing], rng: random.Random)
     return Question(kind, _worded(kind, rng), scene.place, (scene.place,), program=program)
 
 
-def _ask_attribute(kind: str, scene: Scene, things: list[Thing], rng: random.Random) -> Question | None:
-    having = [thing for thing in things if thing.kind == kind]
-    if not having:
-        return None
-    thing = rng.choice(having)
-    program = _steps(("select", thing.name), ("query", kind))
+def _ask_color(kind: str, scene: Scene, things: list[Thing], rng: random.Random) -> Question:
+    thing = rng.choice(things)
+    program = _steps(("select", thing.name), ("query", thing.kind))
     return Question(kind, _worded(kind, rng, thing=thing.name), thing.value, (thing.phrase,), program=program)
 
 
-def _ask_verify(kind: str, scene: Scene, things: list[Thing], rng: random.Random) -> Question:
-    thing, answer = rng.choice(things), rng.choice((YES, NO))
-    others = [value for value in ATTRIBUTES[thing.kind] if value != thing.value]
-    value = thing.value if answer == YES else rng.choice(others)
-    program = _steps(("select", thing.name), (f"verify {thing.kind}", value))
-    return Question(
-        kind, _worded(kind, rng, thing=thing.name, value=value), answer, (thing.phrase,), program=program
-    )
+def _ask_value_choice(kind: str, scene: Scene, things: list[Thing], rng: random.Random) -> Question:
+    thing = rng.choice(things)
+    first, second = _options(thing.value, ATTRIBUTES[thing.kind], rng)
+    text = _worded(kind, rng, thing=thing.name, value=first, rival=second)
+    program = _steps(("select", thing.name), (f"choose {thing.kind}", f"{first}|{second}"))
+    return Question(kind, text, thing.value, (thing.phrase,), program=program)
 
 
 def _ask_relation(kind: str, scene: Scene, things: list[Thing], rng: random.Random) -> Question | None:
-    if not scene.relations:
-        return None
-    subject, word, anchor = rng.choice(scene.relations)
+    """About what stands beside something: its name; about what is above, below or on something: where it is.
+
+    In a task of the scene setting, about whichever of the two belongs to it, and nothing else is related. Elsewhere
+    the anchor's other triple is, after the one that is asked about.
+    """
     names = [thing.name for thing in scene.things]
-    related = [f"{names[s]} {w} {names[a]}" for s, w, a in scene.relations if a == anchor]
-    rng.shuffle(related)
+    every = len(things) == len(names)
+    own = {names.index(thing.name) for thing in things}
+    asked = [
+        triple
+        for triple in scene.relations
+        if kind == ("subject" if (triple[1] in HORIZONTAL if every else triple[0] in own) else "object")
+        and (triple[0] if kind == "subject" else triple[2]) in own
+    ]
+    if not asked:
+        return None
+    triple = subject, word, anchor = rng.choice(asked)
+    others = [other for other in scene.relations if every and other[2] == anchor and other != triple]
+    related = [f"{names[s]} {w} {names[a]}" for s, w, a in (triple, *others)]
     given, answer = (anchor, subject) if kind == "subject" else (subject, anchor)
-    text = _worded(kind, rng, relation=word, thing=names[given])
+    text = _worded(kind, rng, relation=word, thing=names[given], category=scene.things[answer].category)
     program = _steps(("select", names[given]), (f"relate {kind}", word), ("query", "name"))
     return Question(kind, text, names[answer], tuple(related), program=program)
 
@@ -130,7 +163,7 @@ def _ask_same(kind: str, scene: Scene, things: list[Thing], rng: random.Random) 
     first, second = rng.choice(pairs)
     text = _worded(kind, rng, thing=first.name, other=second.name, kind=first.kind)
     program = _steps(("select", first.name), ("same", first.kind))
-    return Question(kind, text, answer, _phrases(first, second, rng), program=program)
+    return Question(kind, text, answer, (first.phrase, second.phrase), program=program)
 
 
 def _ask_which(kind: str, scene: Scene, things: list[Thing], rng: random.Random) -> Question | None:
@@ -141,7 +174,7 @@ def _ask_which(kind: str, scene: Scene, things: list[Thing], rng: random.Random)
     chosen = rng.choice((first, second))
     text = _worded(kind, rng, value=chosen.value, thing=first.name, other=second.name)
     program = _steps(("select", chosen.value), ("choose", "name"))
-    return Question(kind, text, chosen.name, _phrases(first, second, rng), program=program)
+    return Question(kind, text, chosen.name, (first.phrase, second.phrase), program=program)
 
 
 def _ask_both(kind: str, scene: Scene, things: list[Thing], rng: random.Random) -> Question | None:
@@ -151,19 +184,15 @@ def _ask_both(kind: str, scene: Scene, things: list[Thing], rng: random.Random) 
     first, second = rng.choice(pairs)
     text = _worded(kind, rng, thing=first.name, other=second.name, kind=first.kind)
     program = _steps(("select", first.name), ("common", first.kind))
-    return Question(kind, text, first.value, _phrases(first, second, rng), program=program)
+    return Question(kind, text, first.value, (first.phrase, second.phrase), program=program)
 
 
-def _ask_fact(kind: str, scene: Scene, things: list[Thing], rng: random.Random) -> Question | None:
-    if kind == "fact_purpose":
-        values = [thing.value for thing in scene.things]
-        things = [thing for thing in things if values.count(thing.value) == 1]
-    if not things:
-        return None
+def _ask_fact(kind: str, scene: Scene, things: list[Thing], rng: random.Random) -> Question:
     thing = rng.choice(things)
     name, predicate, purpose = thing.fact
     answer = {"fact_value": thing.value, "fact_thing": name, "fact_purpose": purpose}[kind]
-    text = _worded(kind, rng, kind=thing.kind, value=thing.value, predicate=predicate, purpose=purpose)
+    slots = {"kind": thing.kind, "value": thing.value, "category": thing.category}
+    text = _worded(kind, rng, **slots, predicate=predicate, purpose=purpose)
     program = _steps(("recall", " ".join(thing.fact)), ("query", kind.removeprefix("fact_")))
     return Question(kind, text, answer, (" ".join(thing.fact), thing.phrase), thing.fact, program)
 
@@ -174,9 +203,16 @@ def _ask_text(kind: str, scene: Scene, things: list[Thing], rng: random.Random) 
         return None
     surface = rng.choice(having)
     other = rng.choice([other for other in scene.surfaces if other is not surface])
-    text = _worded(kind, rng, color=surface.color, surface=surface.name)
+    slots = {"color": surface.color, "surface": surface.name}
+    text = _worded(kind, rng, **slots, other_color=other.color, other_surface=other.name)
     program = _steps(("select", f"{surface.color} {surface.name}"), ("read", kind))
-    return Question(kind, text, surface.word, _phrases(surface, other, rng), program=program)
+    return Question(kind, text, surface.word, (surface.phrase, other.phrase), program=program)
+
+
+def _options(right: str, among: Sequence[str], rng: random.Random) -> list[str]:
+    """The right one and a wrong one, in the order of ``among``: so the right one is not always named first."""
+    wrong = rng.choice([other for other in among if other != right])
+    return sorted((right, wrong), key=among.index)
 
 
 def _pairs(things: list[Thing], alike: bool) -> list[tuple[Thing, Thing]]:
@@ -188,19 +224,12 @@ def _pairs(things: list[Thing], alike: bool) -> list[tuple[Thing, Thing]]:
     ]
 
 
-def _phrases(first: Thing | Surface, second: Thing | Surface, rng: random.Random) -> tuple[str, ...]:
-    phrases = [first.phrase, second.phrase]
-    rng.shuffle(phrases)
-    return tuple(phrases)
-
-
 _ASKERS: dict[str, Callable[[str, Scene, list[Thing], random.Random], Question | None]] = {
     "thing": _ask_thing,
+    "thing_choice": _ask_thing_choice,
     "place": _ask_place,
-    "color": _ask_attribute,
-    "material": _ask_attribute,
-    "shape": _ask_attribute,
-    "verify": _ask_verify,
+    "color": _ask_color,
+    "value_choice": _ask_value_choice,
     "subject": _ask_relation,
     "object": _ask_relation,
     "same": _ask_same,
@@ -213,3 +242,5 @@ _ASKERS: dict[str, Callable[[str, Scene, list[Thing], random.Random], Question |
     "brand": _ask_text,
     "number": _ask_text,
 }
+
+_RELATIONS = ("subject", "object")

@@ -10,7 +10,7 @@ from typing import Any
 from mmclvqa.clove.annotations import ANSWERS_PER_RECORD, ITEM_END, new_record
 from mmclvqa.clove.mini.draws import named_random
 from mmclvqa.clove.mini.noise import predicted_graph
-from mmclvqa.clove.mini.questions import MIXES, SCENE_MIX, Question, ask
+from mmclvqa.clove.mini.questions import MIXES, SCENE_MIX, Question, Share, ask
 from mmclvqa.clove.mini.scenes import Scene, sample_scene, sample_text_scene
 from mmclvqa.clove.mini.vocabulary import SCENE_TYPES
 from mmclvqa.clove.tasks import Task
@@ -74,7 +74,7 @@ def _turns(scenes: Sequence[Scene], rng: random.Random) -> Iterator[Scene]:
 
 
 def _fresh_question(
-    mix: Mapping[str, float],
+    mix: Mapping[str, Share],
     turns: Iterator[Scene],
     asked: set[tuple[str, str]],
     rng: random.Random,
@@ -83,9 +83,10 @@ def _fresh_question(
     """The next picture that offers a question of a kind drawn from ``mix``, if possible one not asked yet."""
     repeat = False
     while True:
-        kind = rng.choices(list(mix), list(mix.values()))[0]
+        kind = rng.choices(list(mix), [weight for weight, _ in mix.values()])[0]
+        attributes = mix[kind][1]
         for scene in itertools.islice(turns, ATTEMPTS):
-            question = ask(kind, scene, rng, own)
+            question = ask(kind, scene, rng, own, attributes)
             if question and (repeat or (scene.image_id, question.text) not in asked):
                 asked.add((scene.image_id, question.text))
                 return scene, question
@@ -105,6 +106,7 @@ def _record(
     if question.fact:
         items = [" ".join(question.fact), *items]
     rng.shuffle(items)
+    items = _with_order(items, question.related)
     fact = [{"triplet": list(question.fact), "source": "clove-mini"}] if question.fact else []
     fields: dict[str, Any] = {
         "answer": question.answer,
@@ -126,6 +128,12 @@ def _record(
     if scene.surfaces:
         fields |= _ocr_fields(scene)
     return new_record(**fields)
+
+
+def _with_order(items: list[str], related: Sequence[str]) -> list[str]:
+    """The items with the related ones, where they are, in the order of ``related``: that of the question."""
+    turns = iter(related)
+    return [next(turns) if item in related else item for item in items]
 
 
 def _ocr_fields(scene: Scene) -> dict[str, Any]:

@@ -9,14 +9,13 @@ from mmclvqa.clove.mini.vocabulary import (
     ANCHORS,
     ATTRIBUTE_KIND,
     ATTRIBUTES,
-    BESIDE,
     CATEGORIES,
     CATEGORY_OF,
     COLORS,
     FACTS,
     HORIZONTAL,
+    PARTNERS,
     SCENE_TYPES,
-    STACKED,
     TEXTS,
     VERTICAL,
     SceneType,
@@ -196,7 +195,7 @@ def _texts(rng: random.Random) -> list[tuple[tuple[str, ...], tuple[str, ...]]]:
 
 def _categories(rng: random.Random, own: set[str]) -> list[str]:
     """Categories of an anchor, an object beside it, one stacked with it and one apart; ``own`` come first."""
-    roles = (ANCHORS, BESIDE, STACKED, ANCHORS)
+    roles = (ANCHORS, PARTNERS, PARTNERS, ANCHORS)
     chosen = [""] * len(roles)
     for index in rng.sample(range(len(roles)), len(roles)):
         free = [category for category in roles[index] if category not in chosen]

@@ -148,9 +148,38 @@ def _answers_which(slots: dict[str, str], graph: Graph) -> set[str]:
     }
 
 
-def _answers_verify(slots: dict[str, str], graph: Graph) -> set[str]:
-    values = graph.values(slots["thing"], ATTRIBUTE_KIND[slots["value"]])
-    return ({YES} if slots["value"] in values else set()) | ({NO} if values - {slots["value"]} else set())
+def _answers_thing(slots: dict[str, str], graph: Graph) -> set[str]:
+    return {
+        name
+        for name, values in graph.attributes.items()
+        if CATEGORY_OF[name] == slots["category"] and slots["value"] in values
+    }
+
+
+def _answers_thing_choice(slots: dict[str, str], graph: Graph) -> set[str]:
+    if slots["thing"] == slots["other"]:
+        return set()
+    return {name for name in (slots["thing"], slots["other"]) if slots["value"] in graph.attributes.get(name, ())}
+
+
+def _answers_value_choice(slots: dict[str, str], graph: Graph) -> set[str]:
+    options = {slots["value"], slots["rival"]}
+    if len(options) < 2 or len({ATTRIBUTE_KIND[value] for value in options}) > 1:
+        return set()
+    return graph.attributes.get(slots["thing"], set()) & options
+
+
+def _answers_subject(slots: dict[str, str], graph: Graph) -> set[str]:
+    return {
+        subject
+        for subject, relation, object_ in graph.relations
+        if (relation, object_) == (slots["relation"], slots["thing"]) and CATEGORY_OF[subject] == slots["category"]
+    }
+
+
+def _answers_object(slots: dict[str, str], graph: Graph) -> set[str]:
+    asked = (slots["thing"], slots["relation"])
+    return {object_ for subject, relation, object_ in graph.relations if (subject, relation) == asked}
 
 
 def _answers_both(slots: dict[str, str], graph: Graph) -> set[str]:
@@ -167,12 +196,12 @@ def _answers_fact_value(slots: dict[str, str], graph: Graph) -> set[str]:
     return {value for name in _serving(slots, graph) for value in graph.values(name, slots["kind"])}
 
 
+def _answers_fact_thing(slots: dict[str, str], graph: Graph) -> set[str]:
+    return {name for name in _serving(slots, graph) if slots["value"] in graph.attributes[name]}
+
+
 def _answers_fact_purpose(slots: dict[str, str], graph: Graph) -> set[str]:
-    return {
-        FACTS[name][1]
-        for name, values in graph.attributes.items()
-        if slots["value"] in values and FACTS[name][0] == slots["predicate"]
-    }
+    return {FACTS[name][1] for name in _answers_thing(slots, graph) if FACTS[name][0] == slots["predicate"]}
 
 
 def _answers_text(slots: dict[str, str], graph: Graph) -> set[str]:
@@ -180,25 +209,18 @@ def _answers_text(slots: dict[str, str], graph: Graph) -> set[str]:
 
 
 _ANSWERS: dict[str, Callable[[dict[str, str], Graph], set[str]]] = {
-    "thing": lambda slots, graph: {
-        name for name in graph.attributes if CATEGORY_OF[name] == slots["category"]
-    },
+    "thing": _answers_thing,
+    "thing_choice": _answers_thing_choice,
     "place": lambda slots, graph: graph.places,
     "color": lambda slots, graph: graph.values(slots["thing"], "color"),
-    "material": lambda slots, graph: graph.values(slots["thing"], "material"),
-    "shape": lambda slots, graph: graph.values(slots["thing"], "shape"),
-    "verify": _answers_verify,
-    "subject": lambda slots, graph: {
-        s for s, r, o in graph.relations if (r, o) == (slots["relation"], slots["thing"])
-    },
-    "object": lambda slots, graph: {
-        o for s, r, o in graph.relations if (s, r) == (slots["thing"], slots["relation"])
-    },
+    "value_choice": _answers_value_choice,
+    "subject": _answers_subject,
+    "object": _answers_object,
     "same": _answers_same,
     "which": _answers_which,
     "both": _answers_both,
     "fact_value": _answers_fact_value,
-    "fact_thing": lambda slots, graph: set(_serving(slots, graph)),
+    "fact_thing": _answers_fact_thing,
     "fact_purpose": _answers_fact_purpose,
     "text": _answers_text,
     "brand": _answers_text,

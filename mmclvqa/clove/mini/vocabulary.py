@@ -121,10 +121,8 @@ HORIZONTAL = ("left of", "right of")
 VERTICAL = ("above", "below", "on")
 ANCHORS = ("furniture", "vehicle", "fixture", "plant")
 """Categories that others stand in relation to."""
-BESIDE = ("dish", "tool", "instrument", "animal")
-"""Categories that stand left or right of an anchor."""
-STACKED = ("fruit", "device", "textile", "toy")
-"""Categories that stand above, below or on an anchor."""
+PARTNERS = ("dish", "tool", "instrument", "animal", "fruit", "device", "textile", "toy")
+"""Categories that stand beside, above, below or on an anchor."""
 RELATIONS: tuple[str, ...] = HORIZONTAL + VERTICAL
 
 YES, NO = "yes", "no"

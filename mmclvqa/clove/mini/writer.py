@@ -26,7 +26,7 @@ from mmclvqa.clove.tasks import SETTINGS, Task, tasks
 from mmclvqa.clove.vocabulary import save_vocabulary
 
 NAME = "clove-mini"
-VERSION = 2
+VERSION = 3
 """Rises whenever the same settings give other files."""
 SMALLEST_REGIONS = 12
 SMALLEST_FEATURE_DIM = 16
