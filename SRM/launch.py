@@ -38,9 +38,9 @@ def launch(settings: Settings, argv: Sequence[str]) -> int:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    if processes == 1 and "OMP_NUM_THREADS" not in os.environ:
-        # torch takes half of the processors where it believes them to be hyper-threads.
-        torch.set_num_threads(len(os.sched_getaffinity(0)))
+    if settings.n_threads or "OMP_NUM_THREADS" not in os.environ:
+        # Left alone, torch takes half of the processors where it believes them to be hyper-threads.
+        torch.set_num_threads(settings.n_threads or max(1, len(os.sched_getaffinity(0)) // processes))
     accelerator = Accelerator(cpu=gpus == 0, mixed_precision=arithmetic(settings.precision, gpus))
     log.setLevel(logging.INFO)
     log.handlers = [logging.StreamHandler()] if rank == 0 else [logging.NullHandler()]

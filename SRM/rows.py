@@ -15,20 +15,33 @@ from torch import Tensor
 
 from SRM.batches import padded
 
+FIRST_ROOM = 64
+"""Tokens of a row that there is room for at first."""
+
 
 class _Buffers:
     """What GPT-2's attention sees as its cache: it writes a row's new tokens and reads all of its old ones."""
 
     def __init__(
         self, layers: int, shape: tuple[int, int, int, int], dtype: torch.dtype, device: torch.device
-    ):
+    ) -> None:
         # Zeroed, because what a mask hides is still multiplied, and memory as it comes may hold NaN.
         self.keys = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(layers)]
         self.values = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(layers)]
+        self.room = shape[2]
         self.at: Tensor | None = None
         self.rows = 0
         self.first = 0
         self.width = 0
+
+    def widen(self, room: int) -> None:
+        """Make room for this many tokens in a row; what is there stays."""
+        for buffers in (self.keys, self.values):
+            for layer, narrow in enumerate(buffers):
+                rows, heads, _, width = narrow.shape
+                buffers[layer] = narrow.new_zeros(rows, heads, room, width)
+                buffers[layer][:, :, : self.room] = narrow
+        self.room = room
 
     def update(self, keys: Tensor, values: Tensor, layer: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
         """Store keys and values (rows x heads x new x width) and give those that the new tokens may see."""
@@ -38,11 +51,11 @@ class _Buffers:
             self.values[layer][self.first : self.first + self.rows, :, :new] = values
             return keys, values
         every = torch.arange(self.rows, device=keys.device)
-        self.keys[layer][every, :, self.at] = keys[:, :, 0].to(self.keys[layer].dtype)
-        self.values[layer][every, :, self.at] = values[:, :, 0].to(self.values[layer].dtype)
-        return self.keys[layer][: self.rows, :, : self.width], self.values[layer][
-            : self.rows, :, : self.width
-        ]
+        seen = []
+        for buffer, new in ((self.keys[layer], keys), (self.values[layer], values)):
+            buffer[every, :, self.at] = new[:, :, 0].to(buffer.dtype)
+            seen.append(buffer[: self.rows, :, : self.width])
+        return seen[0], seen[1]
 
 
 class Rows:
@@ -60,7 +73,8 @@ class Rows:
         self.model = model
         self.device = model.device
         heads = config.n_head
-        shape = (capacity, heads, longest, config.n_embd // heads)
+        self.longest = longest
+        shape = (capacity, heads, min(longest, FIRST_ROOM), config.n_embd // heads)
         self.buffers = _Buffers(config.n_layer, shape, dtype, self.device)
         self.lengths = torch.zeros(capacity, dtype=torch.long, device=self.device)
         self.capacity = capacity
@@ -74,6 +88,7 @@ class Rows:
         """
         buffers = self.buffers
         input_ids = padded(prompts, pad).to(self.device)
+        self._reserve(input_ids.shape[1])
         lengths = torch.tensor([len(prompt) for prompt in prompts], device=self.device)
         column = torch.arange(input_ids.shape[1], device=self.device)
         mask = (column[:, None] >= column[None, :])[None, None].expand(len(prompts), 1, -1, -1)
@@ -96,12 +111,21 @@ class Rows:
         buffers, lengths = self.buffers, self.lengths[: self.used]
         buffers.at, buffers.rows = lengths, self.used
         buffers.width = int(lengths.max()) + 1
+        self._reserve(buffers.width)
         mask = torch.arange(buffers.width, device=self.device)[None] <= lengths[:, None]
         scores = self._scores(
             token[:, None], lengths[:, None], mask[:, None, None], torch.zeros_like(lengths)
         )
         self.lengths[: self.used] += 1
         return scores
+
+    def _reserve(self, tokens: int) -> None:
+        """Double the buffers' room until it holds ``tokens``: few sequences get as long as they may."""
+        room = self.buffers.room
+        while room < tokens:
+            room *= 2
+        if room > self.buffers.room:
+            self.buffers.widen(max(tokens, min(room, self.longest)))
 
     def _scores(self, input_ids: Tensor, positions: Tensor, mask: Tensor, at: Tensor) -> Tensor:
         hidden = self.model.transformer(

@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import MISSING, Field, asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from mmclvqa.clove.errors import CloveError
 from mmclvqa.clove.layout import existing_root
@@ -22,7 +22,16 @@ DEBUG_RECORDS = 64
 GEN_DEBUG_PROMPTS = 32
 
 WITHOUT_EFFECT = frozenset(
-    {"data_dir", "model_dir_root", "overwrite", "logging_steps", "tensorboard", "n_gpus", "n_workers"}
+    {
+        "data_dir",
+        "model_dir_root",
+        "overwrite",
+        "logging_steps",
+        "tensorboard",
+        "n_gpus",
+        "n_workers",
+        "n_threads",
+    }
     | {"skip_tasks"}
 )
 """Settings that do not decide what the replay files hold; a run may be continued with others."""
@@ -228,6 +237,13 @@ class Settings:
         "GPUS",
         kind=whole(0),
     )
+    n_threads: int = flag(
+        "machine and log",
+        "of torch on the CPU; 0: OMP_NUM_THREADS, else all processors",
+        0,
+        "THREADS",
+        kind=whole(0),
+    )
     n_workers: int = flag(
         "machine and log", "that prepare batches beside training, 0 for none", 1, "THREADS", kind=whole(0)
     )
@@ -265,6 +281,9 @@ class _Parser(argparse.ArgumentParser):
 
     def convert_arg_line_to_args(self, arg_line: str) -> list[str]:
         return shlex.split(arg_line, comments=True)
+
+    def error(self, message: str) -> NoReturn:
+        raise SettingsError(f"{message} (--help shows all flags)")
 
 
 def parser() -> argparse.ArgumentParser:

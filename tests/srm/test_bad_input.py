@@ -144,6 +144,15 @@ def test_a_full_disk_leaves_no_half_file(srm: Runs, monkeypatch: pytest.MonkeyPa
     srm()
 
 
+@pytest.mark.parametrize(("flags", "message"), [
+    (("--model_name", "bert"), "invalid choice: 'bert'"), (("--train_perc", "1.5"), "--train_perc: 1.5 is not"),
+    (("--min_batch_size", "0"), "0 is less than 1"), (("--lm_lamda", "1"), "unrecognized arguments: --lm_lamda"),
+    (("@nowhere.args",), "nowhere.args"),
+])  # fmt: skip
+def test_a_flag_that_is_not_there_or_has_another_value(srm: Runs, flags: tuple[str], message: str) -> None:
+    assert message in srm.error(*flags)
+
+
 def test_a_model_root_that_is_a_file(srm: Runs) -> None:
     srm.root.write_text("")
     assert "is a file, not a folder" in srm.error()

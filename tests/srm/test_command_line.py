@@ -71,6 +71,12 @@ def test_the_published_defaults() -> None:
     assert (settings.n_prompts, settings.n_replay, settings.max_length) == (15000, 5000, 512)
 
 
+def test_flags_can_stand_in_a_file_with_comments() -> None:
+    needed = ["--cl_setting", "scene", "--task_seq", "abcdef", "--model_dir_root", "x", "--data_dir", "."]
+    settings = parse([*needed, f"@{PROJECT / 'SRM' / 'mini.args'}", "--n_train_epochs", "1"])
+    assert settings.dropout == 0 and settings.learning_rate == 2e-3 and settings.n_train_epochs == 1
+
+
 @pytest.mark.slow
 def test_the_published_command_lines_run_as_they_stand(world: Path, tmp_path: Path) -> None:
     script = PUBLISHED.replace("python train.py", f"{shlex.quote(sys.executable)} train.py")

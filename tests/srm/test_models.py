@@ -13,7 +13,7 @@ from SRM.model import KINDS
 @pytest.mark.parametrize("name", KINDS)
 def test_model_learns_and_writes_replays(srm: Runs, name: str) -> None:
     folder = srm(
-        "--model_name", name, "--n_train_epochs", "40", "--max_length", "64", setting="scene", order="abcdef"
+        "--model_name", name, "--n_train_epochs", "25", "--max_length", "48", setting="scene", order="abcdef"
     )
     assert folder == srm.root / f"{name}_replay" / f"{name}_scene_abcdef"
     records = load_records(folder / "abcdef_REPLAY_AT[f].npy")
