@@ -24,6 +24,10 @@ PLUGIN_MODULES = (
     "mmclvqa.datasets.builder",
     "mmclvqa.models.unicl",
     "mmclvqa.trainers.mmf_trainer",
+    "mmclvqa.continual.ewc",
+    "mmclvqa.continual.mas",
+    "mmclvqa.continual.gem",
+    "mmclvqa.continual.kmeans",
 )
 """Importing these registers model ``unicl``, dataset ``clvqa``, its processors, metrics and trainers."""
 

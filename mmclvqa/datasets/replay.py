@@ -201,16 +201,35 @@ def _restore_with_number(at: _Moment) -> ReplayMix:
 
 def _random(at: _Moment) -> ReplayMix:
     suffix = REPLAY_SUFFIX + (WITHHELD_SUFFIX if at.settings.get("replay_mask_img") else "")
-
-    def read(past: int) -> list[Record]:
-        known = at.earlier[past]
-        path = annotation_file(at.root, known, "train")
-        if path is None:
-            raise DataError(f"{at.root / known.annotation_path('train')}: there is no such file (nor .json)")
-        return _filled(path)
-
-    mix = _by_ceiling(at, at.rate("replay_rate"), read)
+    mix = _by_ceiling(at, at.rate("replay_rate"), lambda past: _real_records(at, past))
     return ReplayMix([record | {"stage": record["stage"] + suffix} for record in mix.records], mix.counts)
+
+
+def choose_memories(root: str | os.PathLike[str], settings: Mapping[str, Any]) -> dict[str, list[Record]]:
+    """GEM's memories: of each earlier task, in learning order, the real records that ``random`` would replay.
+
+    Args:
+        root: the data root.
+        settings: ``training.CL``; ``replay_rate`` says how many.
+
+    Returns:
+        Task name -> records, none of them empty.
+
+    Raises:
+        CloveError: as :func:`select_replays`.
+    """
+    at = _moment(root, settings)
+    mix = _by_ceiling(at, at.rate("replay_rate"), lambda past: _real_records(at, past))
+    kept = iter(mix.records)
+    return {name: [next(kept) for _ in range(count)] for name, count in mix.counts.items()}
+
+
+def _real_records(at: _Moment, past: int) -> list[Record]:
+    known = at.earlier[past]
+    path = annotation_file(at.root, known, "train")
+    if path is None:
+        raise DataError(f"{at.root / known.annotation_path('train')}: there is no such file (nor .json)")
+    return _filled(path)
 
 
 def _kmeans(at: _Moment) -> ReplayMix:

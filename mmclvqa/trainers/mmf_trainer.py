@@ -20,6 +20,7 @@ from mmf.common.sample import SampleList
 from torch import Tensor
 
 from mmclvqa.configuration import ConfigError
+from mmclvqa.continual.stored import write_random_replays
 from mmclvqa.trainers.base import BaseTrainer, all_values
 from mmclvqa.trainers.checkpoint_files import load_weights, read_checkpoint
 from mmclvqa.trainers.devices import gather
@@ -301,6 +302,7 @@ class MMFTrainer(BaseTrainer):
         self.network.eval()
         self.on_train_end()
         if self.is_main:
+            write_random_replays(self.config, self.files.folder)
             self.files.write_final(self.network)
             self.results.run["training"] = {
                 "updates": self.num_updates,

@@ -294,7 +294,7 @@ def test_relations_are_those_that_the_boxes_show(scenes: list[Scene]) -> None:
         assert all(0 <= side <= 1 for thing in scene.things for side in thing.box)
 
 
-def test_a_reader_of_the_predicted_graph_alone_answers_a_third_of_the_object_questions(
+def test_a_reader_of_the_predicted_graph_alone_answers_about_half_of_the_object_questions(
     drawn: dict[str, list[dict]],
 ) -> None:
     rng = named_random(0, "oracle")
@@ -307,10 +307,10 @@ def test_a_reader_of_the_predicted_graph_alone_answers_a_third_of_the_object_que
             if is_true(record["question"], name, record["pred_scene_graph_seq"])
         )
         right.append(bool(candidates) and rng.choice(candidates) == record["answer"])
-    assert 0.2 <= np.mean(right) <= 0.45
+    assert 0.4 <= np.mean(right) <= 0.6
 
 
-def test_predicted_graphs_miss_a_third_to_a_half_of_the_objects(scenes: list[Scene]) -> None:
+def test_predicted_graphs_miss_a_quarter_to_two_fifths_of_the_objects(scenes: list[Scene]) -> None:
     shares = []
     for scene in scenes:
         items = predicted_graph(scene, named_random(0, scene.image_id))
@@ -318,7 +318,7 @@ def test_predicted_graphs_miss_a_third_to_a_half_of_the_objects(scenes: list[Sce
         shares.append(
             np.mean([not any(item.endswith(f" {n}") or item == n for item in items) for n in names])
         )
-    assert 0.35 <= np.mean(shares) <= 0.55
+    assert 0.25 <= np.mean(shares) <= 0.4
 
 
 def test_facts_stand_in_the_true_graph_and_are_the_supporting_fact(drawn: dict[str, list[dict]]) -> None:

@@ -25,10 +25,7 @@ FORMS: dict[str, tuple[str, ...]] = {
     "value_choice": ("is the {thing} {value} or {rival}?",),
     "subject": ("what {category} is {relation} the {thing}?", "which {category} is {relation} the {thing}?"),
     "object": ("what is the {thing} {relation}?",),
-    "same": (
-        "are the {thing} and the {other} the same {kind}?",
-        "do the {thing} and the {other} have the same {kind}?",
-    ),
+    "same": ("are the {thing} and the {other} the same {kind}?",),
     "which": ("which one is {value}, the {thing} or the {other}?",),
     "both": ("what {kind} are both the {thing} and the {other}?",),
     "fact_thing": ("what {value} thing is {predicate} {purpose}?", "which {value} thing is {predicate} {purpose}?"),

@@ -1,7 +1,7 @@
 """Predicted scene graphs: noisy copies of the true ones, as an off-the-shelf detector would give them.
 
 An object that is missed is missing from every item; one that is mistaken is called by a sibling's name
-throughout. So a reader of the predicted graph alone answers a third of the questions, and must look.
+throughout. So a reader of the predicted graph alone answers about half of the questions, and must look.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from mmclvqa.clove.mini.vocabulary import (
     RELATIONS,
 )
 
-MISSED = 0.4
+MISSED = 0.25
 """Probability that an object, a surface or the place is not seen at all."""
-MISTAKEN = 0.2
+MISTAKEN = 0.1
 """Probability that an object that is seen is taken for another class of its category."""
-ATTRIBUTE_DROPPED = 0.4
-ATTRIBUTE_WRONG = 0.15
+ATTRIBUTE_DROPPED = 0.2
+ATTRIBUTE_WRONG = 0.1
 RELATION_DROPPED = 0.2
 RELATION_WRONG = 0.1
 DISTRACTORS = 2

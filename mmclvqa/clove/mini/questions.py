@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from mmclvqa.clove.mini.grammar import FORMS
 from mmclvqa.clove.mini.scenes import Scene, Thing
-from mmclvqa.clove.mini.vocabulary import ATTRIBUTES, CATEGORIES, HORIZONTAL, NO, TEXTS, YES
+from mmclvqa.clove.mini.vocabulary import ATTRIBUTES, CLASSES, FACTS, HORIZONTAL, NO, TEXTS, YES
 
 Share = tuple[float, tuple[str, ...]]
 """Weight of a kind of question, and the kinds of attribute that the objects have about which it is asked."""
@@ -20,7 +20,7 @@ MIXES: dict[str, dict[str, Share]] = {
     "object": {"thing": (0.4, ("color",)), "thing_choice": (0.45, ("material", "shape")), "place": (0.15, _ALL)},
     "attribute": {"color": (0.5, ("color",)), "value_choice": (0.5, ("material", "shape"))},
     "relation": {"subject": (0.5, _ALL), "object": (0.5, _ALL)},
-    "logical": {"same": (0.46, ("material", "shape")), "which": (0.27, ("color",)), "both": (0.27, ("color",))},
+    "logical": {"which": (0.4, ("color", "material")), "both": (0.4, ("color", "material")), "same": (0.2, ("shape",))},
     "knowledge": {
         "fact_thing": (0.5, ("color",)),
         "fact_purpose": (0.25, ("material",)),
@@ -104,7 +104,7 @@ def _ask_thing(kind: str, scene: Scene, things: list[Thing], rng: random.Random)
 
 def _ask_thing_choice(kind: str, scene: Scene, things: list[Thing], rng: random.Random) -> Question:
     thing = rng.choice(things)
-    first, second = _options(thing.name, CATEGORIES[thing.category], rng)
+    first, second = (name for name in CLASSES if FACTS[name] == FACTS[thing.name])
     text = _worded(kind, rng, value=thing.value, thing=first, other=second)
     program = _steps(("select", thing.value), ("choose name", f"{first}|{second}"))
     return Question(kind, text, thing.name, (thing.phrase,), program=program)
@@ -170,11 +170,12 @@ def _ask_which(kind: str, scene: Scene, things: list[Thing], rng: random.Random)
     pairs = _pairs(things, alike=False)
     if not pairs:
         return None
-    first, second = rng.choice(pairs)
-    chosen = rng.choice((first, second))
-    text = _worded(kind, rng, value=chosen.value, thing=first.name, other=second.name)
+    chosen, second = rng.choice(pairs)
+    # The value of the first item is asked for, so that a prompt decides the answer; which is named first, it does not.
+    first, other = sorted((chosen.name, second.name), key=CLASSES.index)
+    text = _worded(kind, rng, value=chosen.value, thing=first, other=other)
     program = _steps(("select", chosen.value), ("choose", "name"))
-    return Question(kind, text, chosen.name, (first.phrase, second.phrase), program=program)
+    return Question(kind, text, chosen.name, (chosen.phrase, second.phrase), program=program)
 
 
 def _ask_both(kind: str, scene: Scene, things: list[Thing], rng: random.Random) -> Question | None:

@@ -1,0 +1,42 @@
+"""What SRM's replays are worth on clove-mini, at the sizes of SRM/mini.args: the checker reads every one of them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from itertools import combinations
+from pathlib import Path
+
+import pytest
+
+PROJECT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def clove_mini(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("clove-mini")
+    subprocess.run([sys.executable, "-m", "mmclvqa.clove", "mini", str(root)], cwd=PROJECT, check=True)
+    return root
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("setting", "order"), [("functional", "oarlks"), ("functional", "lkosra"), ("scene", "abcdef")])
+def test_replays_are_accepted_true_and_different(setting: str, order: str, clove_mini: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "SRM/train.py", "--cl_setting", setting, "--task_seq", order, "--add_task_tokens"]
+    command += ["--model_dir_root", str(tmp_path), "--data_dir", str(clove_mini), "@SRM/mini.args"]
+    subprocess.run(command, cwd=PROJECT, check=True)
+    folder = tmp_path / "distilgpt2_replay" / f"distilgpt2_{setting}_{order}"
+    found = {}
+    for past, current in combinations(order, 2):
+        figures = json.loads((folder / f"{order}_REPLAY[{past}]_AT[{current}].json").read_text())
+        found[past + current] = (
+            figures["acceptance"], figures["truth"]["share"], figures["distinct_question_share"],
+        )  # fmt: skip
+        assert (folder / f"{order}_REPLAY[{past}]_AT[{current}].npy").is_file()
+    print(found)
+    assert len(found) == 15
+    first, last = order[0], order[-1]
+    assert all(acceptance >= 0.8 for acceptance, _, _ in found.values()), found
+    assert all(truth >= (0.7 if pair == first + last else 0.8) for pair, (_, truth, _) in found.items()), found
+    assert all(distinct >= 0.3 for _, _, distinct in found.values()), found
