@@ -1,14 +1,13 @@
-# make demo   install into .venv, make clove-mini, train and evaluate one task
-# make test   install the same way, run the tests
+# make demo         install into .venv; on clove-mini, fine-tuning and SRM along a task order, a table and a page
+# make compare      the same with every method
+# make test         install the same way, run the tests
+# make check-long   all tests, also those that take minutes
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 MMF := mmf==1.0.0rc10
 
-export CLOVE_ROOT ?= $(CURDIR)/runs/clove-mini
-export ROOT ?= $(CURDIR)/runs/demo
-
-.PHONY: install demo test check-long lint clean
+.PHONY: install demo compare test check-long lint clean
 
 install: $(VENV)/.installed
 
@@ -24,6 +23,9 @@ $(VENV)/.installed: requirements.txt extra_requirements.txt constraints.txt setu
 
 demo: install
 	bash run_scripts/demo.sh
+
+compare: install
+	CONFIG=EXP_CONFIG/mini bash run_scripts/compare.sh
 
 test: install
 	$(BIN)/python -m pytest

@@ -53,6 +53,22 @@ def srm_experiment(language_model: str, rate: float, use_gt: bool = False, task_
     return f"{language_model}_replay_qag_seq_{_prompting(use_gt)}_{_tokens(task_token)}_{rate}"
 
 
+def random_experiment(rate: float, mask_images: bool = False, gt_graphs: bool = False) -> str:
+    """What an experiment that replays real records drawn at random is called.
+
+    Args:
+        rate: replays per real record.
+        mask_images: their images are withheld.
+        gt_graphs: they show the true scene graph instead of the predicted one.
+    """
+    return f"{'gtsg_' if gt_graphs else ''}{'maskimg_' if mask_images else ''}rnd_replay_{rate}"
+
+
+def kmeans_experiment(rate: float) -> str:
+    """What an experiment that replays real records chosen by k-means is called."""
+    return f"kmeans_replay_{rate}"
+
+
 def srm_root(setting: str, use_gt: bool = False, task_token: bool = True) -> str:
     """SRM's ``--model_dir_root``."""
     return f"{QAG_SEQ}/{_prompting(use_gt)}/QAG_{setting}_{_tokens(task_token)}"

@@ -1,7 +1,8 @@
 """How important each parameter was so far: Ω, and the weights θ* that go with it, on disk and computed.
 
 A file is written as safetensors (``omega.<parameter>``, ``anchor.<parameter>``). The published ``reg_params.pkl`` is
-read too: a pickled dict of parameter name -> ``{"omega": tensor, "init_val": tensor}``.
+read too: a dict of parameter name (or number, in the model's order) -> ``{"omega": tensor, "init_val": tensor}``,
+written by pickle or by ``torch.save``; its entry ``lambda`` is left out.
 """
 
 from __future__ import annotations
@@ -10,12 +11,14 @@ import collections
 import io
 import os
 import pickle
+import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import safetensors
 import safetensors.torch
 import torch
 from safetensors import SafetensorError
@@ -32,10 +35,11 @@ _PUBLISHED = ("omega", "init_val")
 
 @dataclass(frozen=True)
 class Importances:
-    """Ω and θ*: parameter name -> float32 tensor of the parameter's shape."""
+    """Ω and θ*: parameter name -> float32 tensor of the parameter's shape; whose Ω it is, empty where not known."""
 
     omega: dict[str, Tensor]
     anchor: dict[str, Tensor]
+    reg_type: str = ""
 
     @property
     def bytes(self) -> int:
@@ -52,7 +56,7 @@ def write_importances(path: str | os.PathLike[str], importances: Importances) ->
     parts = (("omega", importances.omega), ("anchor", importances.anchor))
     tensors = {f"{part}.{name}": t.detach().cpu().contiguous() for part, named in parts for name, t in named.items()}
     with atomic_write(path, "wb") as file:
-        file.write(safetensors.torch.save(tensors))
+        file.write(safetensors.torch.save(tensors, metadata={"reg_type": importances.reg_type}))
 
 
 def read_importances(path: str | os.PathLike[str], network: nn.Module) -> Importances:
@@ -72,7 +76,8 @@ def read_importances(path: str | os.PathLike[str], network: nn.Module) -> Import
     path = Path(path)
     if not path.is_file():
         raise DataError(f"training.CL.reg_params_pth={path}: there is no such file")
-    found = _read_published(path) if path.suffix == ".pkl" else _read_safetensors(path)
+    names = [name for name, _ in network.named_parameters()]
+    found = _read_published(path, names) if path.suffix == ".pkl" else _read_safetensors(path)
     wanted = {name: parameter.shape for name, parameter in network.named_parameters() if parameter.requires_grad}
     for part in (found.omega, found.anchor):
         differing = sorted(
@@ -136,7 +141,9 @@ def without_dropout(network: nn.Module) -> Iterator[None]:
 
 def _read_safetensors(path: Path) -> Importances:
     try:
-        tensors = safetensors.torch.load(path.read_bytes())
+        with safetensors.safe_open(path, "pt") as file:
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  (it is no dict)
+            reg_type = (file.metadata() or {}).get("reg_type", "")
     except (SafetensorError, ValueError, OSError) as error:
         reason = " ".join(str(error).split())
         raise DataError(f"training.CL.reg_params_pth={path}: is no safetensors file or broken ({reason})") from None
@@ -146,7 +153,7 @@ def _read_safetensors(path: Path) -> Importances:
         if part not in parts:
             raise DataError(f"training.CL.reg_params_pth={path}: holds {key}, which is neither omega nor anchor")
         parts[part][name] = tensor
-    return Importances(parts["omega"], parts["anchor"])
+    return Importances(parts["omega"], parts["anchor"], reg_type)
 
 
 class _TensorUnpickler(pickle.Unpickler):
@@ -168,22 +175,29 @@ def _storage(data: bytes) -> Any:
     return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
 
 
-def _read_published(path: Path) -> Importances:
+def _read_published(path: Path, names: list[str]) -> Importances:
     where = f"training.CL.reg_params_pth={path}"
     try:
         with open(path, "rb") as file:
-            content = _TensorUnpickler(file).load()
+            saved_by_torch = zipfile.is_zipfile(file)
+            file.seek(0)
+            content = _storage(file.read()) if saved_by_torch else _TensorUnpickler(file).load()
     except UnsafePickleError as error:
         raise UnsafePickleError(f"{where}: {error}, which is no tensor; it was not loaded") from None
     except Exception as error:
         # A broken pickle fails in any of the operations it spells out.
         reason = " ".join(str(error).split())[:120] or type(error).__name__
         raise DataError(f"{where}: is broken ({reason})") from None
+    if isinstance(content, dict):
+        content.pop("lambda", None)
     fits = isinstance(content, dict) and all(
-        isinstance(entry, dict) and all(isinstance(entry.get(part), Tensor) for part in _PUBLISHED)
-        for entry in content.values()
+        (isinstance(key, str) or (type(key) is int and 0 <= key < len(names)))
+        and isinstance(entry, dict)
+        and all(isinstance(entry.get(part), Tensor) for part in _PUBLISHED)
+        for key, entry in content.items()
     )
     if not fits:
-        raise DataError(f"{where}: is no table of parameter names to omega and init_val")
-    omega, anchor = ({name: entry[part].detach().float() for name, entry in content.items()} for part in _PUBLISHED)
+        raise DataError(f"{where}: is no table of parameter names (or numbers) to omega and init_val")
+    named = {names[key] if isinstance(key, int) else key: entry for key, entry in content.items()}
+    omega, anchor = ({name: entry[part].detach().float() for name, entry in named.items()} for part in _PUBLISHED)
     return Importances(omega, anchor)

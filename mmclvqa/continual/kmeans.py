@@ -80,18 +80,20 @@ class KMeansStore(Callback):
         rate = settings.replay_rate
         if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 < rate <= 1:
             raise ConfigError(f"training.CL.replay_rate={rate}: kmeans_store needs a number above 0 and up to 1")
-        if tasks_before(settings, "callback kmeans_store") and not settings.replay_dir:
+        current, before, share = _share(trainer)
+        if share < 1:
+            raise ConfigError(
+                f"training.CL.replay_rate={rate}: leaves no record for each of the {len(before) + 1} tasks up to "
+                f"{current.name}"
+            )
+        if before and not settings.replay_dir:
             raise ConfigError(f"training.CL.replay_dir is missing: the folder of the task before, with {KMEANS_FILE}")
 
     def on_train_end(self, trainer: Any) -> None:
         """Choose the records and write them."""
         settings = trainer.training.CL
-        root = trainer.config.dataset_config.clvqa.data_dir
-        current = task(settings.cl_setting, settings.cur_task)
-        before = tasks_before(settings, "callback kmeans_store")
-        buffer = int(train_size(root, current.setting, current) * settings.replay_rate)
-        share = buffer // (len(before) + 1)
-        records = load_records(annotation_file(root, current, "train"))
+        current, before, share = _share(trainer)
+        records = load_records(annotation_file(trainer.config.dataset_config.clvqa.data_dir, current, "train"))
         features = _cls_outputs(trainer, current)
         if not trainer.is_main:
             return
@@ -108,9 +110,21 @@ class KMeansStore(Callback):
         trainer.writer.write(f"kmeans_store: {len(kept)} records kept, up to {share} of each task")
 
 
+def _share(trainer: Any) -> tuple[Task, list[Task], int]:
+    """The task that is learned, those before it, and how many records are kept of each."""
+    settings = trainer.training.CL
+    before = tasks_before(settings, "callback kmeans_store")
+    current = task(settings.cl_setting, settings.cur_task)
+    size = train_size(trainer.config.dataset_config.clvqa.data_dir, current.setting, current)
+    return current, before, int(size * settings.replay_rate) // (len(before) + 1)
+
+
 def _cls_outputs(trainer: Any, current: Task) -> dict[str, np.ndarray]:
     """question_id -> cls_output (float32) of every real record of the current task, in every process."""
     found: dict[str, np.ndarray] = {}
+    for dataset in trainer.splits["train"].datasets:
+        # The same images are withheld (use_mask_img), however far the run was when it came here.
+        dataset.set_epoch(0)
     with random_state_kept(), torch.no_grad(), without_dropout(trainer.network):
         for _, batch, dataset in trainer.splits["train"].evaluation_batches():
             batch = prepare(batch, dataset)

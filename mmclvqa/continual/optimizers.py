@@ -46,7 +46,9 @@ class WeightRegularized(torch.optim.Optimizer):
                 for parameter in group["params"]:
                     if parameter in terms:
                         omega, anchor = terms[parameter]
-                        parameter.lerp_(anchor, (2 * group["lr"] * self._weight * omega).clamp(max=1))
+                        # Beyond float32 the factor would be infinite, and not a number where Ω is 0.
+                        factor = min(2 * group["lr"] * self._weight, torch.finfo(omega.dtype).max)
+                        parameter.lerp_(anchor, (factor * omega).clamp(max=1))
         return loss
 
 

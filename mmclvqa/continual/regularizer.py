@@ -14,11 +14,13 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
 from mmf.common.registry import registry
 from mmf.common.report import Report
+from omegaconf import OmegaConf
 from torch import Tensor
 
 from mmclvqa.configuration import ConfigError
@@ -27,6 +29,7 @@ from mmclvqa.continual.optimizers import WeightRegularized
 from mmclvqa.continual.order import tasks_before
 from mmclvqa.continual.stored import Stored
 from mmclvqa.trainers.evaluation import prepare
+from mmclvqa.trainers.loaders import Split
 from mmclvqa.trainers.mmf_trainer import MMFTrainer
 from mmclvqa.trainers.random_state import random_state_kept
 
@@ -107,7 +110,18 @@ class RegularizedTrainer(MMFTrainer):
             )
         self.before = None
         if before:
+            own = self.files.folder / FILE
+            if Path(settings.reg_params_pth).resolve() == own.resolve():
+                raise ConfigError(
+                    f"training.CL.reg_params_pth={own}: is what this run will write; give the file of "
+                    f"{before[-1].name}'s run"
+                )
             self.before = read_importances(settings.reg_params_pth, self.network)
+            if self.before.reg_type not in ("", settings.reg_type):
+                raise ConfigError(
+                    f"training.CL.reg_type={settings.reg_type}: {settings.reg_params_pth} has the importances of "
+                    f"{self.before.reg_type}"
+                )
             optimizer.regularize(self.network, self.before, weight)
         return optimizer
 
@@ -120,16 +134,20 @@ class RegularizedTrainer(MMFTrainer):
         if self.before:
             new = {name: value + self.before.omega[name].to(value) for name, value in new.items()}
         anchor = {name: p.detach().float() for name, p in self.network.named_parameters() if p.requires_grad}
-        after = Importances(new, anchor)
+        after = Importances(new, anchor, self.training.CL.reg_type)
         if self.is_main:
             write_importances(self.files.folder / FILE, after)
             Stored(0, after.bytes, "importances and weights of all parameters").write(self.files.folder)
 
     def _batches(self) -> Iterator[tuple[Any, int]]:
-        split = self.splits["train"]
-        for dataset in split.datasets:
+        datasets, processes = self.splits["train"].datasets, self.accelerator.num_processes
+        for dataset in datasets:
             if hasattr(dataset, "set_epoch"):
                 dataset.set_epoch(0)
+        # Ω depends on how records are batched: as in training, whatever eval_batch_size and the processes are.
+        training = OmegaConf.create(OmegaConf.to_container(self.training, resolve=True))
+        training.eval_batch_size = training.batch_size * processes
+        split = Split("train", datasets, training, self.seed, self.accelerator.process_index, processes)
         for _, batch, dataset in split.evaluation_batches():
             yield prepare(batch, dataset), batch.get_batch_size()
 

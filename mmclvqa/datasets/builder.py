@@ -12,7 +12,7 @@ from mmclvqa.clove.errors import DataError
 from mmclvqa.configuration import CONFIG_DIR
 from mmclvqa.datasets.dataset import CloveDataset
 from mmclvqa.datasets.records import read_split
-from mmclvqa.datasets.replay import select_replays
+from mmclvqa.datasets.replay import ReplayError, select_replays
 
 
 @registry.register_builder("clvqa")
@@ -49,7 +49,13 @@ class CloveBuilder(BaseDatasetBuilder):
         return self.dataset
 
     def _replays(self, root: str, real: int) -> list[dict[str, Any]]:
-        settings = registry.get("config").training.CL
+        training = registry.get("config").training
+        settings = training.CL
+        if settings.use_replay and settings.replay_method == "gem" and training.trainer != "GEM":
+            raise ReplayError(
+                f"training.CL.replay_method=gem needs training.trainer=GEM (it is {training.trainer}): "
+                "the memories would never be read"
+            )
         replays = select_replays(root, settings)
         if settings.use_replay:
             registry.get("writer").write(f"replay: {replays.describe(real, settings.cur_task)}")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,15 @@ from mmclvqa.evaluation.pairs import METRIC, RESULTS
 SAMPLES_PER_TASK = 2
 
 _SRM = re.compile(r"(?P<model>.+)_replay_qag_seq_(?P<gt>not_use_gt|use_gt)_(?P<token>task_token|wo_token)_(?P<rate>.+)")
+_SAMPLES = re.compile(r"(?P<gt>gtsg_)?(?P<mask>maskimg_)?(?P<kind>rnd|kmeans)_replay_(?P<rate>[0-9.]+)")
+_NAMES = {
+    places.FINE_TUNING: "fine-tuning",
+    places.STAND_ALONE: "stand-alone models",
+    "ewc": "EWC",
+    "mas": "MAS",
+    "gem": "GEM",
+    "agem": "A-GEM",
+}
 _TRAINING = "training"
 
 
@@ -71,8 +81,13 @@ def method_name(experiment: str) -> str:
         details = f"{srm['model']}, {srm['rate']} replays per real record"
         details += ", prompted with real items" if srm["gt"] == "use_gt" else ""
         return f"SRM ({details}{', no task tokens' if srm['token'] == 'wo_token' else ''})"
-    known = {places.FINE_TUNING: "fine-tuning", places.STAND_ALONE: "stand-alone models"}
-    return known.get(experiment, experiment)
+    sampled = _SAMPLES.fullmatch(experiment)
+    if sampled:
+        kind = "k-means replay" if sampled["kind"] == "kmeans" else "random replay"
+        details = [sampled["rate"], *(["images withheld"] if sampled["mask"] else [])]
+        details += ["true scene graphs"] if sampled["gt"] else []
+        return f"{kind} ({', '.join(details)})"
+    return _NAMES.get(experiment, experiment)
 
 
 def short_name(experiment: str) -> str:
@@ -143,6 +158,26 @@ def replays(sweep: Sweep, folder: Path) -> list[Replays]:
         if isinstance(figures, dict) and {"prompts", "accepted", "acceptance"} <= figures.keys():
             found.append(Replays(past, current, figures))
     return found
+
+
+def average_share(replays: Sequence[Replays]) -> dict[str, Any]:
+    """Figures of all replay files together, for the page's one-line account.
+
+    Returns:
+        ``prompts``, ``accepted`` and their ``acceptance``; ``truth``, the share of accepted replays whose answer
+        follows from the prompt, None where no sidecar tells it.
+    """
+    prompts = sum(r.figures["prompts"] for r in replays)
+    accepted = sum(r.figures["accepted"] for r in replays)
+    judged = [r for r in replays if isinstance(r.figures.get("truth"), dict)]
+    true = sum(r.figures["truth"]["true"] for r in judged)
+    whole = sum(r.figures["accepted"] for r in judged)
+    return {
+        "prompts": prompts,
+        "accepted": accepted,
+        "acceptance": accepted / prompts if prompts else math.nan,
+        "truth": true / whole if whole else None,
+    }
 
 
 def samples(sweep: Sweep, folder: Path) -> list[Sample]:

@@ -194,7 +194,7 @@ def evaluate_pairs(pairs: Iterable[Pair], setup: Setup, tell: Say = say) -> dict
         left = seconds / done * (count - done)
         tell(
             f"[{number}/{len(waiting)}] {tested.name}: {records} val records, {len(open_pairs)} checkpoint(s); "
-            f"{_clock(seconds)} so far, about {_clock(left)} left"
+            f"{clock(seconds)} so far, about {clock(left)} left"
         )
     return accuracies
 
@@ -208,7 +208,8 @@ def _engine(setup: Setup):  # noqa: ANN202  (its class comes with torch and MMF,
     return Engine(setup)
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
+    """``h:mm:ss``."""
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
 

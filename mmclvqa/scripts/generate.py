@@ -16,15 +16,27 @@ from mmclvqa.scripts import methods, parts
 FOLDER = "run_scripts/mmclvqa"
 
 
-def order_scripts(setting: str, order: str, rates: Iterable[float] = methods.RATES) -> Iterator[tuple[str, str]]:
+def order_scripts(
+    setting: str,
+    order: str,
+    rates: Iterable[float] = methods.RATES,
+    sample_rates: Sequence[float] = methods.SAMPLE_RATES,
+) -> Iterator[tuple[str, str]]:
     """Path (relative to the project) and text of every script for one task order.
+
+    Args:
+        setting: ``functional`` or ``scene``.
+        order: the task order.
+        rates: SRM's replays per real record.
+        sample_rates: replays per real record where they are real ones drawn at random.
 
     Raises:
         TaskError: no such setting, or an illegal task order.
     """
     start, end = f"{FOLDER}/{setting}/{setting[0].upper()}_run", f"S{order_index(setting, order)}.sh"
     yield f"{start}_stand_alone_{end}", methods.stand_alone(setting, order)
-    yield f"{start}_ft_{end}", methods.fine_tuning(setting, order)
+    for method in methods.compared(tuple(sample_rates)):
+        yield f"{start}_{method.experiment}_{end}", methods.method_script(method, setting, order)
     for rate in rates:
         yield f"{start}_{parts.LANGUAGE_MODEL}_wogt_wtt_{rate}_{end}", methods.srm_replay(setting, order, rate)
 
@@ -65,16 +77,26 @@ def main(project: Path, argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--cl_setting", choices=SETTINGS, help="with --task_order: which six tasks")
     parser.add_argument("--task_order", metavar="ORDER", help="any order, such as lkosra; alone of all to be written")
-    parser.add_argument("--rates", type=float, nargs="+", metavar="RATE", default=methods.RATES,
-                        help="with --task_order: replays per real record (default: the published ones)")  # fmt: skip
+    parser.add_argument(
+        "--rates",
+        type=float,
+        nargs="+",
+        metavar="RATE",
+        default=methods.RATES,
+        help="with --task_order: SRM's replays per real record (default: the published ones)",
+    )
+    parser.add_argument("--sample_rates", type=float, nargs="+", metavar="RATE", default=methods.SAMPLE_RATES,
+                        help="with --task_order: random replays per real record (default: 0.1 0.02)")  # fmt: skip
     args = parser.parse_args(argv)
     if bool(args.cl_setting) != bool(args.task_order):
         parser.error("--cl_setting and --task_order go together")
-    if any(not 0 < rate < float("inf") for rate in args.rates):
-        parser.error("--rates are numbers above 0")
-    one = args.task_order is not None
+    if any(not 0 < rate < float("inf") for rate in (*args.rates, *args.sample_rates)):
+        parser.error("rates are numbers above 0")
     try:
-        scripts = order_scripts(args.cl_setting, args.task_order, args.rates) if one else all_scripts()
+        if args.task_order is None:
+            scripts = all_scripts()
+        else:
+            scripts = order_scripts(args.cl_setting, args.task_order, args.rates, args.sample_rates)
         count = write_scripts(project, scripts)
     except (CloveError, OSError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)

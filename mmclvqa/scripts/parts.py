@@ -29,7 +29,8 @@ MMF_ARGS=${{MMF_ARGS:-}}               # more key=value words of mmf_run
 source "$(dirname "${{BASH_SOURCE[0]}}")/../../lib.sh\""""
 
 _COMMON = ("model=unicl", "dataset=clvqa")
-_END = (f"training.checkpoint_interval={CHECKPOINT_INTERVAL}", '"training.callbacks=[]"')
+NO_CALLBACKS = '"training.callbacks=[]"'
+_END = (f"training.checkpoint_interval={CHECKPOINT_INTERVAL}",)
 
 
 def script(title: str, variables: Mapping[str, str], body: Sequence[str], steps: int) -> str:
@@ -55,33 +56,52 @@ def command(function: str, arguments: Sequence[str], words: Sequence[str], inden
 def train_stand_alone(task: Task) -> str:
     """Train one task alone; ``$STAND_ALONE`` is the setting's folder of such models."""
     folder = f'"$STAND_ALONE/{places.task_folder(task)}"'
-    words = [config_word(task.setting, task.name), *_COMMON, "run_type=train_val", f"env.save_dir={folder}", *_END]
-    return command("train", [folder], words)
+    return command("train", [folder], _words(task.setting, task.name, folder))
 
 
-def learn_function(comment: str, setting: str, continual: Sequence[str], data: Sequence[str] = ()) -> str:
-    """The function ``learn TASK START_FROM ...``: one step of a task order, in ``$RUN``.
+def train_first(task: Task, continual: Sequence[str], data: Sequence[str], callbacks: str) -> str:
+    """Train the first task of an order in ``$RUN``; arguments as :func:`learn_function`'s."""
+    folder = f'"$RUN/{places.task_folder(task)}"'
+    return command("train", [folder], _words(task.setting, task.name, folder, continual, data, (), callbacks))
+
+
+def learn_function(
+    comment: str,
+    setting: str,
+    continual: Sequence[str],
+    data: Sequence[str],
+    carried: Sequence[str],
+    callbacks: str = NO_CALLBACKS,
+) -> str:
+    """The function ``learn TASK BEFORE ...``: one step of a task order, in ``$RUN``.
 
     Args:
         comment: what it does.
         setting: ``functional`` or ``scene``.
-        continual: words of ``training.CL``.
+        continual: words of ``training`` and of the model.
         data: words of ``dataset_config``.
+        carried: words that name what the task before left; its folder is ``$2``.
+        callbacks: the word of ``training.callbacks``.
     """
     folder = f'"$RUN/{places.MODEL}_$1"'
-    words = [config_word(setting, "$1"), *_COMMON, *continual, *data, "run_type=train_val"]
-    words += ['checkpoint.resume_file="$2"', f"env.save_dir={folder}", *_END]
+    words = _words(setting, "$1", folder, continual, data, carried, callbacks)
     return f"# {comment}\nlearn() {{\n  {command('train', [folder], words, indent='  ')}\n}}"
 
 
-def learn_calls(order: Sequence[Task], replays: bool = False) -> str:
-    """The five calls of ``learn`` along an order, each from the task before it; with ``replays`` those files, too."""
+def learn_calls(order: Sequence[Task], first_folder: str = "$STAND_ALONE", replays: bool = False) -> str:
+    """The five calls of ``learn`` along an order, each from the task before it.
+
+    Args:
+        order: the tasks.
+        first_folder: where the first task's folder lies.
+        replays: name SRM's replay files of every task before, too.
+    """
     lines = []
     for number, task in enumerate(order[1:], start=1):
         before = order[number - 1]
-        folder = "$RUN" if number > 1 else "$STAND_ALONE"
-        start = places.final_weights(f"{folder}/{places.task_folder(before)}")
-        arguments = [task.name if task.name.isalpha() else f'"{task.name}"', f'"{start}"']
+        folder = "$RUN" if number > 1 else first_folder
+        arguments = [task.name if task.name.isalpha() else f'"{task.name}"']
+        arguments.append(f'"{folder}/{places.task_folder(before)}"')
         words = []
         if replays:
             letters = "".join(known.letter for known in order)
@@ -112,9 +132,23 @@ def evaluate(kind: str, setting: str, *words: str) -> str:
 def train_multitask(setting: str) -> str:
     """Train all tasks of a setting at once; ``$RUN`` is the folder."""
     words = [f'config="$CONFIG/cl_{setting}_multitask_unicl.yaml"', *_COMMON, "run_type=train_val"]
-    return command("train", ['"$RUN"'], [*words, 'env.save_dir="$RUN"', *_END])
+    return command("train", ['"$RUN"'], [*words, 'env.save_dir="$RUN"', *_END, NO_CALLBACKS])
 
 
 def config_word(setting: str, name: str) -> str:
     """The configuration file of a task."""
     return f'config="$CONFIG/{setting}/cl_{name}_unicl_standalone.yaml"'
+
+
+def _words(
+    setting: str,
+    name: str,
+    folder: str,
+    continual: Sequence[str] = (),
+    data: Sequence[str] = (),
+    carried: Sequence[str] = (),
+    callbacks: str = NO_CALLBACKS,
+) -> list[str]:
+    """What ``mmf_run`` is told, in the order of the published scripts."""
+    words = [config_word(setting, name), *_COMMON, *continual, *data, "run_type=train_val"]
+    return [*words, *carried, f"env.save_dir={folder}", *_END, callbacks]

@@ -21,7 +21,7 @@ BEST = "best.ckpt"
 NUMBERED_FOLDER = "models"
 
 # What atomic_write calls a checkpoint before it is complete.
-_LEFTOVER = re.compile(r"\..+\.(?:ckpt|pth)\.\w+\.tmp")
+_LEFTOVER = re.compile(r"\..+\.(?:ckpt|pth|safetensors)\.\w+\.tmp")
 _PLAIN = (bool, int, float, str, bytes, type(None), Tensor)
 
 

@@ -64,3 +64,12 @@ def test_records_are_kept_along_the_order(methods: Methods) -> None:
     methods.learn("relation", *WORDS, f"training.CL.replay_dir={second}", methods.resume_file("attribute"))
     third = load_records(methods.save_dir("relation") / "kmeans_replay.npy")
     assert Counter(record["stage"] for record in third) == {"object": 5, "attribute": 5, "relation": 5}
+
+
+def test_a_run_killed_before_its_final_weights_keeps_the_same_records(methods: Methods) -> None:
+    masked = ("dataset_config.clvqa.use_mask_img=True", "dataset_config.clvqa.mask_img_prob=0.5")
+    folder = methods.learn("object", *WORDS, *masked, "training.max_updates=9")
+    before = (folder / "kmeans_replay.npy").read_bytes()
+    (folder / "unicl_final.pth").unlink()
+    methods.learn("object", *WORDS, *masked, "training.max_updates=9")
+    assert (folder / "kmeans_replay.npy").read_bytes() == before

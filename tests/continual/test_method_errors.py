@@ -31,12 +31,14 @@ STORE = "training.callbacks=[{'type':'kmeans_store'}]"
         ("object", (*EWC, "training.CL.reg_lambda=-1"), ("training.CL.reg_lambda=-1", "at least 0")),
         ("object", (*EWC, "training.CL.task_order=null"), ("training.CL.task_order is missing",)),
         ("object", GEM, ("has no memories", "object is the first task")),
+        ("attribute", (*GEM, "training.trainer=mmf"), ("replay_method=gem", "training.trainer=GEM")),
         ("attribute", (*GEM, "training.CL.gem_variant=egem"), ("gem_variant=egem", "gem, agem")),
         ("attribute", (*GEM, "training.CL.replay_rate=null"), ("training.CL.replay_rate is missing",)),
         ("attribute", (*GEM, "training.CL.gem_memory_batch=0"), ("gem_memory_batch=0",)),
         ("attribute", (*GEM, "training.CL.replay_method=random"), ("replay_method=random", "replay_method=gem")),
         ("object", (STORE, "training.CL.replay_rate=0.1"), ("kmeans_store", "model_config.unicl.use_cls=True")),
         ("object", (STORE, "model_config.unicl.use_cls=True"), ("training.CL.replay_rate=None",)),
+        ("object", (STORE, "model_config.unicl.use_cls=True", "training.CL.replay_rate=0.01"), ("leaves no record",)),
         ("attribute", (STORE, "model_config.unicl.use_cls=True", "training.CL.replay_rate=0.1"), ("replay_dir",)),
         ("attribute", ("training.CL.use_replay=True", "training.CL.replay_method=kmean"), ("did you mean kmeans?",)),
     ],
@@ -52,6 +54,14 @@ def test_importances_of_another_model_are_refused(methods: Methods) -> None:
     write_importances(path, Importances(weights, {name: p.clone() for name, p in weights.items()}))
     line = methods.error("attribute", *EWC, f"training.CL.reg_params_pth={path}")
     assert "is of another model" in line and "and" in line
+
+
+def test_importances_of_another_method_and_of_the_run_itself_are_refused(methods: Methods) -> None:
+    first = methods.learn("object", *EWC) / "models" / "reg_params.safetensors"
+    words = (*EWC, f"training.CL.reg_params_pth={first}", methods.resume_file("object"))
+    assert "has the importances of ewc" in methods.error("attribute", *words, "training.CL.reg_type=mas")
+    own = f"env.save_dir={methods.save_dir('object')}"
+    assert "is what this run will write" in methods.error("attribute", *words, own, "checkpoint.resume=False")
 
 
 @pytest.mark.parametrize("kind", ["empty", "cut", "code"])

@@ -144,3 +144,39 @@ def test_the_published_layout_is_read(tmp_path: Path) -> None:
     assert set(safetensors.torch.load_file(tmp_path / "own.safetensors")) == {
         "omega.weight", "omega.bias", "anchor.weight", "anchor.bias",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("key", ["name", "number"])
+@pytest.mark.parametrize("saved_by", ["pickle", "torch"])
+def test_published_files_of_either_kind_are_read(tmp_path: Path, key: str, saved_by: str) -> None:
+    import pickle
+
+    network = nn.Linear(2, 1)
+    entries = [{"omega": torch.rand_like(p), "init_val": nn.Parameter(p.detach() + 1)} for p in network.parameters()]
+    keys = [name for name, _ in network.named_parameters()] if key == "name" else range(2)
+    table = dict(zip(keys, entries, strict=True)) | {"lambda": 1.0}
+    path = tmp_path / "reg_params.pkl"
+    if saved_by == "torch":
+        torch.save(table, path)
+    else:
+        path.write_bytes(pickle.dumps(table))
+    found = read_importances(path, network)
+    for (name, _), entry in zip(network.named_parameters(), entries, strict=True):
+        assert torch.equal(found.omega[name], entry["omega"]) and torch.equal(found.anchor[name], entry["init_val"])
+
+
+def test_importances_do_not_depend_on_the_batch_size_of_evaluation(methods: Methods) -> None:
+    whole, small = (methods.learn("object", *reg("ewc", *words), name=name) for name, words in (
+        ("whole", ()), ("small", ("training.eval_batch_size=4",)),
+    ))  # fmt: skip
+    parts = [safetensors.torch.load_file(folder / "models" / "reg_params.safetensors") for folder in (whole, small)]
+    assert all(torch.equal(parts[0][name], parts[1][name]) for name in parts[0])
+
+
+def test_a_weight_beyond_float32_leaves_unimportant_parameters_finite() -> None:
+    holder = nn.ParameterDict({"w": nn.Parameter(torch.tensor([1.0, 2.0]))})
+    optimizer = WeightRegAdamW(holder.parameters(), lr=0.1)
+    optimizer.regularize(holder, Importances({"w": torch.tensor([0.0, 1.0])}, {"w": torch.zeros(2)}), 1e42)
+    holder["w"].grad = torch.zeros(2)
+    optimizer.step()
+    assert holder["w"][0] > 0.9 and holder["w"][1] == 0

@@ -17,7 +17,8 @@ from mmclvqa.clove import experiments as places
 from mmclvqa.clove.annotations import new_record, save_records
 from mmclvqa.clove.files import write_json
 from mmclvqa.evaluation.outcome import Sweep, read_sweep
-from mmclvqa.evaluation.report import PUBLISHED, main, published_comparisons, read_run
+from mmclvqa.evaluation.published import PUBLISHED, published_comparisons
+from mmclvqa.evaluation.report import main
 
 PNG = b"\x89PNG\r\n\x1a\n"
 EVIL = "<script>alert('x')</script>"
@@ -145,11 +146,9 @@ def test_texts_of_records_and_runs_are_escaped(srm: Path, tmp_path: Path, publis
     assert all("<" not in file.name for file in (tmp_path / "out").iterdir())
 
 
-def test_published_numbers_stand_beside_ours_where_the_order_is_theirs(
-    srm: Path, published: Sweep, tmp_path: Path
-) -> None:
+def test_published_numbers_stand_beside_ours_where_the_order_is_theirs(srm: Path, published: Sweep) -> None:
     other = dataclasses.replace(published, order="lkosra", weights=(1.0,) * 6)
-    runs = [read_run(srm), read_run(write_run(tmp_path / places.SAVE, other))]
+    runs = [read_sweep(srm), other]
     (comparison,) = published_comparisons(runs)
     assert len(comparison.columns) == 2 and "on CLOVE" in comparison.columns[0]
     numbers = dict(comparison.rows)

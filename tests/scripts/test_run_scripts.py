@@ -9,10 +9,10 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from script_runs import Stage, environment
 
 import mmclvqa  # noqa: F401
 from mmclvqa.clove.tasks import REPORTED_ORDERS, SETTINGS, order_index, parse_order
@@ -22,14 +22,11 @@ from mmclvqa.scripts.methods import RATES
 SCRIPTS = dict(all_scripts())
 SRM_SCRIPT = "run_scripts/mmclvqa/functional/F_run_distilgpt2_wogt_wtt_1.5_S1.sh"
 ORDERS = [(setting, order) for setting in SETTINGS for order in REPORTED_ORDERS[setting]]
+METHODS = ["ft", "ewc", "mas", "gem", "agem", "kmeans_replay_0.02"]
+METHODS += [f"{p}rnd_replay_{rate}" for p in ("", "maskimg_", "gtsg_", "gtsg_maskimg_") for rate in ("0.1", "0.02")]
 EXPERIMENT = "exp/clvqa/save/functional/setting_1_oarlks/distilgpt2_replay_qag_seq_not_use_gt_task_token_1.5"
-SWITCHES = ("ROOT", "CLOVE_ROOT", "DEVICE", "CONFIG", "SRM_ARGS", "MMF_ARGS", "DRY_RUN")
 
 Words = list[str]
-
-
-def environment(**named: str) -> dict[str, str]:
-    return {key: value for key, value in os.environ.items() if key not in SWITCHES} | named
 
 
 def dry_run(project: Path, script: str, **named: str) -> list[Words]:
@@ -57,21 +54,30 @@ def test_there_is_a_script_for_every_published_run() -> None:
     for setting, order in ORDERS:
         start = f"run_scripts/mmclvqa/{setting}/{setting[0].upper()}_run"
         index = order_index(setting, order)
-        names = [f"distilgpt2_wogt_wtt_{rate}" for rate in RATES] + ["ft", "stand_alone"]
+        names = [f"distilgpt2_wogt_wtt_{rate}" for rate in RATES] + ["stand_alone", *METHODS]
         for name in names:
             assert f"setting, task order {order}" in SCRIPTS[f"{start}_{name}_S{index}.sh"]
     assert {f"run_scripts/mmclvqa/multitask/{letter}_multitask.sh" for letter in "FS"} < SCRIPTS.keys()
-    assert len(SCRIPTS) == 96 + 2 + 12 + 12
+    assert len(SCRIPTS) == 96 + 2 + 12 + 12 * len(METHODS)
 
 
 def test_any_other_order_and_rate_can_be_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["--cl_setting", "functional", "--task_order", "skalro", "--rates", "0.2"]
+    words = ["--cl_setting", "functional", "--task_order", "skalro", "--rates", "0.2", "--sample_rates", "0.3"]
     assert main(tmp_path, words) == 0
     index = order_index("functional", "skalro")
-    written = sorted(path.name for path in tmp_path.rglob("*.sh"))
-    assert written == [f"F_run_{name}_S{index}.sh" for name in ("distilgpt2_wogt_wtt_0.2", "ft", "stand_alone")]
+    written = {path.name for path in tmp_path.rglob("*.sh")}
+    for name in (
+        "distilgpt2_wogt_wtt_0.2",
+        "ft",
+        "stand_alone",
+        "ewc",
+        "rnd_replay_0.3",
+        "gtsg_maskimg_rnd_replay_0.3",
+    ):
+        assert f"F_run_{name}_S{index}.sh" in written
+    assert len(written) == 12
     assert all(os.access(path, os.X_OK) for path in tmp_path.rglob("*.sh"))
-    assert "3 scripts" in capsys.readouterr().out
+    assert "12 scripts" in capsys.readouterr().out
     assert main(tmp_path, ["--cl_setting", "functional", "--task_order", "skalrz"]) == 1
     assert capsys.readouterr().err == (
         "error: task order 'skalrz': z is no task of the functional setting (its letters are oarlks)\n"
@@ -158,6 +164,94 @@ def test_fine_tuning_differs_in_having_no_replay(project: Path) -> None:
     assert steps[-1][-6:-4] == ["--exp", "ft"]
 
 
+OWN_FIRST = {"ewc", "mas", "kmeans_replay_0.02"}
+RANDOM = {"use_replay": "True", "replay_method": "random"}
+WORDS: dict[str, dict[str, str]] = {
+    "ewc": {"reg_type": "ewc", "reg_lambda": "1.0", "reg_params_pth": "{before}/models/reg_params.safetensors"},
+    "mas": {"reg_type": "mas", "reg_lambda": "1.0", "reg_params_pth": "{before}/models/reg_params.safetensors"},
+    "gem": {"use_replay": "True", "replay_method": "gem", "gem_variant": "gem", "gem_memory_batch": "32",
+            "replay_rate": "0.1"},
+    "agem": {"use_replay": "True", "replay_method": "gem", "gem_variant": "agem", "replay_rate": "0.1"},
+    "rnd_replay_0.1": {**RANDOM, "replay_rate": "0.1"},
+    "maskimg_rnd_replay_0.02": {**RANDOM, "replay_mask_img": "True", "replay_rate": "0.02"},
+    "gtsg_maskimg_rnd_replay_0.02": {**RANDOM, "replay_mask_img": "True", "replay_rate": "0.02"},
+    "kmeans_replay_0.02": {"use_replay": "True", "replay_method": "kmeans", "replay_rate": "0.02",
+                           "replay_dir": "{before}"},
+}  # fmt: skip
+"""``training.CL`` of each method's second task."""
+MORE: dict[str, dict[str, str]] = {
+    "ewc": {"training.trainer": "CL", "optimizer.type": "weight_reg_adamw"},
+    "mas": {"training.trainer": "CL", "optimizer.type": "weight_reg_adamw"},
+    "gem": {"training.trainer": "GEM"},
+    "agem": {"training.trainer": "GEM"},
+    "gtsg_maskimg_rnd_replay_0.02": {"dataset_config.clvqa.use_gt_sg": "True"},
+    "kmeans_replay_0.02": {
+        "model_config.unicl.use_cls": "True",
+        "training.callbacks": "[{'type':'kmeans_store','params':{}}]",
+    },
+}
+HANDED_ON = {"reg_params_pth", "replay_dir"}
+
+
+@pytest.mark.parametrize("method", WORDS)
+@pytest.mark.parametrize(("setting", "order"), [("functional", "rsolak"), ("scene", "bdfcae")])
+def test_a_method_is_told_by_its_words_alone(project: Path, method: str, setting: str, order: str) -> None:
+    index = order_index(setting, order)
+    script = f"run_scripts/mmclvqa/{setting}/{setting[0].upper()}_run_{method}_S{index}.sh"
+    first, *steps, sweep = dry_run(project, script, ROOT="/r")
+    save, learned = "/r/exp/clvqa/save", parse_order(setting, order)
+    run = f"{save}/{setting}/setting_{index}_{order}/{method}"
+    before = f"{run if method in OWN_FIRST else f'{save}/stand_alone/{setting}'}/unicl_{learned[0].name}"
+    common = {
+        "model": "unicl",
+        "dataset": "clvqa",
+        "run_type": "train_val",
+        "training.checkpoint_interval": "4000",
+        "training.callbacks": "[]",
+        "checkpoint.resume": "True",
+    }
+
+    def expected(name: str, folder: str) -> dict[str, str]:
+        config = {"config": f"EXP_CONFIG/{setting}/cl_{name}_unicl_standalone.yaml", "env.save_dir": folder}
+        return common | config
+
+    continual = {f"training.CL.{key}": value for key, value in WORDS[method].items() if key not in HANDED_ON}
+    continual |= {"training.CL.use_cl": "True", "training.CL.task_order": order, **MORE.get(method, {})}
+    wanted = expected(learned[0].name, before) | (continual if method in OWN_FIRST else {})
+    assert said_by(first) == wanted
+    assert len(steps) == 5
+    for task, words in zip(learned[1:], steps, strict=True):
+        handed_on = {f"training.CL.{k}": v.format(before=before) for k, v in WORDS[method].items() if k in HANDED_ON}
+        handed_on["checkpoint.resume_file"] = f"{before}/unicl_final.pth"
+        before = f"{run}/unicl_{task.name}"
+        assert said_by(words) == expected(task.name, before) | continual | handed_on
+    assert sweep[sweep.index("--exp") + 1] == method
+    assert ("--test_reg" in sweep) == (method in OWN_FIRST)
+    assert ("model_config.unicl.use_cls=True" in sweep) == (method == "kmeans_replay_0.02")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_word_of_a_method_is_known_to_the_configuration(
+    project: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    from mmf.utils.configuration import Configuration
+
+    monkeypatch.chdir(project)
+    first, second, *_ = dry_run(project, f"run_scripts/mmclvqa/functional/F_run_{method}_S1.sh", ROOT="/r")
+    for command, task in ((first, "object"), (second, "attribute")):
+        config = Configuration(argparse.Namespace(opts=command[2:], config_override=None)).get_config()
+        assert config.training.CL.cur_task == task
+        assert config.training.callbacks == ([{"type": "kmeans_store", "params": {}}] if "kmeans" in method else [])
+
+
+def said_by(command: Words) -> dict[str, str]:
+    """The ``key=value`` words of an mmf_run, none of them twice."""
+    assert command[1] == "mmf_run"
+    pairs = [word.split("=", 1) for word in command[2:]]
+    assert len(dict(pairs)) == len(pairs)
+    return dict(pairs)
+
+
 def test_stand_alone_and_multitask_scripts_train_and_evaluate(project: Path) -> None:
     steps = dry_run(project, "run_scripts/mmclvqa/scene/S_run_stand_alone_S545.sh", ROOT="/r")
     names = [word for words in steps for word in words if word.startswith("env.save_dir")]
@@ -185,61 +279,8 @@ def test_places_device_and_more_arguments_come_from_the_environment(project: Pat
 
 # ------------------------------------------------------------------------------ running them
 
-STUB = """#!{python}
-import os, pathlib, sys
-name, words = os.path.basename(sys.argv[0]), sys.argv[1:]
-said = dict(word.split("=", 1) for word in words if "=" in word)
-with open(os.environ["LOG"], "a") as log:
-    log.write(" ".join([name, *(words if name == "python" else [said["env.save_dir"]])]) + "\\n")
-if os.environ.get("FAIL", "(no word)") in " ".join(words):
-    sys.exit("error: " + os.environ["FAIL"])
-if name == "mmf_run":
-    folder = pathlib.Path(said["env.save_dir"])
-    start = said.get("checkpoint.resume_file")
-    assert start is None or os.path.exists(start), start
-    for file in filter(None, said.get("training.CL.restore_paths", "").split(",")):
-        assert os.path.exists(os.path.join(said["training.CL.restore_dir"], file)), file
-    folder.mkdir(parents=True)
-    (folder / "unicl_final.pth").touch()
-elif words[0] == "SRM/train.py":
-    order = words[words.index("--task_seq") + 1]
-    root = words[words.index("--model_dir_root") + 1]
-    folder = pathlib.Path(root, "distilgpt2_replay", "distilgpt2_functional_" + order)
-    folder.mkdir(parents=True, exist_ok=True)
-    for place, now in enumerate(order):
-        for past in order[:place]:
-            (folder / (order + "_REPLAY[" + past + "]_AT[" + now + "].npy")).touch()
-"""
 
-Run = Callable[..., tuple[int, list[str], str]]
-
-
-@pytest.fixture
-def run(project: Path, tmp_path: Path) -> Run:
-    """``run(script, **environment)`` with stand-ins for mmf_run and python: exit code, what was called, output."""
-    copy, stubs = tmp_path / "a project", tmp_path / "bin"
-    shutil.copytree(project / "run_scripts", copy / "run_scripts")
-    stubs.mkdir()
-    for name in ("mmf_run", "python"):
-        (stubs / name).write_text(STUB.replace("{python}", sys.executable))
-        (stubs / name).chmod(0o755)
-    # A file that the shell would make of an unquoted REPLAY[o]_AT[a].
-    (copy / "training.CL.restore_paths=oarlks_REPLAYo_ATa.npy").touch()
-    root = tmp_path / "exp root"
-    log = tmp_path / "log"
-
-    def run(script: str, **named: str) -> tuple[int, list[str], str]:
-        log.write_text("")
-        path = f"{stubs}{os.pathsep}{os.environ['PATH']}"
-        env = environment(ROOT=str(root), LOG=str(log), PATH=path, **named)
-        done = subprocess.run(["bash", copy / script], env=env, capture_output=True, text=True)
-        calls = [line.replace(f"{root}/", "") for line in log.read_text().splitlines()]
-        return done.returncode, calls, done.stdout + done.stderr
-
-    return run
-
-
-def test_from_nothing_a_script_runs_every_step_once_and_a_second_time_only_the_sweep(run: Run) -> None:
+def test_from_nothing_a_script_runs_every_step_once_and_a_second_time_only_the_sweep(run: Stage) -> None:
     code, calls, output = run(SRM_SCRIPT)
     assert code == 0, output
     tasks = ["attribute", "relation", "logical", "knowledge", "scenetext"]
@@ -253,40 +294,57 @@ def test_from_nothing_a_script_runs_every_step_once_and_a_second_time_only_the_s
     assert output.count("done already") == 7
 
 
-def test_a_step_that_fails_ends_the_script_and_the_next_start_goes_on_there(run: Run) -> None:
+def test_a_step_that_fails_ends_the_script_and_the_next_start_goes_on_there(run: Stage) -> None:
     code, calls, output = run(SRM_SCRIPT, FAIL="cl_relation")
     assert code != 0 and len(calls) == 4 and "error: cl_relation" in output
     code, calls, _ = run(SRM_SCRIPT)
     assert code == 0 and calls[0] == f"mmf_run {EXPERIMENT}/unicl_relation" and len(calls) == 5
 
 
-def test_srm_runs_again_when_one_replay_file_is_missing(run: Run, tmp_path: Path) -> None:
+def test_srm_runs_again_when_one_replay_file_is_missing(run: Stage, tmp_path: Path) -> None:
     run(SRM_SCRIPT)
     next((tmp_path / "exp root").rglob("oarlks_REPLAY[[]k[]]_AT[[]s[]].npy")).unlink()
     code, calls, _ = run(SRM_SCRIPT)
     assert code == 0 and [call.split()[1] for call in calls] == ["SRM/train.py", "eval_os.py"]
 
 
-def test_another_rate_of_the_same_order_shares_first_task_and_replays(run: Run) -> None:
+def test_another_rate_of_the_same_order_shares_first_task_and_replays(run: Stage) -> None:
     run(SRM_SCRIPT)
     code, calls, _ = run(SRM_SCRIPT.replace("1.5", "0.1"))
     assert code == 0 and len(calls) == 6 and not any("SRM/train.py" in call for call in calls)
 
 
-def test_a_dry_run_runs_nothing(run: Run, tmp_path: Path) -> None:
+def test_a_dry_run_runs_nothing(run: Stage, tmp_path: Path) -> None:
     code, calls, output = run(SRM_SCRIPT, DRY_RUN="1")
     assert code == 0 and not calls and "mmf_run" in output
+    code, calls, output = run(SRM_SCRIPT, DRY_RUN="names")
+    assert code == 0 and not calls
+    assert [line.split("\t")[0] for line in output.splitlines()] == ["train", "srm", *["train"] * 5, "evaluate"]
     assert not (tmp_path / "exp root").exists()
+
+
+def test_runs_on_other_generated_data_are_not_taken_for_done(run: Stage, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "manifest.json").write_text('{"seed": 0}')
+    script = "run_scripts/mmclvqa/functional/F_run_ft_S1.sh"
+    assert run(script, CLOVE_ROOT=str(data))[0] == 0
+    assert run(script, CLOVE_ROOT=str(data))[0] == 0
+    (data / "manifest.json").write_text('{"seed": 1}')
+    code, calls, output = run(script, CLOVE_ROOT=str(data))
+    assert code != 0 and not calls and f"error: {run.root}: has runs on other data" in output
+    (data / "manifest.json").unlink()
+    assert run(script, CLOVE_ROOT=str(data))[0] != 0
 
 
 # ------------------------------------------------------------------------------ how they are written
 
 
 def test_every_script_is_sound_bash(project: Path) -> None:
-    paths = [project / name for name in SCRIPTS] + [project / "run_scripts/lib.sh"]
-    for path in paths:
-        done = subprocess.run(["bash", "-n", path], capture_output=True, text=True)
-        assert done.returncode == 0 and not done.stderr, done.stderr
+    paths = [project / name for name in SCRIPTS] + sorted((project / "run_scripts").glob("*.sh"))
+    check = 'for path in "$@"; do bash -n "$path" || exit; done'
+    done = subprocess.run(["bash", "-c", check, "bash", *paths], capture_output=True, text=True)
+    assert done.returncode == 0 and not done.stderr, done.stderr
 
 
 def test_shellcheck_has_nothing_to_say(project: Path) -> None:
@@ -297,6 +355,7 @@ def test_shellcheck_has_nothing_to_say(project: Path) -> None:
     # The other scripts differ from these in orders and rates alone.
     names = ["run_scripts/lib.sh", "run_scripts/mmclvqa/multitask/S_multitask.sh", SRM_SCRIPT]
     names += [f"run_scripts/mmclvqa/scene/S_run_{name}_S189.sh" for name in ("distilgpt2_wogt_wtt_0.1", "ft")]
-    names += ["run_scripts/mmclvqa/functional/F_run_stand_alone_S1.sh"]
+    names += [f"run_scripts/mmclvqa/functional/F_run_{name}_S1.sh" for name in ("stand_alone", *METHODS)]
+    names += ["run_scripts/compare.sh", "run_scripts/demo.sh"]
     done = subprocess.run([shellcheck, "-x", "-P", ".", *names], cwd=project, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr

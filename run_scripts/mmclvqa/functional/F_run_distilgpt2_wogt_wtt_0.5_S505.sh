@@ -37,7 +37,8 @@ write_replays "$REPLAYS" kaorls \
   --add_task_tokens \
   --n_train_epochs 15
 
-# learn TASK START_FROM REPLAYS: one task's real records, and replays of every task before it.
+# learn TASK BEFORE REPLAYS: goes on from the model in folder BEFORE, with
+# one task's real records, and replays of every task before it.
 learn() {
   train "$RUN/unicl_$1" \
     config="$CONFIG/functional/cl_$1_unicl_standalone.yaml" \
@@ -54,21 +55,21 @@ learn() {
     dataset_config.clvqa.use_mask_img=True \
     dataset_config.clvqa.mask_img_prob=0.15 \
     run_type=train_val \
-    checkpoint.resume_file="$2" \
+    checkpoint.resume_file="$2/unicl_final.pth" \
     env.save_dir="$RUN/unicl_$1" \
     training.checkpoint_interval=4000 \
     "training.callbacks=[]"
 }
 
-learn attribute "$STAND_ALONE/unicl_knowledge/unicl_final.pth" \
+learn attribute "$STAND_ALONE/unicl_knowledge" \
   'kaorls_REPLAY[k]_AT[a].npy'
-learn object "$RUN/unicl_attribute/unicl_final.pth" \
+learn object "$RUN/unicl_attribute" \
   'kaorls_REPLAY[k]_AT[o].npy,kaorls_REPLAY[a]_AT[o].npy'
-learn relation "$RUN/unicl_object/unicl_final.pth" \
+learn relation "$RUN/unicl_object" \
   'kaorls_REPLAY[k]_AT[r].npy,kaorls_REPLAY[a]_AT[r].npy,kaorls_REPLAY[o]_AT[r].npy'
-learn logical "$RUN/unicl_relation/unicl_final.pth" \
+learn logical "$RUN/unicl_relation" \
   'kaorls_REPLAY[k]_AT[l].npy,kaorls_REPLAY[a]_AT[l].npy,kaorls_REPLAY[o]_AT[l].npy,kaorls_REPLAY[r]_AT[l].npy'
-learn scenetext "$RUN/unicl_logical/unicl_final.pth" \
+learn scenetext "$RUN/unicl_logical" \
   'kaorls_REPLAY[k]_AT[s].npy,kaorls_REPLAY[a]_AT[s].npy,kaorls_REPLAY[o]_AT[s].npy,kaorls_REPLAY[r]_AT[s].npy,kaorls_REPLAY[l]_AT[s].npy'
 
 evaluate sweep \

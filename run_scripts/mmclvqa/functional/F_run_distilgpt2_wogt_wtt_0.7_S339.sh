@@ -37,7 +37,8 @@ write_replays "$REPLAYS" rsolak \
   --add_task_tokens \
   --n_train_epochs 15
 
-# learn TASK START_FROM REPLAYS: one task's real records, and replays of every task before it.
+# learn TASK BEFORE REPLAYS: goes on from the model in folder BEFORE, with
+# one task's real records, and replays of every task before it.
 learn() {
   train "$RUN/unicl_$1" \
     config="$CONFIG/functional/cl_$1_unicl_standalone.yaml" \
@@ -54,21 +55,21 @@ learn() {
     dataset_config.clvqa.use_mask_img=True \
     dataset_config.clvqa.mask_img_prob=0.15 \
     run_type=train_val \
-    checkpoint.resume_file="$2" \
+    checkpoint.resume_file="$2/unicl_final.pth" \
     env.save_dir="$RUN/unicl_$1" \
     training.checkpoint_interval=4000 \
     "training.callbacks=[]"
 }
 
-learn scenetext "$STAND_ALONE/unicl_relation/unicl_final.pth" \
+learn scenetext "$STAND_ALONE/unicl_relation" \
   'rsolak_REPLAY[r]_AT[s].npy'
-learn object "$RUN/unicl_scenetext/unicl_final.pth" \
+learn object "$RUN/unicl_scenetext" \
   'rsolak_REPLAY[r]_AT[o].npy,rsolak_REPLAY[s]_AT[o].npy'
-learn logical "$RUN/unicl_object/unicl_final.pth" \
+learn logical "$RUN/unicl_object" \
   'rsolak_REPLAY[r]_AT[l].npy,rsolak_REPLAY[s]_AT[l].npy,rsolak_REPLAY[o]_AT[l].npy'
-learn attribute "$RUN/unicl_logical/unicl_final.pth" \
+learn attribute "$RUN/unicl_logical" \
   'rsolak_REPLAY[r]_AT[a].npy,rsolak_REPLAY[s]_AT[a].npy,rsolak_REPLAY[o]_AT[a].npy,rsolak_REPLAY[l]_AT[a].npy'
-learn knowledge "$RUN/unicl_attribute/unicl_final.pth" \
+learn knowledge "$RUN/unicl_attribute" \
   'rsolak_REPLAY[r]_AT[k].npy,rsolak_REPLAY[s]_AT[k].npy,rsolak_REPLAY[o]_AT[k].npy,rsolak_REPLAY[l]_AT[k].npy,rsolak_REPLAY[a]_AT[k].npy'
 
 evaluate sweep \

@@ -37,7 +37,8 @@ write_replays "$REPLAYS" oarlks \
   --add_task_tokens \
   --n_train_epochs 15
 
-# learn TASK START_FROM REPLAYS: one task's real records, and replays of every task before it.
+# learn TASK BEFORE REPLAYS: goes on from the model in folder BEFORE, with
+# one task's real records, and replays of every task before it.
 learn() {
   train "$RUN/unicl_$1" \
     config="$CONFIG/functional/cl_$1_unicl_standalone.yaml" \
@@ -54,21 +55,21 @@ learn() {
     dataset_config.clvqa.use_mask_img=True \
     dataset_config.clvqa.mask_img_prob=0.15 \
     run_type=train_val \
-    checkpoint.resume_file="$2" \
+    checkpoint.resume_file="$2/unicl_final.pth" \
     env.save_dir="$RUN/unicl_$1" \
     training.checkpoint_interval=4000 \
     "training.callbacks=[]"
 }
 
-learn attribute "$STAND_ALONE/unicl_object/unicl_final.pth" \
+learn attribute "$STAND_ALONE/unicl_object" \
   'oarlks_REPLAY[o]_AT[a].npy'
-learn relation "$RUN/unicl_attribute/unicl_final.pth" \
+learn relation "$RUN/unicl_attribute" \
   'oarlks_REPLAY[o]_AT[r].npy,oarlks_REPLAY[a]_AT[r].npy'
-learn logical "$RUN/unicl_relation/unicl_final.pth" \
+learn logical "$RUN/unicl_relation" \
   'oarlks_REPLAY[o]_AT[l].npy,oarlks_REPLAY[a]_AT[l].npy,oarlks_REPLAY[r]_AT[l].npy'
-learn knowledge "$RUN/unicl_logical/unicl_final.pth" \
+learn knowledge "$RUN/unicl_logical" \
   'oarlks_REPLAY[o]_AT[k].npy,oarlks_REPLAY[a]_AT[k].npy,oarlks_REPLAY[r]_AT[k].npy,oarlks_REPLAY[l]_AT[k].npy'
-learn scenetext "$RUN/unicl_knowledge/unicl_final.pth" \
+learn scenetext "$RUN/unicl_knowledge" \
   'oarlks_REPLAY[o]_AT[s].npy,oarlks_REPLAY[a]_AT[s].npy,oarlks_REPLAY[r]_AT[s].npy,oarlks_REPLAY[l]_AT[s].npy,oarlks_REPLAY[k]_AT[s].npy'
 
 evaluate sweep \

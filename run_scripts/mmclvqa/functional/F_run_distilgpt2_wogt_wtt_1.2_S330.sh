@@ -37,7 +37,8 @@ write_replays "$REPLAYS" rklsao \
   --add_task_tokens \
   --n_train_epochs 15
 
-# learn TASK START_FROM REPLAYS: one task's real records, and replays of every task before it.
+# learn TASK BEFORE REPLAYS: goes on from the model in folder BEFORE, with
+# one task's real records, and replays of every task before it.
 learn() {
   train "$RUN/unicl_$1" \
     config="$CONFIG/functional/cl_$1_unicl_standalone.yaml" \
@@ -54,21 +55,21 @@ learn() {
     dataset_config.clvqa.use_mask_img=True \
     dataset_config.clvqa.mask_img_prob=0.15 \
     run_type=train_val \
-    checkpoint.resume_file="$2" \
+    checkpoint.resume_file="$2/unicl_final.pth" \
     env.save_dir="$RUN/unicl_$1" \
     training.checkpoint_interval=4000 \
     "training.callbacks=[]"
 }
 
-learn knowledge "$STAND_ALONE/unicl_relation/unicl_final.pth" \
+learn knowledge "$STAND_ALONE/unicl_relation" \
   'rklsao_REPLAY[r]_AT[k].npy'
-learn logical "$RUN/unicl_knowledge/unicl_final.pth" \
+learn logical "$RUN/unicl_knowledge" \
   'rklsao_REPLAY[r]_AT[l].npy,rklsao_REPLAY[k]_AT[l].npy'
-learn scenetext "$RUN/unicl_logical/unicl_final.pth" \
+learn scenetext "$RUN/unicl_logical" \
   'rklsao_REPLAY[r]_AT[s].npy,rklsao_REPLAY[k]_AT[s].npy,rklsao_REPLAY[l]_AT[s].npy'
-learn attribute "$RUN/unicl_scenetext/unicl_final.pth" \
+learn attribute "$RUN/unicl_scenetext" \
   'rklsao_REPLAY[r]_AT[a].npy,rklsao_REPLAY[k]_AT[a].npy,rklsao_REPLAY[l]_AT[a].npy,rklsao_REPLAY[s]_AT[a].npy'
-learn object "$RUN/unicl_attribute/unicl_final.pth" \
+learn object "$RUN/unicl_attribute" \
   'rklsao_REPLAY[r]_AT[o].npy,rklsao_REPLAY[k]_AT[o].npy,rklsao_REPLAY[l]_AT[o].npy,rklsao_REPLAY[s]_AT[o].npy,rklsao_REPLAY[a]_AT[o].npy'
 
 evaluate sweep \

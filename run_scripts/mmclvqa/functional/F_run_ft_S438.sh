@@ -27,7 +27,8 @@ train "$STAND_ALONE/unicl_logical" \
   training.checkpoint_interval=4000 \
   "training.callbacks=[]"
 
-# learn TASK START_FROM: one task's real records alone.
+# learn TASK BEFORE: goes on from the model in folder BEFORE, with
+# one task's real records alone.
 learn() {
   train "$RUN/unicl_$1" \
     config="$CONFIG/functional/cl_$1_unicl_standalone.yaml" \
@@ -38,17 +39,17 @@ learn() {
     training.CL.use_replay=False \
     training.CL.task_order=lkosra \
     run_type=train_val \
-    checkpoint.resume_file="$2" \
+    checkpoint.resume_file="$2/unicl_final.pth" \
     env.save_dir="$RUN/unicl_$1" \
     training.checkpoint_interval=4000 \
     "training.callbacks=[]"
 }
 
-learn knowledge "$STAND_ALONE/unicl_logical/unicl_final.pth"
-learn object "$RUN/unicl_knowledge/unicl_final.pth"
-learn scenetext "$RUN/unicl_object/unicl_final.pth"
-learn relation "$RUN/unicl_scenetext/unicl_final.pth"
-learn attribute "$RUN/unicl_relation/unicl_final.pth"
+learn knowledge "$STAND_ALONE/unicl_logical"
+learn object "$RUN/unicl_knowledge"
+learn scenetext "$RUN/unicl_object"
+learn relation "$RUN/unicl_scenetext"
+learn attribute "$RUN/unicl_relation"
 
 evaluate sweep \
   --cl_setting functional \

@@ -37,7 +37,8 @@ write_replays "$REPLAYS" abcdef \
   --add_task_tokens \
   --n_train_epochs 15
 
-# learn TASK START_FROM REPLAYS: one task's real records, and replays of every task before it.
+# learn TASK BEFORE REPLAYS: goes on from the model in folder BEFORE, with
+# one task's real records, and replays of every task before it.
 learn() {
   train "$RUN/unicl_$1" \
     config="$CONFIG/scene/cl_$1_unicl_standalone.yaml" \
@@ -54,21 +55,21 @@ learn() {
     dataset_config.clvqa.use_mask_img=True \
     dataset_config.clvqa.mask_img_prob=0.15 \
     run_type=train_val \
-    checkpoint.resume_file="$2" \
+    checkpoint.resume_file="$2/unicl_final.pth" \
     env.save_dir="$RUN/unicl_$1" \
     training.checkpoint_interval=4000 \
     "training.callbacks=[]"
 }
 
-learn "b#Workplace" "$STAND_ALONE/unicl_a#ShopAndDining/unicl_final.pth" \
+learn "b#Workplace" "$STAND_ALONE/unicl_a#ShopAndDining" \
   'abcdef_REPLAY[a]_AT[b].npy'
-learn "c#HomeOrHotel" "$RUN/unicl_b#Workplace/unicl_final.pth" \
+learn "c#HomeOrHotel" "$RUN/unicl_b#Workplace" \
   'abcdef_REPLAY[a]_AT[c].npy,abcdef_REPLAY[b]_AT[c].npy'
-learn "d#Transportation" "$RUN/unicl_c#HomeOrHotel/unicl_final.pth" \
+learn "d#Transportation" "$RUN/unicl_c#HomeOrHotel" \
   'abcdef_REPLAY[a]_AT[d].npy,abcdef_REPLAY[b]_AT[d].npy,abcdef_REPLAY[c]_AT[d].npy'
-learn "e#SportAndLeisure" "$RUN/unicl_d#Transportation/unicl_final.pth" \
+learn "e#SportAndLeisure" "$RUN/unicl_d#Transportation" \
   'abcdef_REPLAY[a]_AT[e].npy,abcdef_REPLAY[b]_AT[e].npy,abcdef_REPLAY[c]_AT[e].npy,abcdef_REPLAY[d]_AT[e].npy'
-learn "f#Outdoors" "$RUN/unicl_e#SportAndLeisure/unicl_final.pth" \
+learn "f#Outdoors" "$RUN/unicl_e#SportAndLeisure" \
   'abcdef_REPLAY[a]_AT[f].npy,abcdef_REPLAY[b]_AT[f].npy,abcdef_REPLAY[c]_AT[f].npy,abcdef_REPLAY[d]_AT[f].npy,abcdef_REPLAY[e]_AT[f].npy'
 
 evaluate sweep \

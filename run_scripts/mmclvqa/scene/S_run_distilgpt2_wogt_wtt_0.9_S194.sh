@@ -37,7 +37,8 @@ write_replays "$REPLAYS" beacfd \
   --add_task_tokens \
   --n_train_epochs 15
 
-# learn TASK START_FROM REPLAYS: one task's real records, and replays of every task before it.
+# learn TASK BEFORE REPLAYS: goes on from the model in folder BEFORE, with
+# one task's real records, and replays of every task before it.
 learn() {
   train "$RUN/unicl_$1" \
     config="$CONFIG/scene/cl_$1_unicl_standalone.yaml" \
@@ -54,21 +55,21 @@ learn() {
     dataset_config.clvqa.use_mask_img=True \
     dataset_config.clvqa.mask_img_prob=0.15 \
     run_type=train_val \
-    checkpoint.resume_file="$2" \
+    checkpoint.resume_file="$2/unicl_final.pth" \
     env.save_dir="$RUN/unicl_$1" \
     training.checkpoint_interval=4000 \
     "training.callbacks=[]"
 }
 
-learn "e#SportAndLeisure" "$STAND_ALONE/unicl_b#Workplace/unicl_final.pth" \
+learn "e#SportAndLeisure" "$STAND_ALONE/unicl_b#Workplace" \
   'beacfd_REPLAY[b]_AT[e].npy'
-learn "a#ShopAndDining" "$RUN/unicl_e#SportAndLeisure/unicl_final.pth" \
+learn "a#ShopAndDining" "$RUN/unicl_e#SportAndLeisure" \
   'beacfd_REPLAY[b]_AT[a].npy,beacfd_REPLAY[e]_AT[a].npy'
-learn "c#HomeOrHotel" "$RUN/unicl_a#ShopAndDining/unicl_final.pth" \
+learn "c#HomeOrHotel" "$RUN/unicl_a#ShopAndDining" \
   'beacfd_REPLAY[b]_AT[c].npy,beacfd_REPLAY[e]_AT[c].npy,beacfd_REPLAY[a]_AT[c].npy'
-learn "f#Outdoors" "$RUN/unicl_c#HomeOrHotel/unicl_final.pth" \
+learn "f#Outdoors" "$RUN/unicl_c#HomeOrHotel" \
   'beacfd_REPLAY[b]_AT[f].npy,beacfd_REPLAY[e]_AT[f].npy,beacfd_REPLAY[a]_AT[f].npy,beacfd_REPLAY[c]_AT[f].npy'
-learn "d#Transportation" "$RUN/unicl_f#Outdoors/unicl_final.pth" \
+learn "d#Transportation" "$RUN/unicl_f#Outdoors" \
   'beacfd_REPLAY[b]_AT[d].npy,beacfd_REPLAY[e]_AT[d].npy,beacfd_REPLAY[a]_AT[d].npy,beacfd_REPLAY[c]_AT[d].npy,beacfd_REPLAY[f]_AT[d].npy'
 
 evaluate sweep \

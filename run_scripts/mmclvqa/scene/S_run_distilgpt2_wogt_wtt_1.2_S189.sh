@@ -37,7 +37,8 @@ write_replays "$REPLAYS" bdfcae \
   --add_task_tokens \
   --n_train_epochs 15
 
-# learn TASK START_FROM REPLAYS: one task's real records, and replays of every task before it.
+# learn TASK BEFORE REPLAYS: goes on from the model in folder BEFORE, with
+# one task's real records, and replays of every task before it.
 learn() {
   train "$RUN/unicl_$1" \
     config="$CONFIG/scene/cl_$1_unicl_standalone.yaml" \
@@ -54,21 +55,21 @@ learn() {
     dataset_config.clvqa.use_mask_img=True \
     dataset_config.clvqa.mask_img_prob=0.15 \
     run_type=train_val \
-    checkpoint.resume_file="$2" \
+    checkpoint.resume_file="$2/unicl_final.pth" \
     env.save_dir="$RUN/unicl_$1" \
     training.checkpoint_interval=4000 \
     "training.callbacks=[]"
 }
 
-learn "d#Transportation" "$STAND_ALONE/unicl_b#Workplace/unicl_final.pth" \
+learn "d#Transportation" "$STAND_ALONE/unicl_b#Workplace" \
   'bdfcae_REPLAY[b]_AT[d].npy'
-learn "f#Outdoors" "$RUN/unicl_d#Transportation/unicl_final.pth" \
+learn "f#Outdoors" "$RUN/unicl_d#Transportation" \
   'bdfcae_REPLAY[b]_AT[f].npy,bdfcae_REPLAY[d]_AT[f].npy'
-learn "c#HomeOrHotel" "$RUN/unicl_f#Outdoors/unicl_final.pth" \
+learn "c#HomeOrHotel" "$RUN/unicl_f#Outdoors" \
   'bdfcae_REPLAY[b]_AT[c].npy,bdfcae_REPLAY[d]_AT[c].npy,bdfcae_REPLAY[f]_AT[c].npy'
-learn "a#ShopAndDining" "$RUN/unicl_c#HomeOrHotel/unicl_final.pth" \
+learn "a#ShopAndDining" "$RUN/unicl_c#HomeOrHotel" \
   'bdfcae_REPLAY[b]_AT[a].npy,bdfcae_REPLAY[d]_AT[a].npy,bdfcae_REPLAY[f]_AT[a].npy,bdfcae_REPLAY[c]_AT[a].npy'
-learn "e#SportAndLeisure" "$RUN/unicl_a#ShopAndDining/unicl_final.pth" \
+learn "e#SportAndLeisure" "$RUN/unicl_a#ShopAndDining" \
   'bdfcae_REPLAY[b]_AT[e].npy,bdfcae_REPLAY[d]_AT[e].npy,bdfcae_REPLAY[f]_AT[e].npy,bdfcae_REPLAY[c]_AT[e].npy,bdfcae_REPLAY[a]_AT[e].npy'
 
 evaluate sweep \

@@ -27,7 +27,8 @@ train "$STAND_ALONE/unicl_a#ShopAndDining" \
   training.checkpoint_interval=4000 \
   "training.callbacks=[]"
 
-# learn TASK START_FROM: one task's real records alone.
+# learn TASK BEFORE: goes on from the model in folder BEFORE, with
+# one task's real records alone.
 learn() {
   train "$RUN/unicl_$1" \
     config="$CONFIG/scene/cl_$1_unicl_standalone.yaml" \
@@ -38,17 +39,17 @@ learn() {
     training.CL.use_replay=False \
     training.CL.task_order=abcdef \
     run_type=train_val \
-    checkpoint.resume_file="$2" \
+    checkpoint.resume_file="$2/unicl_final.pth" \
     env.save_dir="$RUN/unicl_$1" \
     training.checkpoint_interval=4000 \
     "training.callbacks=[]"
 }
 
-learn "b#Workplace" "$STAND_ALONE/unicl_a#ShopAndDining/unicl_final.pth"
-learn "c#HomeOrHotel" "$RUN/unicl_b#Workplace/unicl_final.pth"
-learn "d#Transportation" "$RUN/unicl_c#HomeOrHotel/unicl_final.pth"
-learn "e#SportAndLeisure" "$RUN/unicl_d#Transportation/unicl_final.pth"
-learn "f#Outdoors" "$RUN/unicl_e#SportAndLeisure/unicl_final.pth"
+learn "b#Workplace" "$STAND_ALONE/unicl_a#ShopAndDining"
+learn "c#HomeOrHotel" "$RUN/unicl_b#Workplace"
+learn "d#Transportation" "$RUN/unicl_c#HomeOrHotel"
+learn "e#SportAndLeisure" "$RUN/unicl_d#Transportation"
+learn "f#Outdoors" "$RUN/unicl_e#SportAndLeisure"
 
 evaluate sweep \
   --cl_setting scene \

@@ -14,6 +14,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/../../lib.sh"
 
 SAVE=$ROOT/exp/clvqa/save
 STAND_ALONE=$SAVE/stand_alone/scene
+EXP=stand_alone
 STEPS=7
 
 train "$STAND_ALONE/unicl_b#Workplace" \
@@ -73,7 +74,7 @@ train "$STAND_ALONE/unicl_e#SportAndLeisure" \
 evaluate sweep \
   --cl_setting scene \
   --task_order bdfcae \
-  --exp stand_alone \
+  --exp "$EXP" \
   --test_stand_alone \
   --save_dir "$SAVE" \
   --model_name unicl

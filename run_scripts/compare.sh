@@ -1,0 +1,132 @@
+#!/usr/bin/env bash
+# Several methods along one task order, each by its own script; ends in one table and one report page.
+# What is done is skipped and what was cut off goes on. A method that fails is named at the end; the others are in the
+# table all the same. From the environment, besides what every run script takes (README.md):
+#   SETTING, ORDER   functional, oarlks (abcdef in the scene setting)
+#   METHODS          which, in this order: chance, multitask, srm_<rate>, or what stands between F_run_ and _S1.sh
+#   SEED             of every training (default: the configuration's)
+#   MINI_ARGS        with CONFIG=EXP_CONFIG/mini: more arguments of python -m mmclvqa.clove mini
+# With CONFIG=EXP_CONFIG/mini it makes clove-mini first and has defaults for everything else.
+set -euo pipefail
+PROJECT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+CONFIG=${CONFIG:-EXP_CONFIG}
+SETTING=${SETTING:-functional}
+SEED=${SEED:-}
+DEVICE=${DEVICE:-0}
+EXPECTED=${EXPECTED:-}
+METHODS=${METHODS:-chance ft ewc mas gem agem rnd_replay_0.1 rnd_replay_0.02 maskimg_rnd_replay_0.02 kmeans_replay_0.02 srm_1.5 multitask}
+if [[ $SETTING == scene ]]; then
+  ORDER=${ORDER:-abcdef}
+else
+  ORDER=${ORDER:-oarlks}
+fi
+if [[ $CONFIG == EXP_CONFIG/mini ]]; then
+  ROOT=${ROOT:-$PROJECT/runs/demo${SEED:+_seed_$SEED}}
+  CLOVE_ROOT=${CLOVE_ROOT:-$PROJECT/runs/clove-mini}
+  SRM_ARGS="@SRM/mini.args ${SRM_ARGS:-}"
+  MMF_ARGS="training.checkpoint_interval=500 ${MMF_ARGS:-}"
+  EXPECTED=${EXPECTED:-train=80 srm=250 evaluate=25} # seconds on two cores
+fi
+ROOT=${ROOT:-$PROJECT/runs/clvqa${SEED:+_seed_$SEED}}
+CLOVE_ROOT=${CLOVE_ROOT:-$PROJECT/data/clove}
+SRM_ARGS="${SRM_ARGS:-}${SEED:+ --seed $SEED}"
+MMF_ARGS="${MMF_ARGS:-}${SEED:+ training.seed=$SEED}"
+export DEVICE SRM_ARGS MMF_ARGS EXPECTED
+# shellcheck source=run_scripts/lib.sh
+source "$PROJECT/run_scripts/lib.sh"
+
+SAVE=$ROOT/exp/clvqa/save
+OUT=$ROOT/report/${SETTING}_$ORDER
+SCRIPTS=run_scripts/mmclvqa
+LETTER=${SETTING:0:1}
+LETTER=${LETTER^}
+
+fail() {
+  echo "error: $1" >&2
+  exit 1
+}
+
+# script_of METHOD: its script; nothing for chance, which needs none.
+script_of() {
+  case $1 in
+    chance) ;;
+    multitask) echo "$SCRIPTS/multitask/${LETTER}_multitask.sh" ;;
+    srm_*) echo "$SCRIPTS/$SETTING/${LETTER}_run_distilgpt2_wogt_wtt_${1#srm_}_S$INDEX.sh" ;;
+    *) echo "$SCRIPTS/$SETTING/${LETTER}_run_$1_S$INDEX.sh" ;;
+  esac
+}
+
+# result_of METHOD: where its evaluation is.
+result_of() {
+  local experiment=$1
+  case $1 in
+    chance) echo "$SAVE/chance/$SETTING.json" ;;
+    multitask) echo "$SAVE/multitask/val_unicl_${SETTING}_incremental/sweep.json" ;;
+    *)
+      [[ $1 != srm_* ]] || experiment=distilgpt2_replay_qag_seq_not_use_gt_task_token_${1#srm_}
+      echo "$SAVE/$SETTING/setting_${INDEX}_$ORDER/val_$experiment/sweep.json"
+      ;;
+  esac
+}
+
+# learn METHOD: all of it.
+learn() {
+  if [[ $1 == chance ]]; then
+    [[ -f $(result_of chance) ]] || run python eval_os.py chance --cl_setting "$SETTING" --json "$(result_of chance)"
+  else
+    bash "$(script_of "$1")"
+  fi
+}
+
+# make_mini: clove-mini, unless it is there.
+make_mini() {
+  local words
+  read -r -a words <<<"${MINI_ARGS:-}"
+  echo "== clove-mini"
+  if ! python -m mmclvqa.clove mini "$CLOVE_ROOT" ${words[@]+"${words[@]}"}; then
+    {
+      echo "where it is of another version or size, remake it, and remove what was learned from it ($ROOT):"
+      echo "  python -m mmclvqa.clove mini '$CLOVE_ROOT' --overwrite ${MINI_ARGS:-}"
+    } >&2
+    exit 1
+  fi
+}
+
+found=("$SCRIPTS/$SETTING/$LETTER"_run_ft_S*.sh)
+script=$(grep -l "setting, task order $ORDER (" "${found[@]}" 2>/dev/null) ||
+  fail "no scripts for task order $ORDER of the $SETTING setting; python generate_run_scripts.py --cl_setting SETTING --task_order ORDER writes those of any order"
+INDEX=${script##*_S}
+INDEX=${INDEX%.sh}
+read -r -a methods <<<"$METHODS"
+left=()
+for method in "${methods[@]}"; do
+  script=$(script_of "$method")
+  [[ -z $script || -f $script ]] || fail "method $method: there is no $script"
+  left+=("${script:-}")
+done
+if [[ $DRY_RUN == 0 ]]; then
+  [[ $CONFIG != EXP_CONFIG/mini ]] || make_mini
+  check_data
+fi
+
+failed=()
+results=()
+for number in "${!methods[@]}"; do
+  method=${methods[number]}
+  [[ $DRY_RUN == names ]] || echo "== $((number + 1)) of ${#methods[@]}: $method"
+  export PLANNED="${left[*]:number}"
+  if learn "$method"; then
+    results+=("$(result_of "$method")")
+  else
+    failed+=("$method")
+  fi
+done
+
+echo "== report"
+if ((${#results[@]})); then
+  run python -m mmclvqa.evaluation.report "${results[@]}" --out "$OUT"
+fi
+echo "== $((SECONDS / 60)) min $((SECONDS % 60)) s in all"
+if ((${#failed[@]})); then
+  fail "failed: ${failed[*]}; the same command goes on there"
+fi

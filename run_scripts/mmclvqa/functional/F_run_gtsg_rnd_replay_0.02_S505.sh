@@ -1,0 +1,61 @@
+#!/usr/bin/env bash
+# UniVQA with replay of real records with true scene graphs drawn at random, 0.02 for each new one: functional setting, task order kaorls (505).
+# Done steps are skipped and a run that was cut off goes on. DRY_RUN=1 prints the commands. Written by
+# generate_run_scripts.py; these can be set in the environment:
+set -euo pipefail
+ROOT=${ROOT:-runs/clvqa}             # experiments
+CLOVE_ROOT=${CLOVE_ROOT:-data/clove} # data
+DEVICE=${DEVICE:-0}                  # GPU(s) to be seen; cpu: none
+CONFIG=${CONFIG:-EXP_CONFIG}         # EXP_CONFIG/mini for clove-mini
+SRM_ARGS=${SRM_ARGS:-}               # more arguments of SRM/train.py
+MMF_ARGS=${MMF_ARGS:-}               # more key=value words of mmf_run
+# shellcheck source=run_scripts/lib.sh
+source "$(dirname "${BASH_SOURCE[0]}")/../../lib.sh"
+
+SAVE=$ROOT/exp/clvqa/save
+STAND_ALONE=$SAVE/stand_alone/functional
+EXP=gtsg_rnd_replay_0.02
+RUN=$SAVE/functional/setting_505_kaorls/$EXP
+STEPS=7
+
+train "$STAND_ALONE/unicl_knowledge" \
+  config="$CONFIG/functional/cl_knowledge_unicl_standalone.yaml" \
+  model=unicl \
+  dataset=clvqa \
+  run_type=train_val \
+  env.save_dir="$STAND_ALONE/unicl_knowledge" \
+  training.checkpoint_interval=4000 \
+  "training.callbacks=[]"
+
+# learn TASK BEFORE: goes on from the model in folder BEFORE, with
+# one task's real records, and real records with true scene graphs of every task before it.
+learn() {
+  train "$RUN/unicl_$1" \
+    config="$CONFIG/functional/cl_$1_unicl_standalone.yaml" \
+    model=unicl \
+    dataset=clvqa \
+    training.CL.use_cl=True \
+    training.CL.use_replay=True \
+    training.CL.replay_method=random \
+    training.CL.replay_rate=0.02 \
+    training.CL.task_order=kaorls \
+    dataset_config.clvqa.use_gt_sg=True \
+    run_type=train_val \
+    checkpoint.resume_file="$2/unicl_final.pth" \
+    env.save_dir="$RUN/unicl_$1" \
+    training.checkpoint_interval=4000 \
+    "training.callbacks=[]"
+}
+
+learn attribute "$STAND_ALONE/unicl_knowledge"
+learn object "$RUN/unicl_attribute"
+learn relation "$RUN/unicl_object"
+learn logical "$RUN/unicl_relation"
+learn scenetext "$RUN/unicl_logical"
+
+evaluate sweep \
+  --cl_setting functional \
+  --task_order kaorls \
+  --exp "$EXP" \
+  --save_dir "$SAVE" \
+  --model_name unicl

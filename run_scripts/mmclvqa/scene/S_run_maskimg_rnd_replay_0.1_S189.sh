@@ -1,0 +1,61 @@
+#!/usr/bin/env bash
+# UniVQA with replay of real records without their images drawn at random, 0.1 for each new one: scene setting, task order bdfcae (189).
+# Done steps are skipped and a run that was cut off goes on. DRY_RUN=1 prints the commands. Written by
+# generate_run_scripts.py; these can be set in the environment:
+set -euo pipefail
+ROOT=${ROOT:-runs/clvqa}             # experiments
+CLOVE_ROOT=${CLOVE_ROOT:-data/clove} # data
+DEVICE=${DEVICE:-0}                  # GPU(s) to be seen; cpu: none
+CONFIG=${CONFIG:-EXP_CONFIG}         # EXP_CONFIG/mini for clove-mini
+SRM_ARGS=${SRM_ARGS:-}               # more arguments of SRM/train.py
+MMF_ARGS=${MMF_ARGS:-}               # more key=value words of mmf_run
+# shellcheck source=run_scripts/lib.sh
+source "$(dirname "${BASH_SOURCE[0]}")/../../lib.sh"
+
+SAVE=$ROOT/exp/clvqa/save
+STAND_ALONE=$SAVE/stand_alone/scene
+EXP=maskimg_rnd_replay_0.1
+RUN=$SAVE/scene/setting_189_bdfcae/$EXP
+STEPS=7
+
+train "$STAND_ALONE/unicl_b#Workplace" \
+  config="$CONFIG/scene/cl_b#Workplace_unicl_standalone.yaml" \
+  model=unicl \
+  dataset=clvqa \
+  run_type=train_val \
+  env.save_dir="$STAND_ALONE/unicl_b#Workplace" \
+  training.checkpoint_interval=4000 \
+  "training.callbacks=[]"
+
+# learn TASK BEFORE: goes on from the model in folder BEFORE, with
+# one task's real records, and real records without their images of every task before it.
+learn() {
+  train "$RUN/unicl_$1" \
+    config="$CONFIG/scene/cl_$1_unicl_standalone.yaml" \
+    model=unicl \
+    dataset=clvqa \
+    training.CL.use_cl=True \
+    training.CL.use_replay=True \
+    training.CL.replay_method=random \
+    training.CL.replay_mask_img=True \
+    training.CL.replay_rate=0.1 \
+    training.CL.task_order=bdfcae \
+    run_type=train_val \
+    checkpoint.resume_file="$2/unicl_final.pth" \
+    env.save_dir="$RUN/unicl_$1" \
+    training.checkpoint_interval=4000 \
+    "training.callbacks=[]"
+}
+
+learn "d#Transportation" "$STAND_ALONE/unicl_b#Workplace"
+learn "f#Outdoors" "$RUN/unicl_d#Transportation"
+learn "c#HomeOrHotel" "$RUN/unicl_f#Outdoors"
+learn "a#ShopAndDining" "$RUN/unicl_c#HomeOrHotel"
+learn "e#SportAndLeisure" "$RUN/unicl_a#ShopAndDining"
+
+evaluate sweep \
+  --cl_setting scene \
+  --task_order bdfcae \
+  --exp "$EXP" \
+  --save_dir "$SAVE" \
+  --model_name unicl

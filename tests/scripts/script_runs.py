@@ -1,0 +1,69 @@
+"""Running shell scripts with stand-ins for the programs they call."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+SWITCHES = {"ROOT", "CLOVE_ROOT", "DEVICE", "CONFIG", "SRM_ARGS", "MMF_ARGS", "DRY_RUN", "PLANNED", "EXPECTED"}
+SWITCHES |= {"SETTING", "ORDER", "METHODS", "SEED", "MINI_ARGS", "DEMO_SETTING", "DEMO_ORDER"}
+
+STUB = """#!{python}
+import os, pathlib, sys
+name, words = os.path.basename(sys.argv[0]), sys.argv[1:]
+said = dict(word.split("=", 1) for word in words if "=" in word)
+with open(os.environ["LOG"], "a") as log:
+    log.write(" ".join([name, *(words if name == "python" else [said["env.save_dir"]])]) + "\\n")
+if os.environ.get("FAIL", "(no word)") in " ".join(words):
+    sys.exit("error: " + os.environ["FAIL"])
+if name == "mmf_run":
+    folder = pathlib.Path(said["env.save_dir"])
+    start = said.get("checkpoint.resume_file")
+    assert start is None or os.path.exists(start), start
+    for file in filter(None, said.get("training.CL.restore_paths", "").split(",")):
+        assert os.path.exists(os.path.join(said["training.CL.restore_dir"], file)), file
+    folder.mkdir(parents=True)
+    (folder / "unicl_final.pth").touch()
+elif words[0] == "SRM/train.py":
+    order = words[words.index("--task_seq") + 1]
+    root = words[words.index("--model_dir_root") + 1]
+    folder = pathlib.Path(root, "distilgpt2_replay", "distilgpt2_functional_" + order)
+    folder.mkdir(parents=True, exist_ok=True)
+    for place, now in enumerate(order):
+        for past in order[:place]:
+            (folder / (order + "_REPLAY[" + past + "]_AT[" + now + "].npy")).touch()
+"""
+"""Writes what it was called with, and the files by which the scripts see that a step is done."""
+
+
+def environment(**named: str) -> dict[str, str]:
+    """Without anything that the scripts take from the environment, but for what is named."""
+    return {key: value for key, value in os.environ.items() if key not in SWITCHES} | named
+
+
+@dataclass
+class Stage:
+    """A copy of the scripts in a project's folder, where only stand-ins play.
+
+    Attributes:
+        project: the folder.
+        root: ``ROOT``.
+        stubs: folder of the stand-ins.
+        log: what they were called with, a call a line.
+    """
+
+    project: Path
+    root: Path
+    stubs: Path
+    log: Path
+
+    def __call__(self, script: str, **named: str) -> tuple[int, list[str], str]:
+        """Run a script: exit code, what was called (without ``ROOT``), output."""
+        self.log.write_text("")
+        path = f"{self.stubs}{os.pathsep}{os.environ['PATH']}"
+        env = environment(**{"ROOT": str(self.root), "LOG": str(self.log), "PATH": path} | named)
+        done = subprocess.run(["bash", self.project / script], env=env, capture_output=True, text=True)
+        calls = [line.replace(f"{self.root}/", "") for line in self.log.read_text().splitlines()]
+        return done.returncode, calls, done.stdout + done.stderr
