@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from mmclvqa.clove import experiments
 from mmclvqa.clove.tasks import Task
 from SRM.settings import Settings
 
@@ -24,13 +25,12 @@ class RunFolder:
     @classmethod
     def of(cls, settings: Settings) -> RunFolder:
         """The run folder that ``settings`` name."""
-        name = settings.model_name
-        folder = f"{name}_{settings.cl_setting}_{settings.task_seq}"
-        return cls(Path(settings.model_dir_root) / f"{name}_replay" / folder, settings.task_seq)
+        folder = experiments.srm_folder(settings.model_name, settings.cl_setting, settings.task_seq)
+        return cls(Path(settings.model_dir_root, folder), settings.task_seq)
 
     def replay(self, past: Task, current: Task) -> Path:
         """Replays of task ``past`` made when ``current`` is about to be learned."""
-        return self.path / f"{self.order}_REPLAY[{past.letter}]_AT[{current.letter}].npy"
+        return self.path / experiments.replay_file(self.order, past, current)
 
     def joined_replay(self, current: Task) -> Path:
         """All replays made when ``current`` is about to be learned."""

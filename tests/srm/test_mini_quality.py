@@ -21,7 +21,9 @@ def clove_mini(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize(("setting", "order"), [("functional", "oarlks"), ("functional", "lkosra"), ("scene", "abcdef")])
+@pytest.mark.parametrize(
+    ("setting", "order"), [("functional", "oarlks"), ("functional", "lkosra"), ("scene", "abcdef")]
+)
 def test_replays_are_accepted_true_and_different(setting: str, order: str, clove_mini: Path, tmp_path: Path) -> None:
     command = [sys.executable, "SRM/train.py", "--cl_setting", setting, "--task_seq", order, "--add_task_tokens"]
     command += ["--model_dir_root", str(tmp_path), "--data_dir", str(clove_mini), "@SRM/mini.args"]
