@@ -25,7 +25,7 @@ if [[ $CONFIG == EXP_CONFIG/mini ]]; then
   CLOVE_ROOT=${CLOVE_ROOT:-$PROJECT/runs/clove-mini}
   SRM_ARGS="@SRM/mini.args ${SRM_ARGS:-}"
   MMF_ARGS="training.checkpoint_interval=500 ${MMF_ARGS:-}"
-  EXPECTED=${EXPECTED:-train=80 srm=250 evaluate=25} # seconds on two cores
+  EXPECTED=${EXPECTED:-train=46 srm=300 evaluate=30} # seconds on two cores
 fi
 ROOT=${ROOT:-$PROJECT/runs/clvqa${SEED:+_seed_$SEED}}
 CLOVE_ROOT=${CLOVE_ROOT:-$PROJECT/data/clove}
