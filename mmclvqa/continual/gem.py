@@ -24,7 +24,7 @@ from mmf.common.report import Report
 from torch import Tensor
 
 from mmclvqa.configuration import ConfigError
-from mmclvqa.continual.stored import Stored, stored_records
+from mmclvqa.continual.stored import stored_records
 from mmclvqa.datasets.replay import choose_memories
 from mmclvqa.trainers.evaluation import prepare
 from mmclvqa.trainers.mmf_trainer import MMFTrainer
@@ -153,8 +153,9 @@ class GEMTrainer(MMFTrainer):
         """Says what is kept."""
         super().on_train_end()
         if self.is_main:
-            stored = self._stored()
-            stored.write(self.files.folder)
+            records = [record for kept in self._kept.values() for record in kept]
+            features = self.config.dataset_config.clvqa
+            stored_records(records, features, "records of earlier tasks").write(self.files.folder)
 
     def memory_gradient(self, numbers: Any, size: int | None) -> Tensor:
         """Gradient of the mean loss over records of memories, all parameters in one vector.
@@ -195,10 +196,6 @@ class GEMTrainer(MMFTrainer):
         made = type(own)(own.config, "train", records, own.dataset_name)
         made.init_processors()
         return made
-
-    def _stored(self) -> Stored:
-        records = [record for kept in self._kept.values() for record in kept]
-        return stored_records(records, self.config.dataset_config.clvqa, "records of earlier tasks")
 
 
 def _flat(tensors: Iterator[Tensor]) -> Tensor:

@@ -24,9 +24,8 @@ from mmclvqa.clove.manifest import train_size
 from mmclvqa.clove.tasks import Task, task
 from mmclvqa.configuration import ConfigError
 from mmclvqa.continual.importance import without_dropout
-from mmclvqa.continual.order import tasks_before
 from mmclvqa.continual.stored import stored_records
-from mmclvqa.datasets.replay import KMEANS_FILE, SELECTION_SEED, choose
+from mmclvqa.datasets.replay import KMEANS_FILE, SELECTION_SEED, choose, order_and_task
 from mmclvqa.trainers.callbacks import Callback, register_callback
 from mmclvqa.trainers.devices import gather
 from mmclvqa.trainers.evaluation import prepare
@@ -113,8 +112,8 @@ class KMeansStore(Callback):
 def _share(trainer: Any) -> tuple[Task, list[Task], int]:
     """The task that is learned, those before it, and how many records are kept of each."""
     settings = trainer.training.CL
-    before = tasks_before(settings, "callback kmeans_store")
-    current = task(settings.cl_setting, settings.cur_task)
+    order, current = order_and_task(settings, "callback kmeans_store")
+    before = order[: order.index(current)]
     size = train_size(trainer.config.dataset_config.clvqa.data_dir, current.setting, current)
     return current, before, int(size * settings.replay_rate) // (len(before) + 1)
 

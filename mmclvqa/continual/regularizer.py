@@ -26,8 +26,8 @@ from torch import Tensor
 from mmclvqa.configuration import ConfigError
 from mmclvqa.continual.importance import FILE, Importances, importance, read_importances, write_importances
 from mmclvqa.continual.optimizers import WeightRegularized
-from mmclvqa.continual.order import tasks_before
 from mmclvqa.continual.stored import Stored
+from mmclvqa.datasets.replay import tasks_before
 from mmclvqa.trainers.evaluation import prepare
 from mmclvqa.trainers.loaders import Split
 from mmclvqa.trainers.mmf_trainer import MMFTrainer
@@ -89,6 +89,7 @@ class RegularizedTrainer(MMFTrainer):
         Raises:
             ConfigError: an unknown ``reg_type``, a ``reg_lambda`` below 0, an optimizer that does not pull, or no
                 ``reg_params_pth`` where a task was learned before.
+            ReplayError: ``training.CL`` does not say where in an order the task stands.
             DataError: the importances are missing, broken, or of another model.
         """
         settings = self.training.CL

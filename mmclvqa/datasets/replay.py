@@ -43,7 +43,7 @@ Record = dict[str, Any]
 
 
 class ReplayError(CloveError):
-    """A key of ``training.CL`` that does not say what shall be replayed."""
+    """A key of ``training.CL`` that does not say where in an order the learner stands, or what shall be replayed."""
 
 
 @dataclass(frozen=True)
@@ -149,16 +149,36 @@ def restored(count: int, rate: float, sizes: Sequence[int], past: int, current: 
     return left
 
 
-def _moment(root: str | os.PathLike[str], settings: Mapping[str, Any]) -> _Moment:
+def order_and_task(settings: Mapping[str, Any], method: str) -> tuple[list[Task], Task]:
+    """The tasks in learning order, and the one that is learned.
+
+    Args:
+        settings: ``training.CL``.
+        method: what needs to know, for messages.
+
+    Raises:
+        ReplayError: a key is missing, or no setting.
+        TaskError: an illegal order, or no such task.
+    """
     named = {}
     for name in ("cl_setting", "task_order", "cur_task"):
         named[name] = settings.get(name)
         if not named[name]:
-            raise ReplayError(f"training.CL.{name} is missing; replay needs it")
+            raise ReplayError(f"training.CL.{name} is missing; {method} needs it")
     if named["cl_setting"] not in SETTINGS:
         raise ReplayError(f"training.CL.cl_setting={named['cl_setting']}: it is one of {', '.join(SETTINGS)}")
     order = parse_order(named["cl_setting"], str(named["task_order"]))
-    return _Moment(Path(root), settings, order, task(named["cl_setting"], named["cur_task"]))
+    return order, task(named["cl_setting"], named["cur_task"])
+
+
+def tasks_before(settings: Mapping[str, Any], method: str) -> list[Task]:
+    """The tasks that were learned before the one that is learned; see :func:`order_and_task`."""
+    order, current = order_and_task(settings, method)
+    return order[: order.index(current)]
+
+
+def _moment(root: str | os.PathLike[str], settings: Mapping[str, Any]) -> _Moment:
+    return _Moment(Path(root), settings, *order_and_task(settings, "replay"))
 
 
 def _legal(method: Any) -> str:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import logging
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from method_runs import Methods  # noqa: E402
+
+from tests.run_fixtures import fresh_logging, one_thread  # noqa: E402
+
+__all__ = ["fresh_logging", "methods", "one_thread"]
 
 
 @pytest.fixture
@@ -21,23 +22,3 @@ def methods(project: Path, clove_mini: Path, tmp_path: Path, monkeypatch: pytest
     monkeypatch.chdir(project)
     monkeypatch.setenv("CLOVE_ROOT", str(clove_mini))
     return Methods(tmp_path, clove_mini)
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(autouse=True)
-def fresh_logging() -> Iterator[None]:
-    """MMF's logger adds handlers for each run and never takes them away."""
-    yield
-    logging.captureWarnings(False)
-    for name in ("mmf", "py.warnings"):
-        logger = logging.getLogger(name)
-        for handler in list(logger.handlers):
-            handler.close()
-            logger.removeHandler(handler)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-import logging
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from tiny_runs import EXPERIMENT, MakeTiny, TinyRun
+
+from tests.run_fixtures import fresh_logging, one_thread
+
+__all__ = ["fresh_logging", "one_thread", "tiny"]
 
 
 @pytest.fixture
@@ -25,24 +26,3 @@ def tiny(tmp_path: Path) -> MakeTiny:
         return TinyRun(tmp_path / name, path)
 
     return make
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """As the runs in processes of their own have; the tiny model is slower with more."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(autouse=True)
-def fresh_logging() -> Iterator[None]:
-    """MMF's logger adds handlers for each run and never takes them away."""
-    yield
-    logging.captureWarnings(False)
-    for name in ("mmf", "py.warnings"):
-        logger = logging.getLogger(name)
-        for handler in list(logger.handlers):
-            handler.close()
-            logger.removeHandler(handler)
