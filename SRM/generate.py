@@ -81,7 +81,7 @@ class Generator:
 
     def texts(
         self, prompts: Sequence[Prompt], start: str, question_start: str, report: Report = lambda count: None
-    ) -> tuple[list[tuple[str, str]], int]:
+    ) -> tuple[list[tuple[str, str]], list[bool]]:
         """Scene-graph text and question-answer text of every prompt.
 
         Args:
@@ -91,7 +91,7 @@ class Generator:
             report: told how many passes have finished since the last call; a prompt has two.
 
         Returns:
-            The texts in the order of ``prompts``, and how many prompts had to be cut to half the longest sequence.
+            The texts in the order of ``prompts``, and whether each had to be cut to half the longest sequence.
         """
         tokens = self.tokens
         joined = [
@@ -108,7 +108,7 @@ class Generator:
             questions.append(_Pass([ask, *ids, ask] if self.seq2seq else question, question))
         sides = [self._continued(graphs, BEAMS, report), self._continued(questions, 1, report)]
         found = dict(zip(order, zip(*sides, strict=True), strict=True))
-        return [found[i] for i in range(len(prompts))], sum(cut for _, cut in joined)
+        return [found[i] for i in range(len(prompts))], [cut for _, cut in joined]
 
     def _continued(self, passes: list[_Pass], beams: int, report: Report) -> list[str]:
         """The texts of passes, given in the order of their length."""

@@ -28,7 +28,7 @@ from SRM.tokens import task_question_token, task_token
 log = logging.getLogger("SRM")
 
 PART = 4096
-"""Prompts of a part. Parts are the same in every run of a command, so a run that goes on makes the same batches."""
+"""Distinct prompts of a part. Parts are the same in every run of a command, so a run that goes on makes the same batches."""
 
 
 class ReplayWriter:
@@ -63,13 +63,15 @@ class ReplayWriter:
         if path.exists():
             return
         chosen = choose_prompts(self.settings, prompts, past, current)
-        parts = [chosen[at : at + PART] for at in range(0, len(chosen), PART)]
+        # Nothing is drawn in generation: a prompt that was chosen again has the same texts.
+        distinct = list(dict.fromkeys(chosen))
+        parts = [distinct[at : at + PART] for at in range(0, len(distinct), PART)]
         for number, part in enumerate(parts):
             if number % self.accelerator.num_processes == self.accelerator.process_index:
                 self._generate(generator, part, past, current, number)
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
-            made, cut = self._read_parts(parts, past, current)
+            made, cut = self._read_parts(chosen, parts, past, current)
             outcome = Counter(cut=cut, left_out=prompts.left_out)
             records = self._accept(made, past, current, outcome)
             figures = {
@@ -119,14 +121,16 @@ class ReplayWriter:
         write_json(path, {"cut": cut, "texts": texts}, indent=None)
 
     def _read_parts(
-        self, parts: list[list[Prompt]], past: Task, current: Task
+        self, chosen: list[Prompt], parts: list[list[Prompt]], past: Task, current: Task
     ) -> tuple[list[Generation], int]:
-        made, cut = [], 0
+        """What was generated for each of the ``chosen`` prompts, and how many of them were cut."""
+        texts: dict[Prompt, list[str]] = {}
+        was_cut: dict[Prompt, bool] = {}
         for number, part in enumerate(parts):
             found = json.loads(self._part(past, current, number).read_text(encoding="utf-8"))
-            cut += found["cut"]
-            made += [Generation(prompt, *texts) for prompt, texts in zip(part, found["texts"], strict=True)]
-        return made, cut
+            texts |= zip(part, found["texts"], strict=True)
+            was_cut |= zip(part, found["cut"], strict=True)
+        return [Generation(prompt, *texts[prompt]) for prompt in chosen], sum(was_cut[prompt] for prompt in chosen)
 
     def _accept(
         self, made: list[Generation], past: Task, current: Task, outcome: Counter[str]

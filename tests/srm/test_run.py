@@ -166,3 +166,19 @@ def _tokenizer_text(folder: Path) -> str:
     return "".join(
         path.read_text(encoding="utf-8") for path in (folder / "models" / "scenetext").glob("*token*.json")
     )
+
+
+def test_a_prompt_that_was_drawn_again_is_not_generated_again(srm: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
+    from SRM.generate import Generator
+
+    real, given = Generator.texts, []
+
+    def texts(self: Generator, prompts: list, *args: object) -> object:
+        given.append(prompts)
+        return real(self, prompts, *args)
+
+    monkeypatch.setattr(Generator, "texts", texts)
+    folder = srm("--debug", "--n_prompts", "40")
+    figures = [read_json(replay(folder, *pair).with_suffix(".json")) for pair in PAIRS]
+    assert [each["prompts"] for each in figures] == [40] * 15
+    assert all(len(set(prompts)) == len(prompts) < 40 for prompts in given)
