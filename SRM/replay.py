@@ -28,7 +28,7 @@ from SRM.tokens import task_question_token, task_token
 log = logging.getLogger("SRM")
 
 PART = 4096
-"""Distinct prompts of a part. Parts are the same in every run of a command, so a run that goes on makes the same batches."""
+"""Prompts of a part. Parts are the same in every run of a command, so a run that goes on makes the same batches."""
 
 
 class ReplayWriter:

@@ -18,7 +18,7 @@ from mmclvqa.clove.manifest import Manifest, load_manifest
 from mmclvqa.clove.mini.writer import NAME, Settings, write_root
 
 _HELP = {
-    "train": "records per task in the train split",
+    "train": "records per task in the train split; a task of the scene setting has a quarter of them",
     "val": "records per task in the val split",
     "images": "GQA-like pictures of the train split (default: three for four train records)",
     "regions": "most object regions of a picture",
