@@ -42,4 +42,5 @@ def test_replays_are_accepted_true_and_different(setting: str, order: str, clove
     first, last = order[0], order[-1]
     assert all(acceptance >= 0.8 for acceptance, _, _ in found.values()), found
     assert all(truth >= (0.7 if pair == first + last else 0.8) for pair, (_, truth, _) in found.items()), found
-    assert all(distinct >= 0.3 for _, _, distinct in found.values()), found
+    # A scene type has some 600 different prompts, and so few questions.
+    assert all(distinct >= (0.25 if setting == "scene" else 0.3) for _, _, distinct in found.values()), found

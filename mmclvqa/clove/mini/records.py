@@ -9,7 +9,7 @@ from typing import Any
 
 from mmclvqa.clove.annotations import ANSWERS_PER_RECORD, ITEM_END, new_record
 from mmclvqa.clove.mini.draws import named_random
-from mmclvqa.clove.mini.noise import GENERAL, SPECIALIST, predicted_graph
+from mmclvqa.clove.mini.noise import predicted_graph
 from mmclvqa.clove.mini.questions import MIXES, SCENE_MIX, Question, Share, ask
 from mmclvqa.clove.mini.scenes import Scene, sample_scene, sample_text_scene
 from mmclvqa.clove.mini.vocabulary import SCENE_TYPES
@@ -62,9 +62,7 @@ def draw_records(
     for index in range(count):
         scene, question = _fresh_question(mix, turns, asked, rng, own)
         if scene.image_id not in graphs:
-            graphs[scene.image_id] = predicted_graph(
-                scene, named_random(seed, "predicted", scene.image_id), SPECIALIST if own else GENERAL
-            )
+            graphs[scene.image_id] = predicted_graph(scene, named_random(seed, "predicted", scene.image_id), own)
         question_id = f"{task.setting[0]}{task.letter}{split[0]}{index:06d}"
         records.append(_record(task, split, question_id, scene, question, graphs[scene.image_id], rng))
     return records
