@@ -124,13 +124,12 @@ class ReplayWriter:
         self, chosen: list[Prompt], parts: list[list[Prompt]], past: Task, current: Task
     ) -> tuple[list[Generation], int]:
         """What was generated for each of the ``chosen`` prompts, and how many of them were cut."""
-        texts: dict[Prompt, list[str]] = {}
-        was_cut: dict[Prompt, bool] = {}
+        made: dict[Prompt, tuple[Generation, bool]] = {}
         for number, part in enumerate(parts):
             found = json.loads(self._part(past, current, number).read_text(encoding="utf-8"))
-            texts |= zip(part, found["texts"], strict=True)
-            was_cut |= zip(part, found["cut"], strict=True)
-        return [Generation(prompt, *texts[prompt]) for prompt in chosen], sum(was_cut[prompt] for prompt in chosen)
+            for prompt, texts, cut in zip(part, found["texts"], found["cut"], strict=True):
+                made[prompt] = Generation(prompt, *texts), cut
+        return [made[prompt][0] for prompt in chosen], sum(made[prompt][1] for prompt in chosen)
 
     def _accept(
         self, made: list[Generation], past: Task, current: Task, outcome: Counter[str]

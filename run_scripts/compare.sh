@@ -26,7 +26,7 @@ if [[ $CONFIG == EXP_CONFIG/mini ]]; then
   # A task of the scene setting has a quarter of the records there.
   [[ $SETTING != scene ]] || SRM_ARGS="--n_train_epochs 8 ${SRM_ARGS:-}"
   SRM_ARGS="@SRM/mini.args ${SRM_ARGS:-}"
-  # mask_img_prob counts only beside SRM's replays.
+  # SRM's scripts say 0.15 for mask_img_prob, so no configuration file could.
   MMF_ARGS="dataset_config.clvqa.mask_img_prob=0.5 training.CL.gem_memory_batch=8 ${MMF_ARGS:-}"
   MMF_ARGS="training.checkpoint_interval=500 $MMF_ARGS"
   EXPECTED=${EXPECTED:-train=46 srm=300 evaluate=30} # seconds on two cores

@@ -31,8 +31,6 @@ ATTRIBUTE_WRONG = 0.05
 RELATION_DROPPED = 0.1
 RELATION_WRONG = 0.05
 
-VALUES = tuple(ATTRIBUTE_KIND)
-
 
 def predicted_graph(scene: Scene, rng: random.Random, own: bool = False) -> list[str]:
     """Items of a predicted scene graph in random order, without ``[SEP]``.
@@ -42,11 +40,12 @@ def predicted_graph(scene: Scene, rng: random.Random, own: bool = False) -> list
         rng: the generator of every draw.
         own: tell only the objects of the picture's own scene type; others stand in relations to them alone.
     """
+    told = scene.own_things if own else scene.things
     names = [_seen_name(thing.name, rng) for thing in scene.things]
     items = [
         " ".join((*_seen_value(thing.value, rng), name))
         for thing, name in zip(scene.things, names, strict=True)
-        if name is not None and not (own and thing not in scene.own_things)
+        if name is not None and thing in told
     ]
     for subject, word, object_ in scene.relations:
         if names[subject] and names[object_] and rng.random() >= RELATION_DROPPED:
