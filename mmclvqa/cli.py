@@ -73,22 +73,26 @@ def _main(args: argparse.Namespace, predict: bool) -> None:
     configuration = Configuration(args)
     configuration.args = args
     config = configuration.get_config()
-    PartialState(cpu=config.training.device == "cpu")
-    config.training.seed = set_seed(config.training.seed)
-    registry.register("seed", config.training.seed)
-    if predict:
-        # Predicting never trains, so the train split need not be read.
-        words = [word for word in config.run_type.split("_") if word != "train"]
-        config.run_type = "_".join(words) or "inference"
-    _check_trainer(config.training.trainer, registry.mapping["trainer_name_mapping"])
-    config = build_config(configuration)
-    registry.register("writer", Logger(config, name="mmf"))
-    trainer = build_trainer(config)
-    trainer.load()
-    if predict:
-        trainer.inference()
-    else:
-        trainer.train()
+    state = PartialState(cpu=config.training.device == "cpu")
+    try:
+        config.training.seed = set_seed(config.training.seed)
+        registry.register("seed", config.training.seed)
+        if predict:
+            # Predicting never trains, so the train split need not be read.
+            words = [word for word in config.run_type.split("_") if word != "train"]
+            config.run_type = "_".join(words) or "inference"
+        _check_trainer(config.training.trainer, registry.mapping["trainer_name_mapping"])
+        config = build_config(configuration)
+        registry.register("writer", Logger(config, name="mmf"))
+        trainer = build_trainer(config)
+        trainer.load()
+        if predict:
+            trainer.inference()
+        else:
+            trainer.train()
+    finally:
+        # A process that exits while its group's threads run is aborted now and then (SIGABRT).
+        state.destroy_process_group()
 
 
 def _check_trainer(name: str, registered: Mapping[str, type]) -> None:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-import socket
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
-from tiny_runs import MakeTiny
+from tiny_runs import MakeTiny, environment
 
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
+LAUNCHER = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
+"""The launcher takes a free port itself; one that is looked for here may be taken in between."""
 
 
 @pytest.mark.slow
@@ -26,9 +25,8 @@ def test_two_processes_train_and_evaluate_as_one(tiny: MakeTiny) -> None:
     )
     config = {"evaluation": {"metrics": ["tiny_accuracy", "accuracy"]}}
     one = tiny("one", config).run(*words)
-    launcher = ("-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={free_port()}")
     two = tiny("two", config)
-    done = two.subprocess(*words, launcher=launcher)
+    done = two.subprocess(*words, launcher=LAUNCHER)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "2 processes" in two.log
     single, double = one.load("current.ckpt")["model"], two.load("current.ckpt")["model"]
@@ -49,9 +47,27 @@ def test_two_processes_write_predictions_in_record_order(tiny: MakeTiny) -> None
         "training.eval_batch_size=4",
         f"checkpoint.resume_file={trained.save_dir / 'tiny_final.pth'}",
     )
-    launcher = ("-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={free_port()}")
     two = tiny("two")
-    done = two.subprocess(*words, launcher=launcher)
+    done = two.subprocess(*words, launcher=LAUNCHER)
     assert done.returncode == 0, done.stderr[-3000:]
     (file,) = (two.save_dir / "tiny_tiny_5" / "reports").iterdir()
     assert [entry["index"] for entry in json.loads(file.read_text())] == list(range(21))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("word", ["training.max_updates=1", "training.lr_ratio=wrong"])
+def test_processes_part_before_they_exit(tiny: MakeTiny, tmp_path: Path, word: str) -> None:
+    """With the group still up, one exit in eight was an abort ("terminate called ...") on busy cores."""
+    script = tmp_path / "run_and_look.py"
+    script.write_text(
+        "import sys, torch.distributed as dist\n"
+        "from mmclvqa import cli\n"
+        "try:\n    cli.run(sys.argv[1:])\n"
+        "except SystemExit as stopped:\n    print(stopped.code)\n"
+        "print('left' if dist.is_initialized() else 'parted')\n"
+    )
+    command = [sys.executable, *LAUNCHER, str(script), *tiny("two").opts(word)]
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("parted") == 2 and "left" not in done.stdout
+    assert ("error: " in done.stdout) == (word != "training.max_updates=1"), done.stdout[-2000:]
