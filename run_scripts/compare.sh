@@ -5,8 +5,10 @@
 #   SETTING, ORDER   functional, oarlks (abcdef in the scene setting)
 #   METHODS          which, in this order: chance, multitask, srm_<rate>, or what stands between F_run_ and _S1.sh
 #   SEED             of every training (default: the configuration's)
+#   JOBS             how many methods at a time, all on DEVICE (default: 1)
 #   MINI_ARGS        with CONFIG=EXP_CONFIG/mini: more arguments of python -m mmclvqa.clove mini
-# With CONFIG=EXP_CONFIG/mini it makes clove-mini first and has defaults for everything else.
+# With CONFIG=EXP_CONFIG/mini it makes clove-mini first and has defaults for everything else: JOBS is the number of
+# cores there, up to 4.
 set -euo pipefail
 PROJECT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 CONFIG=${CONFIG:-EXP_CONFIG}
@@ -14,6 +16,7 @@ SETTING=${SETTING:-functional}
 SEED=${SEED:-}
 DEVICE=${DEVICE:-0}
 EXPECTED=${EXPECTED:-}
+JOBS=${JOBS:-}
 METHODS=${METHODS:-chance ft ewc mas gem agem rnd_replay_0.1 rnd_replay_0.02 maskimg_rnd_replay_0.02 kmeans_replay_0.02 srm_1.5 multitask}
 if [[ $SETTING == scene ]]; then
   ORDER=${ORDER:-abcdef}
@@ -29,18 +32,26 @@ if [[ $CONFIG == EXP_CONFIG/mini ]]; then
   # SRM's scripts say 0.15 for mask_img_prob, so no configuration file could.
   MMF_ARGS="dataset_config.clvqa.mask_img_prob=0.5 training.CL.gem_memory_batch=8 ${MMF_ARGS:-}"
   MMF_ARGS="training.checkpoint_interval=500 $MMF_ARGS"
-  EXPECTED=${EXPECTED:-train=46 srm=300 evaluate=30} # seconds on two cores
+  EXPECTED=${EXPECTED:-train=46 srm=300 evaluate=30} # seconds of each of two jobs on two cores
+  # Networks this small gain nothing from a second thread, but from a second method beside them.
+  export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
+  if [[ -z $JOBS ]]; then
+    JOBS=$(getconf _NPROCESSORS_ONLN)
+    JOBS=$((JOBS < 4 ? JOBS : 4))
+  fi
 fi
+JOBS=${JOBS:-1}
 ROOT=${ROOT:-$PROJECT/runs/clvqa${SEED:+_seed_$SEED}}
 CLOVE_ROOT=${CLOVE_ROOT:-$PROJECT/data/clove}
 SRM_ARGS="${SRM_ARGS:-}${SEED:+ --seed $SEED}"
 MMF_ARGS="${MMF_ARGS:-}${SEED:+ training.seed=$SEED}"
-export DEVICE SRM_ARGS MMF_ARGS EXPECTED
+export DEVICE SRM_ARGS MMF_ARGS EXPECTED JOBS
 # shellcheck source=run_scripts/lib.sh
 source "$PROJECT/run_scripts/lib.sh"
 
 SAVE=$ROOT/exp/clvqa/save
 OUT=$ROOT/report/${SETTING}_$ORDER
+LOGS=$OUT/logs
 SCRIPTS=run_scripts/mmclvqa
 LETTER=${SETTING:0:1}
 LETTER=${LETTER^}
@@ -96,34 +107,111 @@ make_mini() {
   fi
 }
 
+# one_after_another: every method, with all it says.
+one_after_another() {
+  local number
+  for number in "${!methods[@]}"; do
+    headline "$number"
+    export PLANNED="${scripts[*]:number}"
+    learn "${methods[number]}" || failed+=("${methods[number]}")
+  done
+}
+
+# side_by_side: JOBS methods at a time. Each writes a log of its own, of which the headlines are shown. Two that would
+# take the same step now (the stand-alone first task, an SRM) do not run at once; the second finds it done later.
+side_by_side() {
+  local waiting=("${!methods[@]}") running=() pids=() number other still
+  mkdir -p "$LOGS"
+  echo "$JOBS at a time; everything they say is in $LOGS"
+  while ((${#waiting[@]} + ${#running[@]})); do
+    still=()
+    for number in ${running[@]+"${running[@]}"}; do
+      if kill -0 "${pids[number]}" 2>/dev/null; then
+        still+=("$number")
+      elif ! wait "${pids[number]}"; then
+        failed+=("${methods[number]}")
+      fi
+    done
+    running=(${still[@]+"${still[@]}"})
+    still=()
+    for number in ${waiting[@]+"${waiting[@]}"}; do
+      if ((${#running[@]} >= JOBS)) || shares_a_step "$number"; then
+        still+=("$number")
+        continue
+      fi
+      headline "$number"
+      export PLANNED=
+      for other in "${!scripts[@]}"; do
+        [[ " ${waiting[*]} ${running[*]-} " != *" $other "* ]] || PLANNED+="${scripts[other]} "
+      done
+      # Bash has jobs in the background ignore Ctrl-C.
+      (
+        trap - INT
+        learn "${methods[number]}" 2>&1 | tee -a "$LOGS/${methods[number]}.log" | headlines "${methods[number]}"
+      ) &
+      pids[number]=$!
+      running+=("$number")
+    done
+    waiting=(${still[@]+"${still[@]}"})
+    sleep 1
+  done
+}
+
+headline() {
+  [[ $DRY_RUN == names ]] || echo "== $(($1 + 1)) of ${#methods[@]}: ${methods[$1]}"
+}
+
+# headlines METHOD: of its output what the scripts say, not what their programs say, unless it is an error.
+headlines() {
+  local line
+  while IFS= read -r line; do
+    case $line in
+      '# '* | 'error: '*) printf '[%s] %s\n' "$1" "$line" ;;
+    esac
+  done
+}
+
+# shares_a_step NUMBER: whether that method would now take a step that a running one takes or will take.
+shares_a_step() {
+  local other
+  for other in ${running[@]+"${running[@]}"}; do
+    [[ -z $(comm -12 <(undone "$1") <(undone "$other")) ]] || return 0
+  done
+  return 1
+}
+
+# undone NUMBER: the steps that the method's script has not done yet.
+undone() {
+  [[ -z ${scripts[$1]} ]] || DRY_RUN=names bash "${scripts[$1]}" | sort -u
+}
+
 found=("$SCRIPTS/$SETTING/$LETTER"_run_ft_S*.sh)
 script=$(grep -l "setting, task order $ORDER (" "${found[@]}" 2>/dev/null) ||
   fail "no scripts for task order $ORDER of the $SETTING setting; python generate_run_scripts.py --cl_setting SETTING --task_order ORDER writes those of any order"
 INDEX=${script##*_S}
 INDEX=${INDEX%.sh}
 read -r -a methods <<<"$METHODS"
-left=()
+scripts=()
 for method in "${methods[@]}"; do
   script=$(script_of "$method")
   [[ -z $script || -f $script ]] || fail "method $method: there is no $script"
-  left+=("${script:-}")
+  scripts+=("${script:-}")
 done
+[[ $JOBS =~ ^[1-9][0-9]*$ ]] || fail "JOBS=$JOBS: it is how many methods run at a time"
 if [[ $DRY_RUN == 0 ]]; then
   [[ $CONFIG != EXP_CONFIG/mini ]] || make_mini
   check_data
 fi
 
 failed=()
+if ((JOBS == 1)) || [[ $DRY_RUN != 0 ]]; then
+  one_after_another
+else
+  side_by_side
+fi
 results=()
-for number in "${!methods[@]}"; do
-  method=${methods[number]}
-  [[ $DRY_RUN == names ]] || echo "== $((number + 1)) of ${#methods[@]}: $method"
-  export PLANNED="${left[*]:number}"
-  if learn "$method"; then
-    results+=("$(result_of "$method")")
-  else
-    failed+=("$method")
-  fi
+for method in "${methods[@]}"; do
+  [[ " ${failed[*]-} " == *" $method "* ]] || results+=("$(result_of "$method")")
 done
 
 echo "== report"

@@ -6,8 +6,8 @@
 # the project's folder: CONFIG and the commands are relative to it), then says STEPS and takes them one by one.
 # With DRY_RUN=1 the commands that would run are printed instead, in a form that a shell takes; with DRY_RUN=names
 # only a line for each of them: its kind, a tab, its place.
-# compare.sh also sets PLANNED, this script and those that come after it, and EXPECTED, seconds by kind of step: then
-# every step says how long is left of all of them.
+# compare.sh also sets PLANNED, this script and those that run beside it or come after it, EXPECTED, seconds by kind of
+# step, and JOBS, how many scripts run at a time: then every step says how long is left of all of them.
 
 absolute() {
   case $1 in
@@ -28,6 +28,7 @@ read -r -a MMF_WORDS <<<"$MMF_ARGS"
 DRY_RUN=${DRY_RUN:-0}
 PLANNED=${PLANNED:-}
 EXPECTED=${EXPECTED:-}
+JOBS=${JOBS:-1}
 TIMES=$ROOT/exp/clvqa/step_seconds.tsv
 MADE_WITH=$ROOT/exp/clvqa/data_manifest.json
 NOW=0
@@ -123,15 +124,16 @@ check_data() {
 }
 
 # time_left: say how long the undone steps of all planned scripts will take: each as long as the longest of its kind
-# so far, for one that was cut off before, or found its work done, took less.
+# so far, for one that was cut off before, or found its work done, took less. Of JOBS scripts at a time none ends before
+# its own steps do.
 time_left() {
   local seconds script measured=/dev/null scripts
   read -r -a scripts <<<"$PLANNED"
   [[ ! -f $TIMES ]] || measured=$TIMES
   seconds=$(
     for script in "${scripts[@]}"; do
-      DRY_RUN=names bash "$script"
-    done | sort -u | awk -F '\t' -v expected="$EXPECTED" '
+      DRY_RUN=names bash "$script" | sed "s|^|$script\t|"
+    done | awk -F '\t' -v expected="$EXPECTED" -v jobs="$JOBS" '
       BEGIN {
         split(expected, words, " ")
         for (i in words) { split(words[i], pair, "="); guess[pair[1]] = pair[2] }
@@ -139,15 +141,22 @@ time_left() {
       function keep(key, seconds) { if (!(key in longest) || seconds > longest[key]) longest[key] = seconds }
       measured { keep($1, $3 + 0); keep($1 "\t" $2, $3 + 0); next }
       {
-        group = $2
+        group = $3
         sub(/\/[^\/]*$/, "", group)
         sub(/.*\//, "", group)
-        if (($1 "\t" group) in longest) left += longest[$1 "\t" group]
-        else if ($1 in longest) left += longest[$1]
-        else if ($1 in guess) left += guess[$1]
+        if (($2 "\t" group) in longest) seconds = longest[$2 "\t" group]
+        else if ($2 in longest) seconds = longest[$2]
+        else if ($2 in guess) seconds = guess[$2]
         else unknown = 1
+        alone[$1] += seconds
+        if (!(($2, $3) in seen)) left += seconds
+        seen[$2, $3] = 1
       }
-      END { if (!unknown) printf "%d", left }' measured=1 "$measured" measured=0 -
+      END {
+        left /= jobs
+        for (script in alone) if (alone[script] > left) left = alone[script]
+        if (!unknown) printf "%d", left
+      }' measured=1 "$measured" measured=0 -
   )
   if [[ -n $seconds ]]; then
     echo "# about $(((seconds + 59) / 60)) min left of everything"

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-SWITCHES = {"ROOT", "CLOVE_ROOT", "DEVICE", "CONFIG", "SRM_ARGS", "MMF_ARGS", "DRY_RUN", "PLANNED", "EXPECTED"}
+SWITCHES = {"ROOT", "CLOVE_ROOT", "DEVICE", "CONFIG", "SRM_ARGS", "MMF_ARGS", "DRY_RUN", "PLANNED", "EXPECTED", "JOBS"}
 SWITCHES |= {"SETTING", "ORDER", "METHODS", "SEED", "MINI_ARGS", "DEMO_SETTING", "DEMO_ORDER"}
 
 STUB = """#!{python}
-import os, pathlib, sys
+import os, pathlib, sys, time
 name, words = os.path.basename(sys.argv[0]), sys.argv[1:]
 said = dict(word.split("=", 1) for word in words if "=" in word)
 with open(os.environ["LOG"], "a") as log:
     log.write(" ".join([name, *(words if name == "python" else [said["env.save_dir"]])]) + "\\n")
+time.sleep(float(os.environ.get("SLEEP", "0")))
 if os.environ.get("FAIL", "(no word)") in " ".join(words):
     sys.exit("error: " + os.environ["FAIL"])
 if name == "mmf_run":
@@ -61,9 +63,21 @@ class Stage:
 
     def __call__(self, script: str, **named: str) -> tuple[int, list[str], str]:
         """Run a script: exit code, what was called (without ``ROOT``), output."""
-        self.log.write_text("")
-        path = f"{self.stubs}{os.pathsep}{os.environ['PATH']}"
-        env = environment(**{"ROOT": str(self.root), "LOG": str(self.log), "PATH": path} | named)
+        env = self._environment(**named)
         done = subprocess.run(["bash", self.project / script], env=env, capture_output=True, text=True)
         calls = [line.replace(f"{self.root}/", "") for line in self.log.read_text().splitlines()]
         return done.returncode, calls, done.stdout + done.stderr
+
+    def start(self, script: str, **named: str) -> subprocess.Popen[bytes]:
+        """Start a script in a process group of its own, where Ctrl-C is not ignored."""
+        command, env = ["bash", self.project / script], self._environment(**named)
+        heard = signal.signal(signal.SIGINT, signal.default_int_handler)
+        try:
+            return subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, start_new_session=True)
+        finally:
+            signal.signal(signal.SIGINT, heard)
+
+    def _environment(self, **named: str) -> dict[str, str]:
+        self.log.write_text("")
+        path = f"{self.stubs}{os.pathsep}{os.environ['PATH']}"
+        return environment(**{"ROOT": str(self.root), "LOG": str(self.log), "PATH": path, "JOBS": "1"} | named)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
+import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -91,6 +95,58 @@ def test_where_everything_fails_there_is_no_report(run: Stage) -> None:
     assert code != 0 and "failed: ft" in output and not any("report" in call for call in calls)
 
 
+def test_methods_run_side_by_side(run: Stage) -> None:
+    methods = "chance ft ewc mas srm_1.5 multitask"
+    code, alone, _ = run(COMPARE, METHODS=methods)
+    assert code == 0
+    shutil.rmtree(run.root)
+    # Each of the programs takes a moment, so that the second script finds the first one at work.
+    code, calls, output = run(COMPARE, METHODS=methods, JOBS="3", SLEEP="0.1")
+    assert code == 0, output
+    # What is shared (the first task alone) is done once; what comes out is in the same order.
+    assert sorted(calls) == sorted(alone) and report(calls) == report(alone)
+    assert sorted(named(output)) == sorted(methods.split())
+    trained = [call.split("/")[-2] for call in calls if call.startswith("mmf_run")]
+    assert sum(one != other for one, other in zip(trained, trained[1:], strict=False)) > 10
+    # The screen has the headlines, a log for each method everything.
+    assert re.search(r"^\[srm_1.5\] # \[2/8\] SRM: exp/clvqa/", output, re.MULTILINE)
+    log = (run.root / "report/functional_oarlks/logs/ewc.log").read_text()
+    assert log.count("# [") == 7
+
+
+def test_a_shared_step_is_never_taken_twice_at_once(run: Stage) -> None:
+    code, calls, output = run(COMPARE, METHODS="ft gem srm_1.5", JOBS="3", SLEEP="0.3")
+    assert code == 0, output
+    assert calls[0].endswith("stand_alone/functional/unicl_object")
+    assert sum(call.endswith("unicl_object") for call in calls) == 1
+    assert output.index("[ft] # [2/7]") < output.index("== 2 of 3: gem")
+
+
+def test_of_methods_side_by_side_one_may_fail(run: Stage) -> None:
+    code, calls, output = run(COMPARE, METHODS="ft mas rnd_replay_0.1", FAIL="reg_type=mas", JOBS="2")
+    assert code != 0 and output.splitlines()[-1].startswith("error: failed: mas;")
+    assert "[mas] error: reg_type=mas" in output and len(report(calls)) == 2 + 2
+    code, calls, output = run(COMPARE, METHODS="ft mas rnd_replay_0.1", JOBS="2")
+    assert code == 0 and sum(call.startswith("mmf_run") for call in calls) == 6
+
+
+def test_ctrl_c_ends_methods_side_by_side(run: Stage) -> None:
+    process = run.start(COMPARE, METHODS="ewc mas", JOBS="2", SLEEP="3")
+    deadline = time.monotonic() + 20
+    while len(run.log.read_text().splitlines()) < 2:
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.1)
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.wait(timeout=10) != 0
+    time.sleep(4)
+    assert len(run.log.read_text().splitlines()) == 2 and not list(run.root.rglob("unicl_final.pth"))
+
+
+def test_a_number_of_jobs_is_a_number(run: Stage) -> None:
+    code, calls, output = run(COMPARE, JOBS="two")
+    assert code != 0 and not calls and output.splitlines()[-1].startswith("error: JOBS=two: ")
+
+
 @pytest.mark.parametrize(
     ("told", "message"),
     [
@@ -145,6 +201,14 @@ def test_a_step_is_believed_to_be_like_others_of_its_kind(run: Stage) -> None:
     measured(run, "train\tewc\t120", "srm\tdistilgpt2_replay\t120", "evaluate\tsweep\t60")
     _, _, output = run(COMPARE, METHODS="ft srm_1.5")
     assert left(output)[0] == 11 * 2 + 2 + 2
+
+
+def test_side_by_side_the_longest_method_sets_the_end(run: Stage) -> None:
+    told = {"METHODS": "ewc mas", "EXPECTED": "train=60 evaluate=60", "JOBS": "2"}
+    _, _, output = run(COMPARE, **told)
+    # Six trainings and an evaluation each, both at once.
+    said = re.findall(r"^\[(\w+)\] # about (\d+) min left of everything$", output, re.MULTILINE)
+    assert said[0] == ("ewc", "7") and ("mas", "7") in said
 
 
 def test_no_time_is_guessed_where_nothing_is_known(run: Stage) -> None:
