@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,6 +18,9 @@ from mmclvqa.evaluation.history import Curve  # noqa: E402
 from mmclvqa.evaluation.outcome import Sweep  # noqa: E402
 
 DPI = 150
+TITLE_WIDTH = 76
+LABEL_WIDTH = 34
+"""Characters on a line."""
 ACCURACY = "VQA accuracy (%)"
 MARKERS = "osD^vPX"
 # Okabe and Ito's colours, which people with any colour vision tell apart.
@@ -66,7 +70,6 @@ def matrix_picture(name: str, label: str, sweep: Sweep) -> Picture:
         axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=9)
     figure.colorbar(image, ax=axes, label=ACCURACY, shrink=0.85)
     title = f"Accuracy matrix: {label}"
-    axes.set_title(title, fontsize=11)
     learned = ", ".join(f"{n} {percent(v)}" for n, v in zip(names, np.diagonal(sweep.matrix), strict=True))
     final = ", ".join(f"{n} {percent(v)}" for n, v in zip(names, sweep.matrix[-1], strict=True))
     alt = f"Heat map, rows are learned and columns tested tasks. In per cent, just after learning: {learned}. "
@@ -80,7 +83,8 @@ def course_picture(name: str, label: str, sweep: Sweep) -> Picture:
     axes = figure.subplots()
     for number, task in enumerate(names):
         steps = range(number, len(names))
-        axes.plot(steps, matrix[number:, number], marker=MARKERS[number], color=COLOURS[number], label=task)
+        style = {"marker": MARKERS[number], "color": COLOURS[number], "label": task, "clip_on": False}
+        axes.plot(steps, matrix[number:, number], **style)
     axes.set_xticks(range(len(names)), names, rotation=20)
     axes.set_xlabel("after learning task")
     axes.set_ylabel(ACCURACY)
@@ -88,7 +92,6 @@ def course_picture(name: str, label: str, sweep: Sweep) -> Picture:
     axes.grid(alpha=0.3)
     figure.legend(loc="outside right center", title="tested task", fontsize=8, title_fontsize=8)
     title = f"Each task along the order: {label}"
-    axes.set_title(title, fontsize=11)
     ends = ", ".join(
         f"{task} from {percent(sweep.matrix[i, i]) or 'unknown'} to {percent(sweep.matrix[-1, i]) or 'unknown'}"
         for i, task in enumerate(names)
@@ -112,14 +115,13 @@ def comparison_picture(labels: Sequence[str], averages: Sequence[float], forgett
         widths = 100 * np.array(values, dtype=float)
         bars = axes.barh(places + shift, np.nan_to_num(widths), 0.38, label=what, color=colour, hatch=hatch)
         axes.bar_label(bars, [percent(value) for value in values], padding=3, fontsize=8)
-    axes.set_yticks(places, labels)
+    axes.set_yticks(places, [textwrap.fill(label, LABEL_WIDTH) for label in labels])
     axes.invert_yaxis()
-    axes.margins(x=0.12)
+    axes.margins(x=0.2, y=0.02)
     axes.axvline(0, color="black", linewidth=0.8)
     axes.set_xlabel("weighted average over tasks (%)")
     figure.legend(loc="outside lower center", ncols=2, fontsize=9)
     title = "Average accuracy (more is better) and forgetting (less is better)"
-    axes.set_title(title, fontsize=11)
     rows = zip(labels, averages, forgetting, strict=True)
     text = "; ".join(f"{n}: accuracy {percent(a)}, forgetting {percent(f) or 'none'}" for n, a, f in rows)
     return _finish(figure, "comparison", title, f"Bars for each method, in per cent. {text}.")
@@ -130,7 +132,7 @@ def training_picture(name: str, label: str, curves: Sequence[Curve]) -> Picture:
     figure = Figure(figsize=(6.4, 4.2), layout="constrained")
     axes = figure.subplots()
     for number, curve in enumerate(curves):
-        style = {"marker": MARKERS[number], "color": COLOURS[number], "label": short(curve.task)}
+        style = {"marker": MARKERS[number], "color": COLOURS[number], "label": short(curve.task), "clip_on": False}
         axes.plot(curve.updates, 100 * np.array(curve.accuracies), **style)
     axes.set_xlabel("updates")
     axes.set_ylabel(f"val {ACCURACY}")
@@ -138,12 +140,13 @@ def training_picture(name: str, label: str, curves: Sequence[Curve]) -> Picture:
     axes.grid(alpha=0.3)
     figure.legend(loc="outside right center", title="learned task", fontsize=8, title_fontsize=8)
     title = f"Training: {label}"
-    axes.set_title(title, fontsize=11)
     ends = ", ".join(f"{short(c.task)} {percent(c.accuracies[-1])} after {c.updates[-1]}" for c in curves)
     return _finish(figure, f"{name}_training", title, f"A line for each training. Last accuracies in per cent: {ends}.")
 
 
 def _finish(figure: Figure, name: str, title: str, alt: str) -> Picture:
+    # Over the whole figure: beside long labels the axes are narrower than the title.
+    figure.suptitle(textwrap.fill(title, TITLE_WIDTH), fontsize=11)
     image = io.BytesIO()
     # Without the program's version in it, equal figures are equal files.
     figure.savefig(image, format="png", dpi=DPI, metadata={"Software": None})
