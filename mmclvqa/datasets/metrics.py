@@ -6,7 +6,7 @@ trainer adds over processes and divides.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from functools import lru_cache
 from typing import Any
 
@@ -16,12 +16,17 @@ from mmf.modules.metrics import BaseMetric
 from mmf.utils.distributed import byte_tensor_to_object
 from mmf.utils.m4c_evaluators import TextVQAAccuracyEvaluator
 
-from mmclvqa.clove.annotations import load_records
-from mmclvqa.clove.errors import DataError
-from mmclvqa.clove.tasks import SETTINGS, tasks
 from mmclvqa.datasets.answers import answer_words
 
 Sums = dict[str, tuple[float, float]]
+
+# fmt: off
+COMMON_ANSWERS = frozenset((
+    "red", "top", "yellow", "green", "gray", "blue", "black", "wood", "large", "man", "chair", "white", "woman",
+    "small", "bottom", "brown", "orange", "pink", "metal", "girl", "boy",
+))
+# fmt: on
+"""The published list of answers that the tasks have in common, normalised."""
 
 
 @registry.register_metric("textvqa_accuracy")
@@ -50,14 +55,19 @@ class VQAAccuracy(BaseMetric):
             tokens = byte_tensor_to_object(sample_list.context_tokens[row])
             answers = byte_tensor_to_object(sample_list.answers[row])
             predicted, _ = answer_words(indices, tokens, processor)
-            score = self._answer_scores(tuple(answers)).get(self._normalise(predicted), 0.0)
-            for group in self.groups(answers):
+            scores = self._answer_scores(tuple(answers))
+            score = scores.get(self._normalise(predicted), 0.0)
+            for group in self.groups(scores):
                 total = self._sums.setdefault(group, [0.0, 0.0])
                 total[0] += score
                 total[1] += 1
 
-    def groups(self, answers: list[str]) -> Iterable[str]:
-        """The sub-names a record counts for; the empty one is the metric itself."""
+    def groups(self, answers: Collection[str]) -> Iterable[str]:
+        """The sub-names a record counts for; the empty one is the metric itself.
+
+        Args:
+            answers: the distinct answers among the record's ten, normalised.
+        """
         return ("",)
 
     def sums(self) -> Sums:
@@ -66,38 +76,43 @@ class VQAAccuracy(BaseMetric):
 
     def calculate(self, sample_list: Any, model_output: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
         """The accuracy of one batch alone, as MMF's metrics give it."""
-        kept, self._sums = self._sums, {}
-        self.update(sample_list, model_output)
-        (total, count), self._sums = self._sums[""], kept
+        total, count = self._batch_sums(sample_list, model_output)[""]
         return torch.tensor(total / count)
+
+    def _batch_sums(self, sample_list: Any, model_output: Any) -> Sums:
+        """:meth:`sums` of one batch; what was added up before stays as it is."""
+        kept = self._sums
+        self.start()
+        try:
+            self.update(sample_list, model_output)
+            return self.sums()
+        finally:
+            self._sums = kept
 
 
 @registry.register_metric("textvqa_accuracy_cls")
 class VQAAccuracyByAnswerClass(VQAAccuracy):
-    """VQA accuracy, also apart for answers that all tasks of the setting have and for the rest.
+    """VQA accuracy over all records, over those with a common answer and over the rest.
 
-    Sub-names ``all_acc``, ``common_acc``, ``unique_acc``. The setting is ``training.CL.cl_setting``;
-    an answer is common when the train records of all six tasks have it.
+    The sub-names are ``all_acc``, ``common_acc`` and ``unique_acc``. A record's answer is common when its ten answers
+    are one and the same after normalisation and :data:`COMMON_ANSWERS` has it. A class without records has 0.
     """
+
+    CLASSES = ("all_acc", "common_acc", "unique_acc")
 
     def __init__(self) -> None:
         super().__init__()
         self.name = "textvqa_accuracy_cls"
-        self._common: frozenset[str] | None = None
 
-    def groups(self, answers: list[str]) -> Iterable[str]:
-        if self._common is None:
-            config = registry.get("config")
-            self._common = common_answers(config.env.clove_root, config.training.CL.cl_setting)
-        return "", "all_acc", "common_acc" if answers[0] in self._common else "unique_acc"
+    def groups(self, answers: Collection[str]) -> Iterable[str]:
+        common = len(answers) == 1 and COMMON_ANSWERS.issuperset(answers)
+        return "", "all_acc", "common_acc" if common else "unique_acc"
 
+    def sums(self) -> Sums:
+        """Sum of scores and number of records by sub-name; classes without records are there as well."""
+        return dict.fromkeys(self.CLASSES, (0.0, 0.0)) | super().sums()
 
-def common_answers(root: str, setting: str | None) -> frozenset[str]:
-    """Answers found in the train records of every task of a setting."""
-    if setting not in SETTINGS:
-        raise DataError(f"textvqa_accuracy_cls needs training.CL.cl_setting, one of {', '.join(SETTINGS)}")
-    by_task = [
-        {record["answer"] for record in load_records(f"{root}/{task.annotation_path('train')}", check=False)}
-        for task in tasks(setting).values()
-    ]
-    return frozenset.intersection(*map(frozenset, by_task))
+    def calculate(self, sample_list: Any, model_output: Any, *args: Any, **kwargs: Any) -> dict[str, torch.Tensor]:
+        """The accuracies of one batch alone by sub-name, as the published metric gives them."""
+        sums = self._batch_sums(sample_list, model_output)
+        return {name: torch.tensor(sums[name][0] / (sums[name][1] or 1)) for name in self.CLASSES}

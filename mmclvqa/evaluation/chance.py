@@ -22,8 +22,9 @@ class TaskChance:
 
     Attributes:
         name: of the task.
-        answer: the most frequent ``answer`` of its train records; of equally frequent ones the first by alphabet.
-        train_share: how many of the train records have it, a fraction of 1.
+        answer: the most frequent one among the ten ``answers`` of all its train records; of equally frequent ones the
+            first in the file.
+        train_share: how many of these answers it is, a fraction of 1.
         accuracy: VQA accuracy of giving it to every val record, a fraction of 1.
         records: val records.
     """
@@ -93,11 +94,13 @@ def _task_chance(root: str | os.PathLike[str], task: Task) -> TaskChance:
 
     evaluator = TextVQAAccuracyEvaluator()
     train, val = _records(root, task, "train"), _records(root, task, "val")
-    counts = Counter(record["answer"] for record in train)
-    answer = min(counts, key=lambda text: (-counts[text], text))
+    counts = Counter(answer for record in train for answer in record["answers"])
+    if not counts:
+        raise DataError(f"{task.name}: no train record has answers, so none is the most frequent")
+    answer = max(counts, key=counts.__getitem__)
     predictions = [{"pred_answer": answer, "gt_answers": record["answers"]} for record in val]
     accuracy = float(evaluator.eval_pred_list(predictions))
-    return TaskChance(task.name, answer, counts[answer] / len(train), accuracy, len(val))
+    return TaskChance(task.name, answer, counts[answer] / counts.total(), accuracy, len(val))
 
 
 def _records(root: str | os.PathLike[str], task: Task, split: str) -> list[dict]:

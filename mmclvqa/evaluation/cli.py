@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmclvqa.clove import experiments as places
@@ -12,6 +14,7 @@ from mmclvqa.clove.errors import CloveError
 from mmclvqa.clove.tasks import SETTINGS
 
 if TYPE_CHECKING:
+    from mmclvqa.evaluation.chance import Chance
     from mmclvqa.evaluation.setup import Setup
 
 STANDARD_OUTPUT = "-"
@@ -48,6 +51,25 @@ def check_model(name: str) -> None:
     """
     if name != places.MODEL:
         raise CloveError(f"model_name {name}: the model here is {places.MODEL}")
+
+
+def save_folder(save_dir: str | os.PathLike[str]) -> str:
+    """The folder of all models: ``save`` below the published tool's ``save_dir``, or the path that ends in it."""
+    path, name = Path(save_dir), Path(places.SAVE).name
+    return str(path if path.name == name else path / name)
+
+
+def chance_level(cl_setting: str) -> Chance:
+    """The chance level on the data of ``$CLOVE_ROOT``.
+
+    Raises:
+        CloveError: no such setting, or the data cannot be used.
+    """
+    from mmclvqa.clove.layout import existing_root
+    from mmclvqa.evaluation.chance import chance
+    from mmclvqa.evaluation.setup import Setup
+
+    return chance(existing_root(Setup.of().data_root), cl_setting)
 
 
 def show(result: Any) -> None:
@@ -99,7 +121,7 @@ def _common(parser: argparse.ArgumentParser) -> None:
 
 def _model(parser: argparse.ArgumentParser) -> None:
     parser.usage = f"{parser.prog} --cl_setting SETTING ... [key=value ...]"
-    parser.add_argument("--save_dir", required=True, metavar="DIR", help="$ROOT/exp/clvqa/save")
+    parser.add_argument("--save_dir", required=True, metavar="DIR", help="$ROOT/exp/clvqa, or its folder save")
     parser.add_argument("--model_name", default=places.MODEL)
     parser.add_argument("--device", help="auto (default), cpu, cuda, cuda:<n> or the number of a GPU")
 
@@ -113,7 +135,7 @@ def _sweep(args: argparse.Namespace) -> None:
         args.cl_setting,
         args.task_order,
         args.exp,
-        args.save_dir,
+        save_folder(args.save_dir),
         _setup(args),
         stand_alone=args.test_stand_alone,
         regularised=args.test_reg,
@@ -126,14 +148,11 @@ def _multitask(args: argparse.Namespace) -> None:
     check_model(args.model_name)
     from mmclvqa.evaluation.sweep import multitask
 
-    _give(multitask(args.cl_setting, args.save_dir, _setup(args)), args)
+    _give(multitask(args.cl_setting, save_folder(args.save_dir), _setup(args)), args)
 
 
 def _chance(args: argparse.Namespace) -> None:
-    from mmclvqa.clove.layout import existing_root
-    from mmclvqa.evaluation.chance import chance
-
-    _give(chance(existing_root(None), args.cl_setting), args)
+    _give(chance_level(args.cl_setting), args)
 
 
 def _setup(args: argparse.Namespace) -> Setup:

@@ -16,6 +16,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from mmf.common.registry import registry
 from mmf.common.report import Report
 from mmf.utils.build import build_config, build_model
@@ -24,6 +25,7 @@ from omegaconf import DictConfig, open_dict, read_write
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from mmclvqa.clove.errors import DataError
 from mmclvqa.clove.experiments import MODEL
 from mmclvqa.clove.tasks import Task
 from mmclvqa.evaluation.setup import Setup
@@ -88,7 +90,7 @@ class Engine:
             f"model={MODEL}",
             f"dataset={DATASET}",
             f"run_type={SPLIT}",
-            f"training.device={self._setup.device}",
+            f"training.device={self._device()}",
             *self._setup.words,
         ]
         configuration = Configuration(argparse.Namespace(opts=words, config_override=None))
@@ -101,6 +103,22 @@ class Engine:
             self._accelerator = build_accelerator(config.training)
         register_device(self._accelerator)
         return config
+
+    def _device(self) -> str:
+        """The device to evaluate on: the CPU where there is no GPU, as with the published tool.
+
+        Raises:
+            DataError: there are GPUs, but not that one.
+        """
+        kind, _, number = self._setup.device.partition(":")
+        if kind != "cuda":
+            return kind
+        if not torch.cuda.is_available():
+            self._writer.write("no GPU can be used here, so the evaluation runs on the CPU", "warning")
+            return "cpu"
+        if number and int(number) >= torch.cuda.device_count():
+            raise DataError(f"device {self._setup.device}: there are {torch.cuda.device_count()} GPUs, counted from 0")
+        return self._setup.device
 
     def _network(self, path: Path, config: DictConfig) -> nn.Module:
         if path not in self._networks:

@@ -18,7 +18,14 @@ from mmclvqa.clove.errors import CloveError, DataError
 from mmclvqa.clove.files import atomic_write, write_json
 from mmclvqa.clove.table import format_table
 from mmclvqa.clove.tasks import Task, order_index, parse_order, tasks
-from mmclvqa.evaluation.matrix import Summary, accuracy_matrix, summarize, sweep_pairs, weighted_average
+from mmclvqa.evaluation.matrix import (
+    Summary,
+    accuracy_matrix,
+    published_weights,
+    summarize,
+    sweep_pairs,
+    weighted_average,
+)
 from mmclvqa.evaluation.pairs import METRIC
 
 SWEEP_FILE = "sweep.json"
@@ -102,7 +109,31 @@ class Sweep:
         return format_table([f"{header[0]} \\ tested", *header[1:]], rows)
 
     def lines(self) -> list[str]:
-        """The summary numbers, a line each."""
+        """The summary numbers, a line each; those of a finished run end with :meth:`published_lines`."""
+        return self._readable_lines() + ([] if self.missing else self.published_lines())
+
+    def published_lines(self) -> list[str]:
+        """The three lines with which the published tool ends, for those who read its output.
+
+        They have the published weights, the same for all tasks, and the published forgetting
+        (:func:`mmclvqa.evaluation.matrix.legacy_forgetting`). Numbers are rounded to four decimals.
+        """
+        summary = summarize(self.matrix, published_weights(len(self.order)))
+        return [
+            f"==> {METRIC} | {head}: {[_rounded(value) for value in values]}, {what}: {_rounded(average)}"
+            for head, values, what, average in (
+                ("Final acc", summary.final, "weight avg acc", summary.average_accuracy),
+                ("Backward transfer", summary.backward, "weighted bwt", summary.average_backward),
+                (
+                    "Forgetting",
+                    summary.legacy_forgotten,
+                    "weighted forgetting",
+                    summary.average_legacy_forgotten,
+                ),
+            )
+        ]
+
+    def _readable_lines(self) -> list[str]:
         summary = self.summary
         if summary is None:
             return ["no summary: the first task was not evaluated"]
@@ -243,6 +274,10 @@ def _by_task(head: str, names: Sequence[str], values: Sequence[float] | np.ndarr
         return []
     parts = (f"{name} {value:.4f}" for name, value in zip(names, values, strict=True))
     return [f"{head}: {', '.join(parts)}"]
+
+
+def _rounded(value: float) -> float:
+    return round(float(value), 4) + 0.0  # no -0.0
 
 
 def _number(value: float) -> str:

@@ -45,7 +45,8 @@ class Setup:
         """With ``$CONFIG`` (default ``EXP_CONFIG``).
 
         Args:
-            device: as above; a number is that GPU, None is ``auto``.
+            device: as above; a number is that GPU (as ``CUDA_VISIBLE_DEVICES`` counts, of several numbers the first),
+                None is ``auto``.
             words: ``key=value`` words.
 
         Raises:
@@ -117,8 +118,11 @@ def _with_includes(path: Path) -> list[Path]:
 
 def _device(device: str | int | None) -> str:
     name = "auto" if device is None else str(device).strip().lower()
-    if name.isdigit():
-        return f"cuda:{name}"
+    numbers = name.split(",")
+    if all(number.isdigit() for number in numbers):
+        # Where the environment has chosen GPUs already, torch counts only those.
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+        return f"cuda:{visible.index(numbers[0]) if numbers[0] in visible else int(numbers[0])}"
     kind, _, number = name.partition(":")
     if kind not in DEVICES or (":" in name and (kind != "cuda" or not number.isdigit())):
         raise DataError(f"device {device}: legal are {', '.join(DEVICES)}, cuda:<n> and the number of a GPU")

@@ -45,9 +45,9 @@ def checkpoints(
         order: the task order.
         experiment: the method's folder.
         save: the save folder.
-        stand_alone: all are those of the stand-alone models.
-        regularised: the first task's, too, is the run's own (EWC and MAS train it with their trainer); otherwise it
-            is the stand-alone one.
+        stand_alone: all are those of the stand-alone models, unless ``regularised``.
+        regularised: all are the run's own, the first task's too (EWC and MAS train it with their trainer); otherwise
+            that is the stand-alone one.
 
     Raises:
         TaskError: no such setting, or an illegal task order.
@@ -56,7 +56,7 @@ def checkpoints(
     run = places.run_folder(setting, order, experiment, save)
     found = {}
     for number, task in enumerate(parse_order(setting, order)):
-        folder = alone if stand_alone or (number == 0 and not regularised) else run
+        folder = alone if (stand_alone or number == 0) and not regularised else run
         found[task.letter] = Path(places.final_weights(f"{folder}/{places.task_folder(task)}"))
     return found
 
@@ -89,7 +89,8 @@ def sweep(
     Args:
         setting: ``functional`` or ``scene``.
         order: the task order.
-        experiment: the method's folder; with ``stand_alone`` only a name for the results.
+        experiment: the method's folder. Results of stand-alone models are kept as those of ``stand_alone`` whatever it
+            is, so that they never replace a method's.
         save: the save folder, ``$ROOT/exp/clvqa/save``.
         setup: configuration, words and device.
         stand_alone, regularised: see :func:`checkpoints`.
@@ -102,6 +103,9 @@ def sweep(
         CloveError: a configuration, the data or a checkpoint cannot be used.
     """
     learned = parse_order(setting, order)
+    stand_alone = stand_alone and not regularised
+    if stand_alone:
+        experiment = places.STAND_ALONE
     files = checkpoints(setting, order, experiment, save, stand_alone, regularised)
     missing = [task for task in learned if not files[task.letter].is_file()]
     if missing and (not partial or len(missing) == len(learned)):

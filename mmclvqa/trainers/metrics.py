@@ -63,7 +63,10 @@ class Metrics:
             self._kept.setdefault(field, []).append(value.cpu() if isinstance(value, torch.Tensor) else value)
 
     def values(self, gather: Gather) -> dict[str, float]:
-        """``<metric>`` and ``<metric>/<sub>`` over the batches of all processes; call it in every process."""
+        """``<metric>`` and ``<metric>/<sub>`` over the batches of all processes; call it in every process.
+
+        A sub-name for which no record counts has 0.
+        """
         values = {}
         combined = self._combined(gather)
         for name, metric in self._metrics.items():
@@ -72,7 +75,7 @@ class Metrics:
                 continue
             if _is_streaming(metric):
                 for sub, (total, count) in _added(gather(metric.sums())).items():
-                    values[f"{name}/{sub}" if sub else name] = total / count if count else float("nan")
+                    values[f"{name}/{sub}" if sub else name] = total / count if count else 0.0
             elif combined is not None:
                 value = metric._calculate_with_checks(combined, combined)
                 values[name] = float(torch.as_tensor(value, dtype=torch.float).mean())

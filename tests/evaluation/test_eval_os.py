@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import inspect
 import io
 import json
@@ -17,8 +18,10 @@ import pytest
 from worlds import ORDER, World
 
 import eval_os  # its functions start with test_, so they are not imported by name
-from mmclvqa.clove.annotations import load_records
+from mmclvqa.clove.annotations import load_records, new_record, save_records
 from mmclvqa.clove.errors import CloveError, TaskError
+from mmclvqa.clove.tasks import tasks
+from mmclvqa.evaluation.chance import chance
 from mmclvqa.evaluation.outcome import Sweep
 
 
@@ -93,6 +96,25 @@ def test_the_summary_lines_are_the_published_numbers(published: Sweep) -> None:
     assert lines[0].startswith("final accuracies: object 0.2963, attribute 0.3083")
 
 
+def test_a_sweep_ends_with_the_published_closing_lines(published: Sweep) -> None:
+    assert published.lines()[-3:] == [
+        "==> textvqa_accuracy | Final acc: [0.2963, 0.3083, 0.3037, 0.6733, 0.6253, 0.5511], weight avg acc: 0.4597",
+        "==> textvqa_accuracy | Backward transfer: [-0.3034, -0.1094, -0.0906, -0.042, -0.056], weighted bwt: -0.1203",
+        "==> textvqa_accuracy | Forgetting: [0.419, 0.407, 0.4116, 0.042, 0.09], weighted forgetting: 0.2739",
+    ]
+
+
+def test_the_closing_lines_weigh_all_tasks_the_same(published: Sweep) -> None:
+    uneven = dataclasses.replace(published, weights=(1.0, 2.0, 3.0, 4.0, 5.0, 6.0))
+    assert uneven.lines()[-3:] == published.lines()[-3:]
+    assert uneven.lines()[1] != published.lines()[1]
+
+
+def test_an_unfinished_run_has_no_closing_lines(published: Sweep) -> None:
+    accuracies = {key: value for key, value in published.accuracies.items() if key[0] != "s"}
+    assert not [line for line in dataclasses.replace(published, accuracies=accuracies).lines() if "==>" in line]
+
+
 def test_stage_sweep_returns_and_prints_the_accuracies(
     swept_once: World, monkeypatch: pytest.MonkeyPatch, clove_mini: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -123,11 +145,20 @@ def test_chance_is_the_most_frequent_train_answer(
     train, val = (
         load_records(clove_mini / "functional" / f"fcl_mmf_logical_{split}.npy") for split in ("train", "val")
     )
-    counts = Counter(record["answer"] for record in train)
-    answer = min(answer for answer in counts if counts[answer] == max(counts.values()))
-    # All ten answers of a clove-mini record are the same, so that VQA accuracy is right or wrong.
+    (answer, _), *_ = Counter(answer for record in train for answer in record["answers"]).most_common(1)
+    # All ten answers of a clove-mini val record are the same, so that VQA accuracy is right or wrong.
     assert found["logical"] == pytest.approx(sum(record["answer"] == answer for record in val) / len(val))
     assert answer in capsys.readouterr().out
+
+
+def test_chance_counts_all_ten_answers_of_a_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    train = [new_record(answer="cup", answers=["cup"] * 4 + ["mug"] * 6) for _ in range(3)]
+    for task in tasks("scene").values():
+        save_records(tmp_path / task.annotation_path("train"), train)
+        save_records(tmp_path / task.annotation_path("val"), [new_record(answer="mug", answers=["mug"] * 10)])
+    monkeypatch.setenv("CLOVE_ROOT", str(tmp_path))
+    assert eval_os.test_chance(cl_setting="scene") == {task.name: 1 for task in tasks("scene").values()}
+    assert chance(tmp_path, "scene").by_task[0].train_share == pytest.approx(0.6)
 
 
 @pytest.mark.parametrize(

@@ -147,6 +147,20 @@ def test_the_first_checkpoint_is_the_stand_alone_one_unless_regularised() -> Non
     assert own["b"] == Path("save/scene/setting_189_bdfcae/ewc/unicl_b#Workplace/unicl_final.pth")
     alone = checkpoints("scene", "bdfcae", "stand_alone", "save", stand_alone=True)
     assert {path.parents[2] for path in alone.values()} == {Path("save/stand_alone")}
+    assert checkpoints("scene", "bdfcae", "ewc", "save", stand_alone=True, regularised=True) == own
+
+
+def test_stand_alone_models_leave_the_results_of_a_method_alone(world: World) -> None:
+    first = world.checkpoint("l")
+    for letter in ORDER[1:]:
+        path = Path(str(first).replace("unicl_logical", f"unicl_{task(SETTING, letter).name}"))
+        path.parent.mkdir()
+        path.write_bytes(first.read_bytes())
+    before = (world.results / "sweep.json").read_bytes()
+    result, told = world.sweep(stand_alone=True)
+    assert told[0] == "36 pairs to evaluate, 0 kept from before" and result.stand_alone
+    assert read_sweep(world.results.with_name("val_stand_alone")) == result
+    assert (world.results / "sweep.json").read_bytes() == before
 
 
 @pytest.mark.parametrize("words", [("max_updates",), ("config=a.yaml",), ("training.device=cpu",)])
@@ -165,6 +179,17 @@ def test_devices_are_said_in_several_ways() -> None:
     ]
     with pytest.raises(DataError, match="tpu"):
         Setup.of("tpu")
+
+
+def test_a_gpu_is_numbered_as_the_environment_that_chose_it_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
+    assert [Setup.of(device).device for device in (5, "3", "5,3", 0, "cuda:1")] == [
+        "cuda:1",
+        "cuda:0",
+        "cuda:1",
+        "cuda:0",
+        "cuda:1",
+    ]
 
 
 def test_a_checkpoint_that_cannot_be_used_names_the_file(world: World, tmp_path: Path) -> None:
