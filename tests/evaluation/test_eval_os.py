@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from worlds import ORDER, World
+from worlds import LIMIT, ORDER, World
 
 import eval_os  # its functions start with test_, so they are not imported by name
 from mmclvqa.clove.annotations import load_records, new_record, save_records
@@ -32,6 +32,7 @@ def call(project: Path, *arguments: str, **environment: str) -> subprocess.Compl
         env={**os.environ, "CONFIG": "EXP_CONFIG/mini", **environment},
         capture_output=True,
         text=True,
+        timeout=LIMIT,
     )
 
 
@@ -59,7 +60,7 @@ def test_the_functions_are_those_of_the_published_tool() -> None:
 
 def test_help_needs_neither_torch_nor_mmf(project: Path) -> None:
     code = "import sys, eval_os\ntry: eval_os.main(['--help'])\nfinally: print({'torch', 'mmf'} & set(sys.modules))"
-    done = subprocess.run([sys.executable, "-c", code], cwd=project, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", code], cwd=project, capture_output=True, text=True, timeout=LIMIT)
     assert done.returncode == 0 and done.stdout.splitlines()[-1] == "set()"
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from worlds import SETTING, World, write_blurred
+from worlds import LIMIT, SETTING, World, write_blurred
 
 import eval_os  # its functions start with test_, so they are not imported by name
 from mmclvqa.clove import experiments as places
@@ -31,8 +31,6 @@ CALLS = [
 ]
 """The arguments of ``stage_sweep`` as they stand in the scripts, within the shell's ``'``, which end for a variable."""
 ORDER = "oarlks"
-LIMIT = 300
-"""Seconds after which a call is given up."""
 
 
 def published_call(method: str) -> str:

@@ -16,6 +16,8 @@ from tests.plugin.conftest import Runner
 
 CONFIG = "EXP_CONFIG/mini"
 SETTING, ORDER = "functional", "lkosra"
+LIMIT = 300
+"""Seconds after which a process that a test started is ended."""
 
 
 @dataclass
