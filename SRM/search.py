@@ -1,9 +1,19 @@
-"""Beam search and greedy search over :class:`SRM.rows.Rows`; finished prompts make room for waiting ones.
+"""Beam search and greedy search over the rows of :mod:`SRM.rows`; finished prompts make room for waiting ones.
 
 Beam search is that of transformers' generate() with ``early_stopping=True`` and length penalty 1: of the 2 x beams
 best continuations of a prompt those that end and are among the first ``beams`` are kept as finished, the best
-``beams`` of the others go on, and the prompt is done when ``beams`` have finished. The result is the finished one
-with the best mean log-probability. Greedy search is the same with one beam.
+``beams`` of the others go on, and the prompt is done when ``beams`` have finished. The result is the finished
+sequence with the best score, which is its log-probability divided by a length:
+
+``published``
+    The rule of transformers 3.4 to 4.10, which the published code runs with. The length is that of the whole
+    sequence, prompt included and eos not. At the longest length, a prompt that is not done adds its ``beams`` open
+    sequences to the finished ones.
+``generated``
+    The rule of today's transformers. The length is that of the generated tokens, eos included. At the longest
+    length, open sequences count as finished if they are among the first ``beams`` continuations.
+
+Greedy search is the same with one beam, for which both rules agree.
 """
 
 from __future__ import annotations
@@ -16,6 +26,8 @@ from torch import Tensor
 
 from SRM.batches import padded
 from SRM.rows import Rows
+
+LENGTH_RULES = ("published", "generated")
 
 ROOM = 8
 """New prompts are taken in when a share of 1 / ROOM of the rows is free: each intake is a pass of its own."""
@@ -31,7 +43,7 @@ class _Groups:
         length: int64 n, tokens so far, the prompt's included.
         text: int64 n x beams x longest.
         score: float32 n x beams, sum of log-probabilities.
-        best_score, best_length, best_text: of the best finished sequence (n, n, n x longest).
+        best_score, best_length, best_text: of the best finished sequence (float64 n, n, n x longest).
         finished: int64 n, how many have finished.
     """
 
@@ -68,6 +80,7 @@ class Search:
         beams: sequences that are followed up for one prompt; 1 is greedy search.
         unique_pairs: no two tokens follow each other twice in one sequence, its prompt included
             (``no_repeat_ngram_size=2``).
+        length_rule: one of :data:`LENGTH_RULES`.
     """
 
     eos: int
@@ -75,6 +88,7 @@ class Search:
     longest: int
     beams: int = 1
     unique_pairs: bool = False
+    length_rule: str = "published"
 
     @torch.inference_mode()
     def run(
@@ -123,7 +137,7 @@ class Search:
             length=length.clone(),
             text=text[:, None].repeat(1, self.beams, 1),
             score=torch.zeros(count, self.beams, device=device),
-            best_score=torch.full((count,), -torch.inf, device=device),
+            best_score=torch.full((count,), -torch.inf, dtype=torch.float64, device=device),
             best_length=length.clone(),
             best_text=text,
             finished=torch.zeros(count, dtype=torch.long, device=device),
@@ -153,11 +167,20 @@ class Search:
         parent = choice // (2 * beams)
 
         length = groups.length + 1
-        ends = (token == self.eos) | (length == self.longest)[:, None]
-        self._keep_finished(groups, reached, token, parent, ends)
+        full = length == self.longest
+        ends = token == self.eos
+        if self.length_rule == "generated":
+            ends = ends | full[:, None]
+        over = ends.clone()
+        over[:, beams:] = False
+        self._keep_best(groups, reached.masked_fill(~over, -torch.inf), token, parent, self._scored_length(groups))
+        groups.finished = groups.finished + over.sum(-1)
 
         going, order = reached.masked_fill(ends, -torch.inf).topk(beams, -1)
         token, parent = token.gather(1, order), parent.gather(1, order)
+        if self.length_rule == "published" and bool(full.any()):
+            still_open = full & (groups.finished < beams)
+            self._keep_best(groups, going.masked_fill(~still_open[:, None], -torch.inf), token, parent, length)
         slot = _slots(parent)
         groups.score = torch.empty_like(going).scatter_(1, slot, going)
         token = torch.empty_like(token).scatter_(1, slot, token)
@@ -172,15 +195,22 @@ class Search:
             moved = source != own
             rows.copy(source[moved], own[moved])
 
-    def _keep_finished(
-        self, groups: _Groups, reached: Tensor, token: Tensor, parent: Tensor, ends: Tensor
+    def _scored_length(self, groups: _Groups) -> Tensor:
+        """By what the log-probabilities of sequences that end with the next token are divided (int64 n)."""
+        return groups.length if self.length_rule == "published" else groups.length + 1 - groups.begun
+
+    def _keep_best(
+        self, groups: _Groups, reached: Tensor, token: Tensor, parent: Tensor, scored_length: Tensor
     ) -> None:
-        """Remember the best of the sequences that end now; only the first ``beams`` candidates count."""
-        over = ends.clone()
-        over[:, self.beams :] = False
-        mean = reached / (groups.length + 1 - groups.begun)[:, None]
-        score, rank = mean.masked_fill(~over, -torch.inf).max(-1)
-        groups.finished = groups.finished + over.sum(-1)
+        """Remember the best of the sequences that end now, where it is better than those that ended before.
+
+        Args:
+            groups: before the next token.
+            reached: float32 n x k, log-probabilities of the candidates, -inf for those that do not end.
+            token, parent: int64 n x k, their last token and the beam that it continues.
+            scored_length: int64 n, divides the log-probabilities.
+        """
+        score, rank = (reached.double() / scored_length[:, None]).max(-1)
         better = (score > groups.best_score).nonzero()[:, 0]
         if len(better):
             rank = rank[better]

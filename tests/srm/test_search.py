@@ -1,4 +1,4 @@
-"""Rows that come and go give what transformers' generate() gives for each prompt alone."""
+"""Rows that come and go give what transformers' generate() gives for each prompt alone, under its length rule."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_search_agrees_with_generate(
 ) -> None:
     rows = Rows(model, capacity * beams, LONGEST, torch.float32)
     finished: list[int] = []
-    found = Search(EOS, PAD, LONGEST, beams, pairs).run(rows, prompts, finished.append)
+    found = Search(EOS, PAD, LONGEST, beams, pairs, length_rule="generated").run(rows, prompts, finished.append)
     assert found == [reference(model, prompt, beams, pairs) for prompt in prompts]
     lengths = {len(ids) for ids in found}
     assert len(lengths) > 5, "the prompts are to end at different lengths"
