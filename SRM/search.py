@@ -25,9 +25,7 @@ import torch
 from torch import Tensor
 
 from SRM.batches import padded
-from SRM.rows import Rows
-
-LENGTH_RULES = ("published", "generated")
+from SRM.rows import GrowingRows
 
 ROOM = 8
 """New prompts are taken in when a share of 1 / ROOM of the rows is free: each intake is a pass of its own."""
@@ -39,7 +37,7 @@ class _Groups:
 
     Attributes:
         owner: int64 n, which prompt.
-        begun: int64 n, tokens of the prompt.
+        begun: int64 n, tokens of the prompt; of an encoder-decoder model, the decoder's first token.
         length: int64 n, tokens so far, the prompt's included.
         text: int64 n x beams x longest.
         score: float32 n x beams, sum of log-probabilities.
@@ -80,7 +78,7 @@ class Search:
         beams: sequences that are followed up for one prompt; 1 is greedy search.
         unique_pairs: no two tokens follow each other twice in one sequence, its prompt included
             (``no_repeat_ngram_size=2``).
-        length_rule: one of :data:`LENGTH_RULES`.
+        length_rule: one of :data:`SRM.settings.LENGTH_RULES`.
     """
 
     eos: int
@@ -93,7 +91,7 @@ class Search:
     @torch.inference_mode()
     def run(
         self,
-        rows: Rows,
+        rows: GrowingRows,
         prompts: Sequence[Sequence[int]],
         report: Callable[[int], object] = lambda count: None,
     ) -> list[list[int]]:
@@ -101,7 +99,8 @@ class Search:
 
         Args:
             rows: whatever they hold is forgotten; at least ``beams`` of them.
-            prompts: ids, each shorter than ``longest``; best sorted by length, since they are taken in in turn.
+            prompts: ids, for a decoder each shorter than ``longest``; best sorted by length, since they are taken in
+                in turn.
             report: told how many prompts have finished since the last call.
 
         Returns:
@@ -114,7 +113,8 @@ class Search:
         groups: _Groups | None = None
         while waiting < len(prompts) or groups is not None:
             at_work = len(groups) if groups else 0
-            if waiting < len(prompts) and (not at_work or most - at_work >= max(1, most // ROOM)):
+            room = rows.joins and most - at_work >= max(1, most // ROOM)
+            if waiting < len(prompts) and (room or not at_work):
                 upto = min(len(prompts), waiting + most - at_work)
                 new = self._begin(rows, prompts, range(waiting, upto))
                 groups = groups.joined(new) if groups else new
@@ -124,13 +124,13 @@ class Search:
             groups = self._retire(rows, groups, results, report)
         return results
 
-    def _begin(self, rows: Rows, prompts: Sequence[Sequence[int]], chosen: range) -> _Groups:
+    def _begin(self, rows: GrowingRows, prompts: Sequence[Sequence[int]], chosen: range) -> _Groups:
         """Take in prompts: one row each, then as many as beams."""
         texts = [prompts[i] for i in chosen]
         device, first, count = rows.device, rows.used, len(texts)
         scores = rows.append(texts, self.pad)
         length = rows.lengths[first : rows.used].clone()
-        text = padded(texts, self.pad, self.longest).to(device)
+        text = padded(rows.sequences(texts), self.pad, self.longest).to(device)
         groups = _Groups(
             owner=torch.tensor(list(chosen), device=device),
             begun=length,
@@ -148,7 +148,7 @@ class Search:
         self._advance(rows, groups, scores, first, 1)
         return groups
 
-    def _advance(self, rows: Rows, groups: _Groups, scores: Tensor, first: int, alive: int) -> None:
+    def _advance(self, rows: GrowingRows, groups: _Groups, scores: Tensor, first: int, alive: int) -> None:
         """Choose the next token of every beam.
 
         Args:
@@ -232,7 +232,7 @@ class Search:
         scores[row, text[row, at + 1]] = -torch.inf
 
     def _retire(
-        self, rows: Rows, groups: _Groups, results: list[list[int]], report: Callable[[int], object]
+        self, rows: GrowingRows, groups: _Groups, results: list[list[int]], report: Callable[[int], object]
     ) -> _Groups | None:
         """Hand over the results of prompts that are done; the last groups move to their places."""
         done = (groups.finished >= self.beams) | (groups.length >= self.longest)
