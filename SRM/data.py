@@ -57,13 +57,28 @@ def training_records(settings: Settings, task: Task) -> list[Record]:
     return [records[i] for i in sorted(rng.sample(range(len(records)), count))]
 
 
-def replay_records(settings: Settings, path: Path, past: Task, current: Task) -> list[Record]:
-    """At most ``--n_replay`` records of a replay file, chosen at random."""
-    records = [{name: record[name] for name in LEARNED_FIELDS} for record in load_records(path)]
-    if len(records) <= settings.n_replay:
-        return records
-    rng = random.Random(named_seed(settings.seed, "replay", past.name, current.name))
-    return rng.sample(records, settings.n_replay)
+def replay_records(settings: Settings, files: Mapping[Task, Path], current: Task) -> dict[Task, list[Record]]:
+    """The replays that join a task's records, by the task that they replay.
+
+    At most ``--n_replay`` of each file are chosen at random, and of all of these the share ``--train_perc``.
+
+    Args:
+        settings: of the run.
+        files: the replay file of each earlier task.
+        current: the task that is about to be learned.
+    """
+    chosen: list[tuple[Task, Record]] = []
+    for past, path in files.items():
+        records = [{name: record[name] for name in LEARNED_FIELDS} for record in load_records(path)]
+        if len(records) > settings.n_replay:
+            rng = random.Random(named_seed(settings.seed, "replay", past.name, current.name))
+            records = rng.sample(records, settings.n_replay)
+        chosen += [(past, record) for record in records]
+    if settings.train_perc != 1:
+        rng = random.Random(named_seed(settings.seed, "share of replays", current.name))
+        kept = sorted(rng.sample(range(len(chosen)), int(settings.train_perc * len(chosen))))
+        chosen = [chosen[index] for index in kept]
+    return {past: [record for task, record in chosen if task == past] for past in files}
 
 
 def answer_counts(records: Sequence[Mapping[str, Any]]) -> dict[str, int]:

@@ -1,6 +1,6 @@
 """Training examples: from a record to the token sequences of its question-answer and scene-graph passes.
 
-SPEC section 7. A record has related items R (mask 1) and others U. With c_R and c the ``[SEP]``-joined items
+A record has related items R (mask 1) and others U. With c_R and c the ``[SEP]``-joined items
 of R and of R + U, the decoder-only sequences are::
 
     question-answer  input  gen c_R [que] q [ans] a     target  q [ans] a eos, from the position of [que] on
@@ -8,10 +8,11 @@ of R and of R + U, the decoder-only sequences are::
 
 and the encoder-decoder ones::
 
-    question-answer  source  [que_task] c_R [que_task]  target  q [ans] a eos
+    question-answer  source  que c_R que                target  q [ans] a eos
     scene graph      source  gen, items up to a random [SEP], target  the items after it, eos
 
-Which items and which of the ten answers is drawn afresh for every epoch.
+where ``que`` is ``[que_<task>]``, or ``[que]`` without task tokens. Which items and which of the ten answers is drawn
+afresh for every epoch.
 """
 
 from __future__ import annotations

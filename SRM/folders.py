@@ -1,4 +1,4 @@
-"""Names and places of a run's files, SPEC section 1."""
+"""Names and places of a run's files."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ class RunFolder:
     """The folder of one model along one task order.
 
     Attributes:
-        path: ``<model_dir_root>/<model>_replay/<model>_<setting>_<order>``.
+        path: ``<model_dir_root>/<model>_replay/<model>_<setting>_<order>``, with ``_tr<p>`` behind the root for
+            ``--train_perc p``.
         order: the task order, six letters.
     """
 
@@ -26,7 +27,7 @@ class RunFolder:
     def of(cls, settings: Settings) -> RunFolder:
         """The run folder that ``settings`` name."""
         folder = experiments.srm_folder(settings.model_name, settings.cl_setting, settings.task_seq)
-        return cls(Path(settings.model_dir_root, folder), settings.task_seq)
+        return cls(settings.model_root / folder, settings.task_seq)
 
     def replay(self, past: Task, current: Task) -> Path:
         """Replays of task ``past`` made when ``current`` is about to be learned."""

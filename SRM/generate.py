@@ -1,7 +1,7 @@
 """Generation of scene graphs, questions and answers for prompts.
 
 For a prompt's items the scene graph is searched for with 5 beams in which no two tokens follow each other twice,
-and question and answer greedily (SPEC section 7). Prompts are worked on in the order of their length.
+and question and answer greedily. Prompts are worked on in the order of their length.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from SRM.data import Prompt
 from SRM.examples import cut_items
 from SRM.model import longest_sequence
 from SRM.packed import packed
-from SRM.rows import Rows
+from SRM.rows import GrowingRows, rows_for
 from SRM.search import Search
-from SRM.settings import Settings, SettingsError
+from SRM.settings import Settings
 from SRM.tokens import Tokens
 
 BEAMS = 5
@@ -55,9 +55,6 @@ class Generator:
         model: trained, on its device.
         tokens: its tokenizer.
         dtype: what is computed in.
-
-    Raises:
-        SettingsError: ``--generator rows`` with a model that it cannot run.
     """
 
     def __init__(self, settings: Settings, model: Any, tokens: Tokens, dtype: torch.dtype) -> None:
@@ -66,18 +63,11 @@ class Generator:
         self.dtype = dtype
         self.seq2seq = model.config.is_encoder_decoder
         self.longest = min(settings.max_length, longest_sequence(model, tokens))
-        can_rows = model.config.model_type == "gpt2"
-        if settings.generator == "rows" and not can_rows:
-            raise SettingsError(
-                f"--generator rows: runs gpt2 and distilgpt2, not {settings.model_name}; use hf"
-            )
-        use_rows = can_rows and settings.generator != "hf"
-        self.rows: Rows | None = None
-        if use_rows:
-            quick = (
-                packed(self.model) if model.device.type == "cpu" and dtype == torch.float32 else self.model
-            )
-            self.rows = Rows(quick, self._row_count(), self.longest, dtype)
+        self.rows: GrowingRows | None = None
+        if settings.generator != "hf":
+            on_onednn = model.config.model_type == "gpt2" and model.device.type == "cpu" and dtype == torch.float32
+            searched = packed(self.model) if on_onednn else self.model
+            self.rows = rows_for(searched, self._row_count(), self.longest, dtype)
 
     def texts(
         self, prompts: Sequence[Prompt], start: str, question_start: str, report: Report = lambda count: None
@@ -114,8 +104,14 @@ class Generator:
         """The texts of passes, given in the order of their length."""
         fed = [one.fed for one in passes]
         if self.rows:
-            search = Search(self.tokens.eos, self.tokens.pad, self.longest, beams, unique_pairs=beams > 1)
-            told = search.run(self.rows, fed, report)
+            told = Search(
+                self.tokens.eos,
+                self.tokens.pad,
+                self.longest,
+                beams,
+                unique_pairs=beams > 1,
+                length_rule=self.settings.length_rule,
+            ).run(self.rows, fed, report)
         else:
             told = [
                 ids

@@ -62,8 +62,14 @@ def _run(settings: Settings, accelerator: Accelerator, argv: Sequence[str]) -> i
     log.addHandler(file)
     log.info("SRM %s", " ".join(argv))
     log.info(
-        "%s, %d process(es), %s", accelerator.device, accelerator.num_processes, accelerator.mixed_precision
+        "%s, %d process(es); training and generation compute in %s (--precision %s)",
+        accelerator.device,
+        accelerator.num_processes,
+        "fp32" if accelerator.mixed_precision == "no" else accelerator.mixed_precision,
+        settings.precision,
     )
+    if settings.ignored:
+        log.info("without effect: %s", " ".join(f"--{name}" for name in settings.ignored))
     writer = _board(run) if settings.tensorboard else None
     if writer:
         run.report = lambda task, updates, measures: _show(writer, task, updates, measures)

@@ -167,6 +167,8 @@ def save_model(model: Any, tokens: Tokens, folder: Path, beside: Mapping[str, An
 class SRMLoss(nn.Module):
     """CE(question-answer) + lm_lambda CE(scene graph), each a mean weighted by the target's token.
 
+    Encoder-decoder models have their own loss, the plain mean.
+
     Scores are computed at positions that count only: a vocabulary is wide, and much of a batch is context.
 
     Args:
@@ -178,7 +180,7 @@ class SRMLoss(nn.Module):
     def __init__(self, model: Any, weighted: list[int], weight: float) -> None:
         super().__init__()
         self.model = model
-        self.weighted = weighted
+        self.weighted = [] if model.config.is_encoder_decoder else weighted
         self.weight = weight
 
     def forward(self, batch: Batch) -> Tensor:

@@ -1,4 +1,4 @@
-"""From two generated texts to a replay record: the acceptance tests and the finished record, SPEC section 7."""
+"""From two generated texts to a replay record: the acceptance tests and the finished record."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ LAST_SEPARATOR = 30
 """The graph is cut at its ``[SEP]`` of this index, counted from 0, so a record has at most 31 items."""
 
 REFUSALS = {
+    "graph_end": f"no {EOS} in the graph of an encoder-decoder model",
     "graph_marks": f"the graph holds {QUESTION} or {ANSWER}",
     "no_graph": f"the graph has no {SEP}",
     "questions": f"not exactly one {QUESTION}",
@@ -39,9 +40,16 @@ class Generation:
     qa: str
 
 
-def refusal(generation: Generation) -> str | None:
-    """The first test that a generation does not pass (a key of :data:`REFUSALS`), None if it is accepted."""
+def refusal(generation: Generation, graph_must_end: bool = False) -> str | None:
+    """The first test that a generation does not pass (a key of :data:`REFUSALS`), None if it is accepted.
+
+    Args:
+        generation: what the model wrote.
+        graph_must_end: refuse a graph that was cut at the longest length, as for encoder-decoder models.
+    """
     graph, qa = generation.graph, generation.qa
+    if graph_must_end and EOS not in graph:
+        return "graph_end"
     if QUESTION in graph or ANSWER in graph:
         return "graph_marks"
     if SEP not in graph:

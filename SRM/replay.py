@@ -73,7 +73,7 @@ class ReplayWriter:
         if self.accelerator.is_main_process:
             made, cut = self._read_parts(chosen, parts, past, current)
             outcome = Counter(cut=cut, left_out=prompts.left_out)
-            records = self._accept(made, past, current, outcome)
+            records = self._accept(made, generator.seq2seq, past, current, outcome)
             figures = {
                 "task": past.name,
                 "before": current.name,
@@ -114,10 +114,11 @@ class ReplayWriter:
             log.info("replays of %s before %s: part %d is there already", past.name, current.name, number + 1)
             return
         start = task_token(past, self.settings.add_task_tokens)
+        question_start = task_question_token(past, self.settings.add_task_tokens)
         quiet = None if self.accelerator.is_main_process else True
         name = f"{past.letter} before {current.letter}"
         with tqdm(total=2 * len(part), desc=name, unit="text", disable=quiet) as bar:
-            texts, cut = generator.texts(part, start, task_question_token(past), bar.update)
+            texts, cut = generator.texts(part, start, question_start, bar.update)
         write_json(path, {"cut": cut, "texts": texts}, indent=None)
 
     def _read_parts(
@@ -132,12 +133,12 @@ class ReplayWriter:
         return [made[prompt][0] for prompt in chosen], sum(made[prompt][1] for prompt in chosen)
 
     def _accept(
-        self, made: list[Generation], past: Task, current: Task, outcome: Counter[str]
+        self, made: list[Generation], seq2seq: bool, past: Task, current: Task, outcome: Counter[str]
     ) -> list[dict[str, Any]]:
         settings, records = self.settings, []
         start = task_token(past, settings.add_task_tokens)
         for number, generation in enumerate(made):
-            reason = refusal(generation)
+            reason = refusal(generation, graph_must_end=seq2seq)
             outcome[reason or "accepted"] += 1
             if settings.gen_debug:
                 log.info(

@@ -1,22 +1,63 @@
-"""Rows of sequences that grow token by token through GPT-2, each at its own length, with one shared cache.
+"""Rows of sequences that grow token by token through a language model, for the search of :mod:`SRM.search`.
 
 transformers' generate() keeps a batch in step: a finished sequence is computed until the last one is finished,
-and beam search copies the whole cache at every token. Here rows come and go: a row's keys and values stand in
-its own place of fixed buffers, and only rows that really change places are copied.
+and beam search copies the whole cache at every token. GPT-2's :class:`Rows` come and go: each has a length of its
+own, its keys and values stand in its own place of fixed buffers, and only rows that really change places are copied.
+The other models' caches do not allow that: :class:`RecomputedRows` has none, and :class:`EncoderDecoderRows` takes in
+new prompts only when all earlier ones are finished.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+from transformers import DynamicCache, EncoderDecoderCache
 
 from SRM.batches import padded
 
 FIRST_ROOM = 64
 """Tokens of a row that there is room for at first."""
+
+
+class GrowingRows(Protocol):
+    """What the search needs of rows: the first :attr:`used` of :attr:`capacity` hold a sequence each.
+
+    Attributes:
+        joins: whether prompts may join rows that have grown already.
+        lengths: int64 capacity, tokens of each row.
+    """
+
+    joins: bool
+    capacity: int
+    used: int
+    device: torch.device
+    lengths: Tensor
+
+    def sequences(self, prompts: Sequence[Sequence[int]]) -> Sequence[Sequence[int]]:
+        """The ids that the rows of new prompts hold."""
+
+    def append(self, prompts: Sequence[Sequence[int]], pad: int) -> Tensor:
+        """Take in prompts as new rows behind the used ones.
+
+        Returns:
+            float32, prompts x vocabulary: scores of the next token.
+        """
+
+    def step(self, token: Tensor) -> Tensor:
+        """Append one token (int64, used) to every used row.
+
+        Returns:
+            float32, used x vocabulary: scores of the next token.
+        """
+
+    def copy(self, source: Tensor, target: Tensor) -> None:
+        """Make rows ``target`` what rows ``source`` were before the call; other rows stay."""
+
+    def resize(self, used: int) -> None:
+        """Change how many rows are used: fewer to let the last ones go, more before a :meth:`copy` into them."""
 
 
 class _Buffers:
@@ -59,7 +100,7 @@ class _Buffers:
 
 
 class Rows:
-    """A batch of growing sequences in the first :attr:`used` rows of the buffers.
+    """Rows of GPT-2, see :class:`GrowingRows`.
 
     Args:
         model: GPT-2 with its head, in evaluation mode, on its device.
@@ -67,6 +108,8 @@ class Rows:
         longest: tokens of a row at most.
         dtype: of the cache: what the model computes in.
     """
+
+    joins = True
 
     def __init__(self, model: Any, capacity: int, longest: int, dtype: torch.dtype) -> None:
         config = model.config
@@ -80,12 +123,10 @@ class Rows:
         self.capacity = capacity
         self.used = 0
 
-    def append(self, prompts: Sequence[Sequence[int]], pad: int) -> Tensor:
-        """Take in prompts as new rows behind the used ones.
+    def sequences(self, prompts: Sequence[Sequence[int]]) -> Sequence[Sequence[int]]:
+        return prompts
 
-        Returns:
-            float32, prompts x vocabulary: scores of the token after each prompt.
-        """
+    def append(self, prompts: Sequence[Sequence[int]], pad: int) -> Tensor:
         buffers = self.buffers
         input_ids = padded(prompts, pad).to(self.device)
         self._reserve(input_ids.shape[1])
@@ -100,14 +141,6 @@ class Rows:
         return scores
 
     def step(self, token: Tensor) -> Tensor:
-        """Append one token to every used row.
-
-        Args:
-            token: int64, used.
-
-        Returns:
-            float32, used x vocabulary: scores of the next token.
-        """
         buffers, lengths = self.buffers, self.lengths[: self.used]
         buffers.at, buffers.rows = lengths, self.used
         buffers.width = int(lengths.max()) + 1
@@ -139,7 +172,6 @@ class Rows:
         return self.model.lm_head(last).float()
 
     def copy(self, source: Tensor, target: Tensor) -> None:
-        """Make rows ``target`` what rows ``source`` were before the call; other rows stay."""
         if len(source) == 0:
             return
         width = int(self.lengths[source].max())
@@ -149,5 +181,127 @@ class Rows:
         self.lengths[target] = self.lengths[source]
 
     def resize(self, used: int) -> None:
-        """Change how many rows are used: fewer to let the last ones go, more before a :meth:`copy` into them."""
         self.used = used
+
+
+class RecomputedRows:
+    """Rows of a decoder that has no cache (openai-gpt): every step computes the sequences from their beginning.
+
+    Args:
+        model: with its head, in evaluation mode, on its device.
+        capacity: rows at a time.
+        longest: tokens of a row at most.
+    """
+
+    joins = True
+
+    def __init__(self, model: Any, capacity: int, longest: int) -> None:
+        self.model = model
+        self.device = model.device
+        self.text = torch.zeros(capacity, longest, dtype=torch.long, device=self.device)
+        self.lengths = torch.zeros(capacity, dtype=torch.long, device=self.device)
+        self.capacity = capacity
+        self.used = 0
+
+    def sequences(self, prompts: Sequence[Sequence[int]]) -> Sequence[Sequence[int]]:
+        return prompts
+
+    def append(self, prompts: Sequence[Sequence[int]], pad: int) -> Tensor:
+        new = slice(self.used, self.used + len(prompts))
+        input_ids = padded(prompts, pad).to(self.device)
+        self.text[new, : input_ids.shape[1]] = input_ids
+        self.lengths[new] = torch.tensor([len(prompt) for prompt in prompts], device=self.device)
+        self.used = new.stop
+        return self._scores(new)
+
+    def step(self, token: Tensor) -> Tensor:
+        used = slice(0, self.used)
+        self.text[used].scatter_(1, self.lengths[used, None], token[:, None])
+        self.lengths[used] += 1
+        return self._scores(used)
+
+    def _scores(self, rows: slice) -> Tensor:
+        # What stands behind a row's end is not seen from its last token.
+        last = self.lengths[rows] - 1
+        hidden = self.model.transformer(input_ids=self.text[rows, : int(last.max()) + 1]).last_hidden_state
+        return self.model.lm_head(hidden[torch.arange(len(last), device=self.device), last]).float()
+
+    def copy(self, source: Tensor, target: Tensor) -> None:
+        self.text[target] = self.text[source]
+        self.lengths[target] = self.lengths[source]
+
+    def resize(self, used: int) -> None:
+        self.used = used
+
+
+class EncoderDecoderRows:
+    """Rows of an encoder-decoder model (T5): prompts are sources, and rows hold what the decoder has written.
+
+    All rows have the same length, since T5 counts positions by its cache.
+
+    Args:
+        model: in evaluation mode, on its device.
+        capacity: rows at a time.
+    """
+
+    joins = False
+
+    def __init__(self, model: Any, capacity: int) -> None:
+        self.model = model
+        self.device = model.device
+        self.start: int = model.config.decoder_start_token_id
+        self.lengths = torch.zeros(capacity, dtype=torch.long, device=self.device)
+        self.capacity = capacity
+        self.used = 0
+        self.encoded = self.mask = torch.empty(0, device=self.device)
+        self.cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
+
+    def sequences(self, prompts: Sequence[Sequence[int]]) -> Sequence[Sequence[int]]:
+        return [[self.start]] * len(prompts)
+
+    def append(self, prompts: Sequence[Sequence[int]], pad: int) -> Tensor:
+        input_ids = padded(prompts, pad).to(self.device)
+        lengths = torch.tensor([len(prompt) for prompt in prompts], device=self.device)
+        self.mask = (torch.arange(input_ids.shape[1], device=self.device) < lengths[:, None]).long()
+        encoder = self.model.get_encoder()
+        self.encoded = encoder(input_ids=input_ids, attention_mask=self.mask).last_hidden_state
+        self.cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
+        self.used = len(prompts)
+        self.lengths[: self.used] = 0
+        return self.step(torch.full_like(lengths, self.start))
+
+    def step(self, token: Tensor) -> Tensor:
+        self.lengths[: self.used] += 1
+        scores = self.model(
+            encoder_outputs=(self.encoded,),
+            attention_mask=self.mask,
+            decoder_input_ids=token[:, None],
+            past_key_values=self.cache,
+            use_cache=True,
+        ).logits
+        return scores[:, -1].float()
+
+    def copy(self, source: Tensor, target: Tensor) -> None:
+        if len(source):
+            kept = torch.arange(self.used, device=self.device)
+            kept[target] = source
+            self._pick(kept)
+
+    def resize(self, used: int) -> None:
+        self.used = used
+        if 0 < used < len(self.mask):
+            self._pick(torch.arange(used, device=self.device))
+
+    def _pick(self, rows: Tensor) -> None:
+        self.lengths[: len(rows)] = self.lengths[rows]
+        self.encoded, self.mask = self.encoded[rows], self.mask[rows]
+        self.cache.reorder_cache(rows)
+
+
+def rows_for(model: Any, capacity: int, longest: int, dtype: torch.dtype) -> GrowingRows:
+    """The rows that a language model takes; see :class:`Rows` for the arguments."""
+    if model.config.is_encoder_decoder:
+        return EncoderDecoderRows(model, capacity)
+    if model.config.model_type == "gpt2":
+        return Rows(model, capacity, longest, dtype)
+    return RecomputedRows(model, capacity, longest)

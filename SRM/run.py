@@ -1,4 +1,4 @@
-"""The order of work, SPEC section 7: before each task the replays of all earlier ones, then its training."""
+"""The order of work: before each task the replays of all earlier ones, then its training."""
 
 from __future__ import annotations
 
@@ -142,11 +142,11 @@ class Run:
         task = self.order[number]
         self.tokens.add(task_token(task, self.settings.add_task_tokens))
         if self.model.config.is_encoder_decoder:
-            self.tokens.add(task_question_token(task))
+            self.tokens.add(task_question_token(task, self.settings.add_task_tokens))
         grow(self.model, self.tokens, named_seed(self.settings.seed, "embeddings", task.name))
         sources = self._sources(self.records[task], task)
-        for past in self.order[:number]:
-            replays = replay_records(self.settings, self.folder.replay(past, task), past, task)
+        files = {past: self.folder.replay(past, task) for past in self.order[:number]}
+        for past, replays in replay_records(self.settings, files, task).items():
             log.info(
                 "task %s: %d replays of %s join its %d records",
                 task.name,
@@ -179,14 +179,14 @@ class Run:
 
     def _sources(self, records: list[Record], task: Task) -> list[Source]:
         own = self.settings.add_task_tokens
-        start = self.tokens.id(task_token(task, own))
-        return read_sources(records, self.tokens, start, self.tokens.id(task_question_token(task)))
+        start, question_start = task_token(task, own), task_question_token(task, own)
+        return read_sources(records, self.tokens, self.tokens.id(start), self.tokens.id(question_start))
 
     def _epochs(self, task: Task) -> int:
         """Passes over a task's examples; with ``--dynamic_epochs`` more for a task with fewer records."""
         epochs = self.settings.n_train_epochs
         if self.settings.dynamic_epochs:
             largest = max(map(len, self.records.values()))
-            epochs = max(1, round(epochs * largest / len(self.records[task])))
+            epochs = min(self.settings.max_n_epochs, epochs * largest // len(self.records[task]))
             log.info("task %s: %d epochs", task.name, epochs)
         return epochs

@@ -14,7 +14,7 @@ class Schedule:
         peak: the rate after warm-up.
         warm_up: examples until then.
         total: examples of all epochs.
-        style: ``linear`` (to 0), ``cosine`` (to 0), ``exponential`` (to a half) or ``constant``.
+        style: ``linear`` or ``cos`` (to 0), ``const`` or ``None`` (no decay).
     """
 
     peak: float
@@ -29,6 +29,6 @@ class Schedule:
         done = min(1.0, (seen - self.warm_up) / max(1.0, self.total - self.warm_up))
         if self.style == "linear":
             return self.peak * (1 - done)
-        if self.style == "cosine":
+        if self.style == "cos":
             return self.peak * (1 + math.cos(math.pi * done)) / 2
-        return self.peak * 0.5**done if self.style == "exponential" else self.peak
+        return self.peak

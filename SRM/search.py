@@ -1,9 +1,19 @@
-"""Beam search and greedy search over :class:`SRM.rows.Rows`; finished prompts make room for waiting ones.
+"""Beam search and greedy search over the rows of :mod:`SRM.rows`; finished prompts make room for waiting ones.
 
 Beam search is that of transformers' generate() with ``early_stopping=True`` and length penalty 1: of the 2 x beams
 best continuations of a prompt those that end and are among the first ``beams`` are kept as finished, the best
-``beams`` of the others go on, and the prompt is done when ``beams`` have finished. The result is the finished one
-with the best mean log-probability. Greedy search is the same with one beam.
+``beams`` of the others go on, and the prompt is done when ``beams`` have finished. The result is the finished
+sequence with the best score, which is its log-probability divided by a length:
+
+``published``
+    The rule of transformers 3.4 to 4.10, which the published code runs with. The length is that of the whole
+    sequence, prompt included and eos not. At the longest length, a prompt that is not done adds its ``beams`` open
+    sequences to the finished ones.
+``generated``
+    The rule of today's transformers. The length is that of the generated tokens, eos included. At the longest
+    length, open sequences count as finished if they are among the first ``beams`` continuations.
+
+Greedy search is the same with one beam, for which both rules agree.
 """
 
 from __future__ import annotations
@@ -15,7 +25,7 @@ import torch
 from torch import Tensor
 
 from SRM.batches import padded
-from SRM.rows import Rows
+from SRM.rows import GrowingRows
 
 ROOM = 8
 """New prompts are taken in when a share of 1 / ROOM of the rows is free: each intake is a pass of its own."""
@@ -27,11 +37,11 @@ class _Groups:
 
     Attributes:
         owner: int64 n, which prompt.
-        begun: int64 n, tokens of the prompt.
+        begun: int64 n, tokens of the prompt; of an encoder-decoder model, the decoder's first token.
         length: int64 n, tokens so far, the prompt's included.
         text: int64 n x beams x longest.
         score: float32 n x beams, sum of log-probabilities.
-        best_score, best_length, best_text: of the best finished sequence (n, n, n x longest).
+        best_score, best_length, best_text: of the best finished sequence (float64 n, n, n x longest).
         finished: int64 n, how many have finished.
     """
 
@@ -68,6 +78,7 @@ class Search:
         beams: sequences that are followed up for one prompt; 1 is greedy search.
         unique_pairs: no two tokens follow each other twice in one sequence, its prompt included
             (``no_repeat_ngram_size=2``).
+        length_rule: one of :data:`SRM.settings.LENGTH_RULES`.
     """
 
     eos: int
@@ -75,11 +86,12 @@ class Search:
     longest: int
     beams: int = 1
     unique_pairs: bool = False
+    length_rule: str = "published"
 
     @torch.inference_mode()
     def run(
         self,
-        rows: Rows,
+        rows: GrowingRows,
         prompts: Sequence[Sequence[int]],
         report: Callable[[int], object] = lambda count: None,
     ) -> list[list[int]]:
@@ -87,7 +99,8 @@ class Search:
 
         Args:
             rows: whatever they hold is forgotten; at least ``beams`` of them.
-            prompts: ids, each shorter than ``longest``; best sorted by length, since they are taken in in turn.
+            prompts: ids, for a decoder each shorter than ``longest``; best sorted by length, since they are taken in
+                in turn.
             report: told how many prompts have finished since the last call.
 
         Returns:
@@ -100,7 +113,8 @@ class Search:
         groups: _Groups | None = None
         while waiting < len(prompts) or groups is not None:
             at_work = len(groups) if groups else 0
-            if waiting < len(prompts) and (not at_work or most - at_work >= max(1, most // ROOM)):
+            room = rows.joins and most - at_work >= max(1, most // ROOM)
+            if waiting < len(prompts) and (room or not at_work):
                 upto = min(len(prompts), waiting + most - at_work)
                 new = self._begin(rows, prompts, range(waiting, upto))
                 groups = groups.joined(new) if groups else new
@@ -110,20 +124,20 @@ class Search:
             groups = self._retire(rows, groups, results, report)
         return results
 
-    def _begin(self, rows: Rows, prompts: Sequence[Sequence[int]], chosen: range) -> _Groups:
+    def _begin(self, rows: GrowingRows, prompts: Sequence[Sequence[int]], chosen: range) -> _Groups:
         """Take in prompts: one row each, then as many as beams."""
         texts = [prompts[i] for i in chosen]
         device, first, count = rows.device, rows.used, len(texts)
         scores = rows.append(texts, self.pad)
         length = rows.lengths[first : rows.used].clone()
-        text = padded(texts, self.pad, self.longest).to(device)
+        text = padded(rows.sequences(texts), self.pad, self.longest).to(device)
         groups = _Groups(
             owner=torch.tensor(list(chosen), device=device),
             begun=length,
             length=length.clone(),
             text=text[:, None].repeat(1, self.beams, 1),
             score=torch.zeros(count, self.beams, device=device),
-            best_score=torch.full((count,), -torch.inf, device=device),
+            best_score=torch.full((count,), -torch.inf, dtype=torch.float64, device=device),
             best_length=length.clone(),
             best_text=text,
             finished=torch.zeros(count, dtype=torch.long, device=device),
@@ -134,7 +148,7 @@ class Search:
         self._advance(rows, groups, scores, first, 1)
         return groups
 
-    def _advance(self, rows: Rows, groups: _Groups, scores: Tensor, first: int, alive: int) -> None:
+    def _advance(self, rows: GrowingRows, groups: _Groups, scores: Tensor, first: int, alive: int) -> None:
         """Choose the next token of every beam.
 
         Args:
@@ -153,11 +167,20 @@ class Search:
         parent = choice // (2 * beams)
 
         length = groups.length + 1
-        ends = (token == self.eos) | (length == self.longest)[:, None]
-        self._keep_finished(groups, reached, token, parent, ends)
+        full = length == self.longest
+        ends = token == self.eos
+        if self.length_rule == "generated":
+            ends = ends | full[:, None]
+        over = ends.clone()
+        over[:, beams:] = False
+        self._keep_best(groups, reached.masked_fill(~over, -torch.inf), token, parent, self._scored_length(groups))
+        groups.finished = groups.finished + over.sum(-1)
 
         going, order = reached.masked_fill(ends, -torch.inf).topk(beams, -1)
         token, parent = token.gather(1, order), parent.gather(1, order)
+        if self.length_rule == "published" and bool(full.any()):
+            still_open = full & (groups.finished < beams)
+            self._keep_best(groups, going.masked_fill(~still_open[:, None], -torch.inf), token, parent, length)
         slot = _slots(parent)
         groups.score = torch.empty_like(going).scatter_(1, slot, going)
         token = torch.empty_like(token).scatter_(1, slot, token)
@@ -172,15 +195,22 @@ class Search:
             moved = source != own
             rows.copy(source[moved], own[moved])
 
-    def _keep_finished(
-        self, groups: _Groups, reached: Tensor, token: Tensor, parent: Tensor, ends: Tensor
+    def _scored_length(self, groups: _Groups) -> Tensor:
+        """By what the log-probabilities of sequences that end with the next token are divided (int64 n)."""
+        return groups.length if self.length_rule == "published" else groups.length + 1 - groups.begun
+
+    def _keep_best(
+        self, groups: _Groups, reached: Tensor, token: Tensor, parent: Tensor, scored_length: Tensor
     ) -> None:
-        """Remember the best of the sequences that end now; only the first ``beams`` candidates count."""
-        over = ends.clone()
-        over[:, self.beams :] = False
-        mean = reached / (groups.length + 1 - groups.begun)[:, None]
-        score, rank = mean.masked_fill(~over, -torch.inf).max(-1)
-        groups.finished = groups.finished + over.sum(-1)
+        """Remember the best of the sequences that end now, where it is better than those that ended before.
+
+        Args:
+            groups: before the next token.
+            reached: float32 n x k, log-probabilities of the candidates, -inf for those that do not end.
+            token, parent: int64 n x k, their last token and the beam that it continues.
+            scored_length: int64 n, divides the log-probabilities.
+        """
+        score, rank = (reached.double() / scored_length[:, None]).max(-1)
         better = (score > groups.best_score).nonzero()[:, 0]
         if len(better):
             rank = rank[better]
@@ -202,7 +232,7 @@ class Search:
         scores[row, text[row, at + 1]] = -torch.inf
 
     def _retire(
-        self, rows: Rows, groups: _Groups, results: list[list[int]], report: Callable[[int], object]
+        self, rows: GrowingRows, groups: _Groups, results: list[list[int]], report: Callable[[int], object]
     ) -> _Groups | None:
         """Hand over the results of prompts that are done; the last groups move to their places."""
         done = (groups.finished >= self.beams) | (groups.length >= self.longest)

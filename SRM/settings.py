@@ -15,9 +15,10 @@ from mmclvqa.clove.layout import existing_root
 from mmclvqa.clove.tasks import SETTINGS, Task, parse_order, task
 
 MODEL_NAMES = ("gpt2", "distilgpt2", "openai-gpt", "t5-small", "t5v1_1-small")
-DECAY_STYLES = ("linear", "cosine", "exponential", "constant")
+DECAY_STYLES = ("linear", "cos", "const", "None")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 GENERATORS = ("auto", "rows", "hf")
+LENGTH_RULES = ("published", "generated")
 DEBUG_RECORDS = 64
 GEN_DEBUG_PROMPTS = 32
 
@@ -32,9 +33,21 @@ WITHOUT_EFFECT = frozenset(
         "n_workers",
         "n_threads",
     }
-    | {"skip_tasks"}
+    | {"skip_tasks", "ignored"}
 )
 """Settings that do not decide what the replay files hold; a run may be continued with others."""
+
+PUBLISHED_WITHOUT_EFFECT: dict[str, dict[str, Any]] = {
+    "seq_train_type": {"choices": ("lll",), "help": "the one kind of training that there is"},
+    "use_sep": {"action": "store_true", "help": "of LAMOL's own examples"},
+    "gen_lm_sample_percentage": {"type": float, "metavar": "SHARE", "help": "see --n_replay"},
+    "lr_schedule": {"metavar": "NAME", "help": "see --decay_style"},
+    "qp_margin": {"type": float, "metavar": "X", "help": "of GEM, which SRM is not trained with"},
+    "model_arch": {"metavar": "NAME", "help": "follows from --model_name"},
+    "tasks": {"nargs": "+", "metavar": "TASK", "help": "follow from --task_seq"},
+    "replay_dir": {"metavar": "DIR", "help": "follows from --model_dir_root"},
+}
+"""Flags of the published command line that have no effect there either, with their argparse options."""
 
 DESCRIPTION = """\
 Train the symbolic replay model along a task order and write its replays. Before task c is learned, pseudo scene
@@ -134,7 +147,12 @@ class Settings:
 
     n_sg_seq: int = flag("data", "scene-graph items in a training example", 30, "ITEMS", kind=whole(1))
     train_perc: float = flag(
-        "data", "share of each task's records that is used", 1.0, "SHARE", kind=number(0, 1, above=True)
+        "data",
+        "share of each task's records and of the replays that is used; other than 1, _tr<SHARE> is appended to "
+        "--model_dir_root",
+        1.0,
+        "SHARE",
+        kind=number(0, 1, above=True),
     )
     n_replay: int = flag(
         "data",
@@ -149,20 +167,26 @@ class Settings:
     )
     dynamic_epochs: bool = flag(
         "training",
-        "a task with fewer records gets more epochs: the size of the task with most records divided by its own, "
-        "times --n_train_epochs",
+        "a task with fewer records gets more epochs: --n_train_epochs times the size of the task with most records, "
+        "divided by its own and rounded down, at most --max_n_epochs",
         False,
     )
+    max_n_epochs: int = flag("training", "epochs of a task with --dynamic_epochs, at most", 30, "EPOCHS", kind=whole(1))
     learning_rate: float = flag("training", "peak learning rate of AdamW", 6.25e-5, "LR", kind=POSITIVE)
     adam_epsilon: float = flag("training", "AdamW's epsilon", 1e-4, "X", kind=POSITIVE)
     weight_decay: float = flag(
-        "training", "AdamW's decay, none on biases and LayerNorm", 0.01, "X", kind=number(0)
+        "training", "AdamW's decay, none on biases and on weights called LayerNorm", 0.01, "X", kind=number(0)
     )
     max_grad_norm: float = flag("training", "gradients are scaled down to it", 1.0, "NORM", kind=POSITIVE)
     n_warmup_ratio: float = flag(
         "training", "warm-up, as a share of one epoch's examples", 0.005, "SHARE", kind=number(0)
     )
-    decay_style: str = flag("training", "learning rate after warm-up", "linear", choices=DECAY_STYLES)
+    decay_style: str = flag(
+        "training",
+        "learning rate after warm-up: linear and cos fall to 0, const and None stay",
+        "linear",
+        choices=DECAY_STYLES,
+    )
     lm_lambda: float = flag(
         "training",
         "weight of the scene-graph loss beside the question-answer loss",
@@ -171,7 +195,7 @@ class Settings:
         kind=number(0),
     )
     tokens_weight: float = flag(
-        "training", "weight of the targets [ans] [que] [OCR] [SEP]", 5.0, "X", kind=POSITIVE
+        "training", "weight of the targets [ans] [que] [OCR] [SEP]; T5 weights all alike", 5.0, "X", kind=POSITIVE
     )
     dropout: float | None = flag(
         "training",
@@ -217,16 +241,22 @@ class Settings:
     )
     generator: str = flag(
         "generation",
-        "rows: own search, finished prompts make room at once (gpt2, distilgpt2); hf: transformers' generate(); "
-        "auto: rows where it can",
+        "auto and rows: own search; hf: transformers' generate(), which needs --length_rule generated",
         "auto",
         choices=GENERATORS,
+    )
+    length_rule: str = flag(
+        "generation",
+        "what the log-probability of a finished beam is divided by: published, the length of the whole sequence, "
+        "prompt included (transformers 3.4 to 4.10); generated, that of the generated tokens alone (today's)",
+        "published",
+        choices=LENGTH_RULES,
     )
 
     seed: int = flag("machine and log", "of every random draw", 42, "N", kind=whole(0))
     precision: str = flag(
         "machine and log",
-        "arithmetic; auto: bf16 on a GPU that has it, else fp16 on a GPU, fp32 on the CPU",
+        "arithmetic; auto: bf16 on a GPU that has it, else fp16 on a GPU, fp32 on the CPU; the log says which",
         "auto",
         choices=PRECISIONS,
     )
@@ -261,6 +291,9 @@ class Settings:
         False,
     )
 
+    ignored: tuple[str, ...] = ()
+    """Flags that were given but have no effect: of :data:`PUBLISHED_WITHOUT_EFFECT`, in their order."""
+
     @property
     def order(self) -> list[Task]:
         """The tasks in learning order."""
@@ -270,6 +303,12 @@ class Settings:
     def root(self) -> Path:
         """The data root."""
         return existing_root(self.data_dir)
+
+    @property
+    def model_root(self) -> Path:
+        """``--model_dir_root``, with the suffix that a share of the records gives it."""
+        root = Path(self.model_dir_root)
+        return root if self.train_perc == 1 else Path(f"{root}_tr{self.train_perc}")
 
     def decisive(self) -> dict[str, Any]:
         """The settings that decide what the files of a run hold, by name, in plain JSON types."""
@@ -291,7 +330,11 @@ def parser() -> argparse.ArgumentParser:
     top = _Parser(prog="python SRM/train.py", description=DESCRIPTION, fromfile_prefix_chars="@")
     groups: dict[str, Any] = {}
     for one in fields(Settings):
-        _add(top, groups, one)
+        if one.metadata:
+            _add(top, groups, one)
+    published = top.add_argument_group("published flags without effect")
+    for name, options in PUBLISHED_WITHOUT_EFFECT.items():
+        published.add_argument(f"--{name}", default=argparse.SUPPRESS, **options)
     groups["machine and log"].add_argument("--fp32", help="the same as --precision fp32", action="store_true")
     return top
 
@@ -312,13 +355,16 @@ def parse(argv: Sequence[str]) -> Settings:
     """
     # The published command line has "\\ --add_task_tokens": the shell makes one word of it, with a blank before.
     values = vars(parser().parse_args([word.strip() for word in argv]))
+    ignored = tuple(name for name in PUBLISHED_WITHOUT_EFFECT if name in values)
+    for name in ignored:
+        del values[name]
     if values.pop("fp32"):
         if values["precision"] not in ("auto", "fp32"):
             raise SettingsError(f"--fp32 and --precision {values['precision']} contradict each other")
         values["precision"] = "fp32"
     if values["debug"]:
         values |= {"n_train_epochs": 1, "dynamic_epochs": False, "logging_steps": 1}
-    settings = Settings(**values | {"skip_tasks": tuple(values["skip_tasks"])})
+    settings = Settings(**values | {"skip_tasks": tuple(values["skip_tasks"]), "ignored": ignored})
     _check(settings)
     return settings
 
@@ -332,7 +378,12 @@ def _check(settings: Settings) -> None:
     if len(skipped) == len(order):
         raise SettingsError("--skip_tasks names all tasks, so there is nothing to do")
     existing_root(settings.data_dir)
-    target = Path(settings.model_dir_root)
+    if settings.generator == "hf" and settings.length_rule != "generated":
+        raise SettingsError(
+            f"--generator hf: transformers' generate() does not know the length rule {settings.length_rule}; "
+            "give --length_rule generated, or leave --generator out"
+        )
+    target = settings.model_root
     if target.exists() and not target.is_dir():
         raise SettingsError(f"--model_dir_root {target}: is a file, not a folder")
 

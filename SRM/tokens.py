@@ -30,9 +30,9 @@ def task_token(task: Task | str, own: bool = True) -> str:
     return f"__{task if isinstance(task, str) else task.name}__" if own else "__gen__"
 
 
-def task_question_token(task: Task | str) -> str:
-    """``[que_<task>]``, which encoder-decoder models have besides."""
-    return f"[que_{task if isinstance(task, str) else task.name}]"
+def task_question_token(task: Task | str, own: bool = True) -> str:
+    """What the questions of encoder-decoder models begin with: ``[que_<task>]``, or ``[que]`` where tasks share it."""
+    return f"[que_{task if isinstance(task, str) else task.name}]" if own else QUESTION
 
 
 class Tokens:

@@ -23,6 +23,7 @@ from SRM.checkpoint import load_checkpoint, read_progress, save_checkpoint
 from SRM.draws import named_seed
 from SRM.examples import IGNORED, Drawn, Source, draw
 from SRM.model import SRMLoss, longest_sequence
+from SRM.optimizer import optimizer_of
 from SRM.schedule import Schedule
 from SRM.settings import Settings
 from SRM.tokens import Tokens
@@ -93,7 +94,8 @@ class TaskTraining:
         self.longest = longest_sequence(model, tokens)
         self.model = model
         loss = SRMLoss(model, tokens.weighted_ids(), settings.tokens_weight)
-        self.loss, self.optimizer = accelerator.prepare(loss, optimizer_of(model, settings))
+        optimizer = optimizer_of(model, settings, fused=accelerator.scaler is None)
+        self.loss, self.optimizer = accelerator.prepare(loss, optimizer)
         warm_up = settings.n_warmup_ratio * len(sources)
         self.schedule = Schedule(settings.learning_rate, warm_up, len(sources) * epochs, settings.decay_style)
         self.most_examples = max(len(sources) // settings.min_n_steps, settings.min_batch_size)
@@ -244,13 +246,3 @@ class TaskTraining:
             rate,
         )
         self.report(updates, {"loss": loss, "qa loss": qa, "lm loss": lm, "lr": rate})
-
-
-def optimizer_of(model: torch.nn.Module, settings: Settings) -> torch.optim.AdamW:
-    """AdamW; biases and LayerNorms, the parameters of one dimension, do not decay."""
-    parameters = list(model.parameters())
-    groups = [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": settings.weight_decay},
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=settings.learning_rate, eps=settings.adam_epsilon, fused=True)

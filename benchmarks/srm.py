@@ -184,7 +184,7 @@ def measure_generation(
         order = sorted(range(count), key=lambda i: len(starts[i]))
         texts = []
         for beams, prompts in passes:
-            search = Search(IDS.eos, IDS.pad, longest, beams, unique_pairs=beams > 1)
+            search = Search(IDS.eos, IDS.pad, longest, beams, unique_pairs=beams > 1, length_rule="generated")
             found = dict(zip(order, search.run(rows, [prompts[i] for i in order]), strict=True))
             texts += [found[i] for i in range(count)]
         return texts

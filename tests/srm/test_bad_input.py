@@ -147,7 +147,8 @@ def test_a_full_disk_leaves_no_half_file(srm: Runs, monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize(("flags", "message"), [
     (("--model_name", "bert"), "invalid choice: 'bert'"), (("--train_perc", "1.5"), "--train_perc: 1.5 is not"),
     (("--min_batch_size", "0"), "0 is less than 1"), (("--lm_lamda", "1"), "unrecognized arguments: --lm_lamda"),
-    (("@nowhere.args",), "nowhere.args"),
+    (("@nowhere.args",), "nowhere.args"), (("--decay_style", "cosine"), "invalid choice: 'cosine'"),
+    (("--seq_train_type", "gem"), "invalid choice: 'gem'"), (("--length_rule", "new"), "invalid choice: 'new'"),
 ])  # fmt: skip
 def test_a_flag_that_is_not_there_or_has_another_value(srm: Runs, flags: tuple[str], message: str) -> None:
     assert message in srm.error(*flags)
@@ -180,8 +181,8 @@ def test_fp32_and_another_precision(srm: Runs) -> None:
     assert "contradict" in srm.error("--precision", "bf16", "--fp32")
 
 
-def test_rows_for_a_model_they_cannot_run(srm: Runs) -> None:
-    assert "use hf" in srm.error("--generator", "rows", "--model_name", "t5-small", "--debug")
+def test_generate_of_transformers_under_the_published_length_rule(srm: Runs) -> None:
+    assert "give --length_rule generated" in srm.error("--generator", "hf")
 
 
 def test_a_loss_that_is_no_number(srm: Runs) -> None:

@@ -8,10 +8,18 @@ import torch
 import torch.nn.functional as F
 from srm_runs import FIXTURES, record
 from torch import Tensor
-from transformers import GPT2Config, GPT2LMHeadModel, GPT2Tokenizer, OpenAIGPTConfig, OpenAIGPTLMHeadModel
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    GPT2Tokenizer,
+    OpenAIGPTConfig,
+    OpenAIGPTLMHeadModel,
+    T5Config,
+    T5ForConditionalGeneration,
+)
 
-from SRM.batches import PairLayout, TreeLayout, layout_for, plan
-from SRM.examples import Drawn, decoder_sequences, draw, read_sources
+from SRM.batches import PairLayout, Seq2SeqLayout, TreeLayout, layout_for, plan
+from SRM.examples import Drawn, decoder_sequences, draw, read_sources, seq2seq_sequences
 from SRM.model import SRMLoss
 from SRM.tokens import Tokens
 
@@ -94,6 +102,19 @@ def test_a_batch_gives_the_losses_of_each_sequence_alone(tokens: Tokens, kind: s
     (theirs[0] / theirs[1] + 0.25 * theirs[2] / theirs[3]).backward()
     for ours_grad, parameter in zip(gradients, model.parameters(), strict=True):
         torch.testing.assert_close(ours_grad, parameter.grad, rtol=1e-3, atol=1e-5)
+
+
+def test_encoder_decoder_models_have_their_own_unweighted_loss(tokens: Tokens) -> None:
+    torch.manual_seed(0)
+    sizes = {"vocab_size": len(tokens), "d_model": 32, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 4}
+    model = T5ForConditionalGeneration(
+        T5Config(**sizes, pad_token_id=tokens.pad, decoder_start_token_id=tokens.pad)
+    ).eval()
+    drawn = examples(tokens, 64)[:1]
+    sums = SRMLoss(model, tokens.weighted_ids(), 5.0)(Seq2SeqLayout(tokens).batch(drawn))
+    for at, (source, target) in enumerate(seq2seq_sequences(drawn[0], tokens)):
+        own = model(input_ids=torch.tensor([source]), labels=torch.tensor([target])).loss
+        torch.testing.assert_close(sums[2 * at] / sums[2 * at + 1], own)
 
 
 def test_a_process_without_an_example_adds_nothing(tokens: Tokens) -> None:

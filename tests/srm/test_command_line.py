@@ -69,12 +69,30 @@ def test_the_published_defaults() -> None:
     )
     assert (settings.seed, settings.min_batch_size, settings.min_n_steps) == (42, 4, 1500)
     assert (settings.n_prompts, settings.n_replay, settings.max_length) == (15000, 5000, 512)
+    assert (settings.max_n_epochs, settings.length_rule, settings.ignored) == (30, "published", ())
 
 
 def test_flags_can_stand_in_a_file_with_comments() -> None:
     needed = ["--cl_setting", "scene", "--task_seq", "abcdef", "--model_dir_root", "x", "--data_dir", "."]
     settings = parse([*needed, f"@{PROJECT / 'SRM' / 'mini.args'}", "--n_train_epochs", "1"])
     assert settings.dropout == 0 and settings.learning_rate == 2e-3 and settings.n_train_epochs == 1
+
+
+def test_published_flags_without_effect_change_nothing_but_are_named() -> None:
+    needed = ["--cl_setting", "scene", "--task_seq", "abcdef", "--model_dir_root", "x", "--data_dir", "."]
+    given = ["--seq_train_type", "lll", "--use_sep", "--gen_lm_sample_percentage", "0.05"]
+    given += ["--lr_schedule", "warmup_linear", "--qp_margin", "0.5", "--model_arch", "decoder-only"]
+    given += ["--tasks", "object", "attribute", "--replay_dir", "y"]
+    settings = parse([*needed, *given])
+    names = ("seq_train_type", "use_sep", "gen_lm_sample_percentage", "lr_schedule")
+    assert settings.ignored == (*names, "qp_margin", "model_arch", "tasks", "replay_dir")
+    assert settings.decisive() == parse(needed).decisive()
+
+
+def test_a_share_of_the_records_has_a_root_of_its_own() -> None:
+    needed = ["--cl_setting", "scene", "--task_seq", "abcdef", "--model_dir_root", "x/QAG/", "--data_dir", "."]
+    assert parse([*needed, "--train_perc", "0.5"]).model_root == Path("x/QAG_tr0.5")
+    assert parse([*needed, "--train_perc", "1"]).model_root == Path("x/QAG")
 
 
 @pytest.mark.slow

@@ -34,6 +34,13 @@ def test_a_generation_is_refused_for_the_reason_named(graph: str, qa: str, reaso
     assert reason is None or reason in REFUSALS
 
 
+def test_an_encoder_decoder_graph_must_end() -> None:
+    cut = Generation(("dog",), "__object__dog[SEP]car[SEP]", QA)
+    assert refusal(cut) is None
+    assert refusal(cut, graph_must_end=True) == "graph_end"
+    assert refusal(Generation(("dog",), GRAPH, QA), graph_must_end=True) is None
+
+
 def test_a_finished_record_fits_the_schema_and_marks_the_prompt() -> None:
     made = finish(
         Generation(("dog",), GRAPH, QA), "distilgpt2", "object", "__object__", "id1", random.Random(0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -91,9 +92,17 @@ def test_embeddings_grow_with_every_task(srm: Runs) -> None:
     assert rows == list(range(rows[0], rows[0] + 6))
 
 
-def test_train_perc_takes_that_share_of_each_task(srm: Runs) -> None:
-    folder = srm("--train_perc", "0.25", "--n_replay", "0")
-    assert f"task object: {RECORDS // 4} records" in (folder / "log_train.txt").read_text()
+def test_train_perc_takes_that_share_of_each_task_and_of_the_replays_in_a_root_of_its_own(srm: Runs) -> None:
+    root = srm.root
+    srm.root = root.with_name(f"{root.name}_tr0.25")
+    assert main(srm.argv("--train_perc", "0.25", "--n_train_epochs", "40", "--model_dir_root", str(root))) == 0
+    assert not root.exists()
+    folder = next(srm.root.glob("*_replay/*"))
+    log = (folder / "log_train.txt").read_text()
+    assert f"task object: {RECORDS // 4} records" in log
+    accepted = sum(len(load_records(replay(folder, past, "s"))) for past in ORDER[:-1])
+    joined = [int(count) for count in re.findall(r"task scenetext: (\d+) replays of", log)]
+    assert len(joined) == 5 and sum(joined) == accepted // 4 > 0
 
 
 def test_use_gt_prompts_with_the_related_items_of_real_records(srm: Runs) -> None:
@@ -151,6 +160,27 @@ def test_dynamic_epochs_gives_small_tasks_more_epochs(srm: Runs) -> None:
     save_records(path, load_records(path)[: RECORDS // 3])
     log = (srm("--dynamic_epochs", "--n_train_epochs", "2") / "log_train.txt").read_text()
     assert "task object: 2 epochs" in log and "task attribute: 6 epochs" in log
+
+
+def test_dynamic_epochs_are_rounded_down_and_capped(srm: Runs) -> None:
+    for name, count in (("attribute", 5), ("relation", 1)):
+        path = srm.data / "functional" / f"fcl_mmf_{name}_train.npy"
+        save_records(path, load_records(path)[:count])
+    log = (srm("--dynamic_epochs", "--n_train_epochs", "2", "--max_n_epochs", "12") / "log_train.txt").read_text()
+    assert "task attribute: 9 epochs" in log and "task relation: 12 epochs" in log
+
+
+def test_the_log_says_which_arithmetic_is_used_and_which_flags_have_no_effect(srm: Runs) -> None:
+    log = (srm("--debug", "--use_sep", "--qp_margin", "0.5") / "log_train.txt").read_text()
+    assert "training and generation compute in fp32 (--precision auto)" in log
+    assert "without effect: --use_sep --qp_margin" in log
+
+
+def test_encoder_decoder_models_without_task_tokens_share_one_question_token(srm: Runs) -> None:
+    argv = srm.argv("--debug", "--model_name", "t5-small")
+    assert main([word for word in argv if word != "--add_task_tokens"]) == 0
+    folder = next(srm.root.glob("*/*"))
+    assert "__gen__" in _tokenizer_text(folder) and "[que_" not in _tokenizer_text(folder)
 
 
 def test_at_most_n_replay_replays_join_a_task(srm: Runs) -> None:

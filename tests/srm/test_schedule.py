@@ -11,9 +11,9 @@ from SRM.schedule import Schedule
     ("style", "middle", "end"),
     [
         ("linear", 0.5, 0.0),
-        ("cosine", 0.5, 0.0),
-        ("exponential", 0.5**0.5, 0.5),
-        ("constant", 1.0, 1.0),
+        ("cos", 0.5, 0.0),
+        ("const", 1.0, 1.0),
+        ("None", 1.0, 1.0),
     ],
 )
 def test_rate_rises_to_its_peak_and_decays_in_its_style(style: str, middle: float, end: float) -> None:
