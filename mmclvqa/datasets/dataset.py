@@ -110,7 +110,7 @@ class CloveDataset(BaseDataset):
             sample[f"{field}_len"] = torch.tensor(length)
 
     def _add_regions(self, sample: Sample, record: dict[str, Any], draws: np.random.Generator) -> None:
-        withheld = draws.random() < self._mask_prob
+        masked = draws.random() < self._mask_prob
         if has_image(record["stage"]) and self._use_features:
             found = self.features.read(record)
         else:
@@ -121,9 +121,8 @@ class CloveDataset(BaseDataset):
                 "boxes": torch.zeros(self.features.max_features, 4),
                 "ocr": self.features.nothing(),
             }
-        if withheld:
-            found["objects"] = found["ocr"] = self.features.nothing()
-        sample.image_feature_0 = found["objects"]
+        # Masking leaves the OCR regions and all boxes as they are.
+        sample.image_feature_0 = self.features.nothing() if masked else found["objects"]
         sample.image_info_0 = Sample({"max_features": found["num_objects"]})
         sample.obj_bbox_coordinates = found["boxes"]
         sample.image_feature_1 = found["ocr"] if self._use_ocr else self.features.nothing()

@@ -232,6 +232,20 @@ def test_images_are_withheld_with_the_given_probability_in_training_only(build: 
     assert all(val[i].image_feature_0.any() for i in range(len(val)))
 
 
+def test_masking_zeroes_object_features_only(build: Build) -> None:
+    sound = build("scenetext", "train")
+    masked = build(
+        "scenetext", "train", "dataset_config.clvqa.use_mask_img=True", "dataset_config.clvqa.mask_img_prob=1.0"
+    )
+    kept = ("image_feature_1", "obj_bbox_coordinates", "ocr_bbox_coordinates", "context_feature_0")
+    for index in range(4):
+        assert sound[index].image_feature_0.any() and not masked[index].image_feature_0.any()
+        assert masked[index].image_info_0.max_features == sound[index].image_info_0.max_features
+        for field in kept:
+            assert masked[index][field].any(), field
+            torch.testing.assert_close(masked[index][field], sound[index][field])
+
+
 def test_draws_follow_from_seed_and_epoch_alone(build: Build) -> None:
     words = ("dataset_config.clvqa.use_mask_img=True", "dataset_config.clvqa.mask_img_prob=0.5")
     data = build("object", "train", *words)
