@@ -1,4 +1,4 @@
-"""One split of CLOVE as MMF samples (SPEC section 3)."""
+"""One split of CLOVE as MMF samples."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class CloveDataset(BaseDataset):
         return TrimmingCollator(self.dataset_name, self.dataset_type)(batch)
 
     def __getitem__(self, index: int) -> Sample:
-        """The sample of record ``index``; fields and shapes as in SPEC section 3.
+        """The sample of record ``index``; fields as :mod:`mmclvqa.models.inputs` reads them.
 
         In place of dense ``targets`` it carries ``target_inds`` and ``target_scores``, from which
         :meth:`prepare_batch` makes them.

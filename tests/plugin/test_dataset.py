@@ -1,4 +1,4 @@
-"""The data set `clvqa`: SPEC section 3, on clove-mini's files."""
+"""The data set `clvqa`, on clove-mini's files."""
 
 from __future__ import annotations
 
