@@ -20,7 +20,7 @@ from SRM.tokens import bare
 
 LEARNED_FIELDS = ("question", "answer", "answers", "gt_scene_graph_seq", "gt_scene_graph_mask")
 TWO_ITEM_TASKS = ("relation", "logical", "knowledge", "scenetext")
-"""Tasks of the functional setting whose questions need two items; the others' prompts have one."""
+"""Tasks of the functional setting whose prompts are read up to their second item; the others up to the first."""
 
 Record = dict[str, Any]
 Prompt = tuple[str, ...]

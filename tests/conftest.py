@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 import sys
@@ -30,6 +31,26 @@ def _registry_as_it_was() -> Iterator[None]:
         for name in set(state) - set(before) - LASTING_STATE:
             del state[name]
         state.update(before)
+
+
+class _Lines(logging.Handler):
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(record.getMessage())
+
+
+@pytest.fixture
+def coercions_said() -> Iterator[list[str]]:
+    """What is logged about data that departs from the published form, whatever else configures logging."""
+    from mmclvqa.clove.coercion import logger
+
+    handler = _Lines()
+    logger.addHandler(handler)
+    yield handler.lines
+    logger.removeHandler(handler)
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,8 @@
 """Annotation records: their schema, checking, reading and writing.
 
-A record is a dict with the fields of :data:`FIELDS` (SPEC section 2); it may hold more.
-A file of records is an ``.npy`` object array or a ``.json`` list.
+A record is a dict with the fields of :data:`FIELDS`; it may hold more. A file of records is an ``.npy`` object
+array or a ``.json`` list. Records that real files hold in other forms are brought into the schema when they are
+read, see :mod:`mmclvqa.clove.coercion`.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from mmclvqa.clove.coercion import IMAGE_SOURCES, Coercions
 from mmclvqa.clove.errors import DataError, RecordError
 from mmclvqa.clove.files import atomic_write
 from mmclvqa.clove.pickles import safe_numpy_load
@@ -25,9 +27,6 @@ ANSWERS_PER_RECORD = 10
 
 ITEM_END = " [SEP]"
 """How an item of a scene graph sequence ends."""
-
-IMAGE_SOURCES = ("vg", "textvqa")
-"""Where an image comes from: Visual Genome (GQA's features) or TextVQA."""
 
 BOX_KEYS = ("top_left_x", "top_left_y", "width", "height")
 """What ``bounding_box`` of an OCR token must have, each a number."""
@@ -145,7 +144,7 @@ FIELDS: dict[str, Field] = {
     "gqa_question": Field(required=False),
     "set_name": Field(required=False, empty=str),
 }
-"""The schema, SPEC section 2: what each field may hold, whether it must be there, what stands for nothing."""
+"""The schema: what each field may hold, whether it must be there, what stands for nothing."""
 
 
 def _kind(value: Any) -> str:
@@ -239,6 +238,8 @@ def read_annotations(path: str | os.PathLike[str]) -> list[Any]:
 def load_records(path: str | os.PathLike[str], check: bool = True) -> list[dict[str, Any]]:
     """Read the records of an ``.npy`` or ``.json`` annotation file.
 
+    Records are coerced to the schema where their meaning is plain; each kind of change is logged once per file.
+
     Args:
         path: the file.
         check: hold every record against the schema (about 20 microseconds each).
@@ -248,10 +249,14 @@ def load_records(path: str | os.PathLike[str], check: bool = True) -> list[dict[
         UnsafePickleError: an ``.npy`` file holds something outside the allow-list.
         RecordError: the first record that does not fit the schema, with the field at fault.
     """
-    records = read_annotations(path)
-    if check:
-        for index, record in enumerate(records):
+    coercions = Coercions()
+    records = []
+    for index, element in enumerate(read_annotations(path)):
+        record = coercions.apply(element, describe(element, f"record {index}"))
+        if check:
             check_record(record, f"{path}: record {index}")
+        records.append(record)
+    coercions.log(path)
     return records
 
 

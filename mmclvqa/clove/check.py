@@ -1,7 +1,8 @@
 """Verify a data root: files, records, features, vocabulary, prompts and the manifest's numbers.
 
 A setting is looked at when any of its annotation files is there, when the manifest names it, or when
-``--setting`` asks for it; then all its files must be there. A root with neither setting is a finding.
+``--setting`` asks for it; then all its files must be there. A root with neither setting is a finding. What is read
+although it departs from the published form is noted and is no finding.
 """
 
 from __future__ import annotations
@@ -14,13 +15,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from tqdm import tqdm
 
 from mmclvqa.clove import layout
 from mmclvqa.clove.annotations import describe, read_annotations, record_problems
+from mmclvqa.clove.coercion import Coercions
 from mmclvqa.clove.errors import CloveError
-from mmclvqa.clove.features import FeatureDatabase, databases, feature_path, has_image
+from mmclvqa.clove.features import FeatureDatabase, databases, feature_path, has_image, value_problem
 from mmclvqa.clove.manifest import SPLITS, Manifest, load_manifest
 from mmclvqa.clove.prompts import load_prompts
 from mmclvqa.clove.report import EXAMPLES, Report, format_report
@@ -29,12 +30,6 @@ from mmclvqa.clove.vocabulary import PUBLISHED_SIZE, load_vocabulary
 
 SAMPLES = 32
 """How many feature values of each database are read."""
-
-OBJECT_KEYS = ("features", "bbox", "num_boxes", "image_width", "image_height")
-"""What the features of objects must hold."""
-
-OCR_KEYS = ("features",)
-"""What the features of OCR tokens must hold; their boxes come with the records."""
 
 
 class Checker:
@@ -133,8 +128,11 @@ class Checker:
         except CloveError as error:
             self._unusable(what, error)
             return
+        coercions = Coercions()
         for index, record in enumerate(self._bar(records, what)):
-            self._record(what, f"record {index}", record, task)
+            where = f"record {index}"
+            self._record(what, where, coercions.apply(record, describe(record, where)), task)
+        self.report.notes += [f"{what}: {line}" for line in coercions.lines()]
         self.report.rows.append((what, f"{len(records)} records"))
         if expected is not None and len(records) != expected:
             self.report.add(what, "size", f"{len(records)} records instead of {expected}")
@@ -197,8 +195,9 @@ class Checker:
         self.report.rows.append((what, f"{held}, {len(wanted)} wanted, {len(sampled)} read"))
 
     def _values(self, database: FeatureDatabase, what: str, keys: list[bytes]) -> str:
-        required = OCR_KEYS if what == layout.TEXTVQA_OCR_FEATURES else OBJECT_KEYS
+        has_boxes = what != layout.TEXTVQA_OCR_FEATURES
         widths: dict[int, bytes] = {}
+        without_boxes: list[str] = []
         for key in self._bar(keys, f"{what}, values"):
             name = f"key {key.decode(errors='replace')}"
             try:
@@ -206,11 +205,18 @@ class Checker:
             except CloveError as error:
                 self.report.add(what, "value", self._within(what, error))
                 continue
-            problem = _value_problem(value, required)
+            problem = value_problem(value, has_boxes)
             if problem:
                 self.report.add(what, "value", f"{name}: {problem}")
-            else:
-                widths.setdefault(value["features"].shape[1], key)
+                continue
+            widths.setdefault(value["features"].shape[1], key)
+            if has_boxes and "bbox" not in value:
+                without_boxes.append(name)
+        if without_boxes:
+            self.report.notes.append(
+                f"{what}: bbox is absent, boxes are zero, in {len(without_boxes)} of the {len(keys)} values read "
+                f"(first {without_boxes[0]})"
+            )
         if len(widths) > 1:
             each = ", ".join(f"{width} (key {key.decode(errors='replace')})" for width, key in widths.items())
             self.report.add(what, "width", f"features have different widths: {each}")
@@ -231,25 +237,6 @@ class Checker:
 
     def _bar(self, items: Any, label: str) -> Any:
         return tqdm(items, desc=label, unit="", leave=False, disable=not self.progress, file=sys.stderr)
-
-
-def _value_problem(value: Any, required: tuple[str, ...]) -> str | None:
-    """What is wrong with the value of a feature database, None if nothing."""
-    if not isinstance(value, dict):
-        return f"holds {type(value).__name__} instead of a dict"
-    missing = [name for name in required if name not in value]
-    if missing:
-        return f"has no {', '.join(missing)}"
-    features = value["features"]
-    if not isinstance(features, np.ndarray) or features.ndim != 2 or features.dtype.kind != "f":
-        return "its features are no table of floating point numbers (regions x width)"
-    if not np.isfinite(features).all():
-        return "its features hold values that are not finite"
-    if "bbox" in required:
-        boxes = value["bbox"]
-        if not isinstance(boxes, np.ndarray) or boxes.shape != (len(features), 4):
-            return f"its bbox is no table of {len(features)} x 4 for as many regions"
-    return None
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

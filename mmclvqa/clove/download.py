@@ -57,13 +57,16 @@ class Downloader:
 
     def is_done(self, source: Source) -> bool:
         """Whether an earlier run placed the source and its files are still there, as long as they were."""
+        files, target = self._placed(source), self.target(source)
+        return bool(files) and all(_size(target / name) == size for name, size in files.items())
+
+    def _placed(self, source: Source) -> dict[str, int]:
+        """The files that an earlier run placed and their sizes in bytes; none where none did."""
         try:
             receipt = json.loads(self._receipt(source).read_text(encoding="utf-8"))
-            files = receipt["files"].items()
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            return False
-        target = self.target(source)
-        return bool(files) and all(_size(target / name) == size for name, size in files)
+            return dict(receipt["files"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return {}
 
     def get(self, source: Source) -> list[str]:
         """Fetch one source and put its files in place.
@@ -102,17 +105,28 @@ class Downloader:
         )
         return [*lines, f"{source.name}: {len(placed)} file{'s' * (len(placed) > 1)} below {target}"]
 
-    def plan(self, sources: Sequence[Source]) -> str:
-        """What a run would fetch, as text."""
+    def plan(self, sources: Sequence[Source], listed: Sequence[Source] | None = None) -> str:
+        """What a run would fetch, as text; nothing is asked of a server.
+
+        Args:
+            sources: would be fetched.
+            listed: described, ``sources`` among them; None describes no others.
+        """
         lines = []
-        for source in sources:
-            state = "here already" if self.is_done(source) else f"from {self.url(source)}"
+        for source in listed or sources:
+            is_done = self.is_done(source)
+            size = sum(self._placed(source).values()) if is_done else source.size
             lines += [
-                f"{source.name}: {source.what}",
-                f"  {state}",
+                f"{source.name}: {source.what}{'' if source in sources else ' (only when named)'}",
+                "  here already" if is_done else f"  from {self.url(source)}",
+                f"  size {'not published' if size is None else f'{size:,} bytes'}",
                 f"  sha256 {source.sha256 or 'not published'}",
                 f"  to {self.target(source) / (source.target or '')}",
             ]
+        left = [source for source in sources if not self.is_done(source)]
+        known = sum(source.size or 0 for source in left)
+        unknown = sum(source.size is None for source in left)
+        lines.append(f"to fetch: {len(left)} of {len(sources)}; {known:,} bytes, and {unknown} of unpublished size")
         return "\n".join(lines)
 
     def _receipt(self, source: Source) -> Path:
@@ -133,7 +147,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--root", help="experiment root for replays and checkpoints (default: $ROOT, else DIR/published)"
     )
     parser.add_argument("--base-url", metavar="URL", help="a mirror: replaces scheme and host of every URL")
-    parser.add_argument("--dry-run", action="store_true", help="print what would be fetched and stop")
+    parser.add_argument("--dry-run", action="store_true", help="print what is published and would be fetched, and stop")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -142,7 +156,7 @@ def run(args: argparse.Namespace) -> int:
     experiments = args.root or os.environ.get("ROOT") or Path(args.dir) / "published"
     downloader = Downloader(args.dir, experiments, args.base_url, progress=sys.stderr.isatty())
     if args.dry_run:
-        print(downloader.plan(sources))
+        print(downloader.plan(sources, sources if args.names else SOURCES))
         return 0
     for source in sources:
         for line in downloader.get(source):

@@ -1,4 +1,4 @@
-"""Where experiments lie below ``ROOT``, as relative paths, and what they are called: SPEC section 1."""
+"""Where experiments lie below ``ROOT``, as relative paths, and what they are called."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
 """Region features on disk: MMF's LMDB format, read without executing pickled code.
 
 Key: the feature path without ``.npy``. Value: a pickled dict with ``features`` n x width, ``bbox`` n x 4,
-``num_boxes``, ``image_width``, ``image_height``. The key ``keys`` holds the pickled list of all keys. SPEC
-section 3.
+``num_boxes``, ``image_width``, ``image_height``. The key ``keys`` holds the pickled list of all keys.
 """
 
 from __future__ import annotations
@@ -14,12 +13,16 @@ from types import TracebackType
 from typing import Any
 
 import lmdb
+import numpy as np
 
 from mmclvqa.clove import layout
 from mmclvqa.clove.errors import DataError
 from mmclvqa.clove.pickles import safe_loads
 
 KEY_LIST = b"keys"
+
+SIZE_KEYS = ("image_width", "image_height")
+"""What boxes are divided by."""
 
 
 def has_image(stage: str) -> bool:
@@ -107,6 +110,53 @@ class FeatureDatabase:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def value_problem(value: Any, has_boxes: bool) -> str | None:
+    """What is wrong with the value of a feature database, None if nothing.
+
+    Args:
+        value: as read.
+        has_boxes: boxes are read from the value. It may lack them altogether, which makes them zero; the boxes of
+            OCR regions come with the records.
+    """
+    if not isinstance(value, dict):
+        return f"holds {type(value).__name__} instead of a dict"
+    if "features" not in value:
+        return "has no features"
+    features = value["features"]
+    if not isinstance(features, np.ndarray) or features.ndim != 2 or features.dtype.kind != "f":
+        return "its features are no table of floating point numbers (regions x width)"
+    if not np.isfinite(features).all():
+        return "its features hold values that are not finite"
+    return boxes_problem(value, len(features)) if has_boxes and "bbox" in value else None
+
+
+def boxes_problem(value: Mapping[str, Any], regions: int) -> str | None:
+    """What is wrong with ``bbox`` of a feature value and the image size that it is divided by, None if nothing.
+
+    Args:
+        value: has ``bbox``.
+        regions: how many boxes there must be.
+    """
+    missing = [name for name in SIZE_KEYS if not _is_positive(value.get(name))]
+    if missing:
+        return f"has bbox and no {', '.join(missing)} above 0"
+    try:
+        boxes = np.asarray(value["bbox"], dtype=np.float32)
+    except (TypeError, ValueError):
+        return "its bbox is no table of numbers"
+    if boxes.shape != (regions, 4):
+        shape = " x ".join(map(str, boxes.shape))
+        return f"its bbox has shape {shape} instead of {regions} x 4, four numbers for each region"
+    return None
+
+
+def _is_positive(value: Any) -> bool:
+    try:
+        return float(value) > 0
+    except (TypeError, ValueError):
+        return False
 
 
 def open_lmdb(path: str | os.PathLike[str]) -> lmdb.Environment:

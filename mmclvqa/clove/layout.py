@@ -1,4 +1,4 @@
-"""Where things lie below a data root (``CLOVE_ROOT``), as relative paths: SPEC section 1."""
+"""Where things lie below a data root (``CLOVE_ROOT``), as relative paths."""
 
 from __future__ import annotations
 

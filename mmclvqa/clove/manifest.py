@@ -1,7 +1,7 @@
 """The manifest of a data root: which tasks it has and how many records each.
 
 ``manifest.json`` is written beside generated data; published CLOVE has none and its sizes are those of
-:mod:`mmclvqa.clove.tasks`. Replay counts on these numbers (SPEC section 5).
+:mod:`mmclvqa.clove.tasks`. Replay counts on these numbers, see :mod:`mmclvqa.datasets.replay`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Scene-graph prompts: what SRM begins a pseudo scene graph with, SPEC sections 1 and 10.
+"""Scene-graph prompts: what SRM begins a pseudo scene graph with.
 
 A file holds ``{task name: [[item, ...], ...]}``: per task a list of prompts, each a short list of items
 such as ``"red car"`` or ``"man on horse"``, without the `` [SEP]`` of a record's items.

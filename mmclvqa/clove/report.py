@@ -18,10 +18,12 @@ class Report:
     Attributes:
         rows: ``(what, what it holds)`` in the order looked at.
         findings: ``{what: {kind: [detail, ...]}}``; a detail is one line that names file, record or key.
+        notes: lines about what departs from the published form and is read all the same; they are no findings.
     """
 
     rows: list[tuple[str, str]] = field(default_factory=list)
     findings: dict[str, dict[str, list[str]]] = field(default_factory=lambda: defaultdict(lambda: defaultdict(list)))
+    notes: list[str] = field(default_factory=list)
 
     def add(self, what: str, kind: str, detail: str) -> None:
         """Note one finding about ``what``."""
@@ -34,7 +36,7 @@ class Report:
 
 
 def format_report(report: Report, examples: int | None = EXAMPLES) -> str:
-    """The table of a report and below it the findings, grouped by file and kind.
+    """The table of a report, below it the notes and then the findings, grouped by file and kind.
 
     Args:
         report: of :meth:`Checker.run`.
@@ -42,7 +44,11 @@ def format_report(report: Report, examples: int | None = EXAMPLES) -> str:
     """
     listed = dict.fromkeys(what for what, _ in report.rows)
     rows = [(what, holds, report.count(what) or "-") for what, holds in report.rows]
-    lines = [format_table(("what", "holds", "findings"), rows, text_columns=2), ""]
+    lines = [
+        format_table(("what", "holds", "findings"), rows, text_columns=2),
+        "",
+        *(f"note: {note}" for note in report.notes),
+    ]
     for what in [*listed, *(what for what in report.findings if what not in listed)]:
         for kind, details in report.findings.get(what, {}).items():
             shown = details if examples is None else details[:examples]

@@ -88,12 +88,11 @@ class Item:
     @property
     def has_word(self) -> bool:
         """Whether it says which word is written on something."""
-        return OCR in self.text
+        return bool(self.text.partition(OCR)[2].strip())
 
-    def kinds(self) -> list[str]:
-        """The kinds of attribute that it tells of one object; empty for a triple."""
-        words = set() if self.is_triple else set(self.subject.split()[:-1])
-        return [kind for kind, members in ATTRIBUTE_KINDS.items() if words & members]
+    def values(self, kind: str) -> frozenset[str]:
+        """The attributes of a kind that it tells of one object; empty for a triple."""
+        return frozenset() if self.is_triple else ATTRIBUTE_KINDS[kind] & set(self.subject.split()[:-1])
 
 
 def read_item(text: str) -> Item:

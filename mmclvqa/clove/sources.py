@@ -1,4 +1,4 @@
-"""What CLOVE's authors and MMF publish, and where each file of it goes: SPEC section 3, as data.
+"""What CLOVE's authors and MMF publish, and where each file of it goes.
 
 The names of the files inside the published archives are not known here, so a file is recognised by its own
 name wherever it lies in its archive. Replays and checkpoints belong to experiments, not to data: they go
@@ -20,6 +20,7 @@ from mmclvqa.clove.tasks import SETTINGS, order_index, parse_order, task
 MMF_URL = "https://dl.fbaipublicfiles.com/mmf/data"
 FASTTEXT_URL = "https://dl.fbaipublicfiles.com/pythia/pretrained_models/fasttext/wiki.en.bin"
 CLOVE_URL = "https://github.com/showlab/CLVQA/releases/download/v1.0"
+CLOVE_FILES_URL = "https://raw.githubusercontent.com/showlab/CLVQA/main/files"
 
 Place = Callable[[PurePosixPath], str | None]
 """Where a file of an archive goes, relative to the source's root; None for one that is not wanted."""
@@ -34,6 +35,7 @@ class Source:
         what: it is, for people.
         url: where it is published.
         sha256: its published checksum, None where none is published.
+        size: its length in bytes, None where it is not known.
         target: where it goes as it is; None for an archive.
         place: where the files of an archive go; None for a single file.
         wants: what an archive is searched for, for error messages.
@@ -45,6 +47,7 @@ class Source:
     what: str
     url: str
     sha256: str | None = None
+    size: int | None = None
     target: str | None = None
     place: Place | None = None
     wants: str = ""
@@ -67,21 +70,18 @@ def _named(targets: tuple[str, ...], path: PurePosixPath) -> str | None:
 
 
 def _annotation(suffix: str, path: PurePosixPath) -> str | None:
-    """``fcl_mmf_<task>_<split>``, the answer vocabulary and the scene-graph prompts."""
+    """``fcl_mmf_<task>_<split>``."""
     match = re.fullmatch(rf"fcl_mmf_(.+)_(train|val)\.{suffix}", path.name)
-    if match is not None:
-        for setting in SETTINGS:
-            try:
-                found = task(setting, match.group(1))
-            except TaskError:
-                continue
-            if found.name == match.group(1):
-                return str(PurePosixPath(found.annotation_path(match.group(2))).with_suffix(f".{suffix}"))
+    if match is None:
         return None
-    if path.name == PurePosixPath(layout.VOCABULARY).name:
-        return layout.VOCABULARY
-    prompts = re.fullmatch(rf"stage_sg_({'|'.join(SETTINGS)})_.*\.json", path.name)
-    return layout.prompts_path(prompts.group(1)) if prompts else None
+    for setting in SETTINGS:
+        try:
+            found = task(setting, match.group(1))
+        except TaskError:
+            continue
+        if found.name == match.group(1):
+            return str(PurePosixPath(found.annotation_path(match.group(2))).with_suffix(f".{suffix}"))
+    return None
 
 
 def _replay(setting: str, path: PurePosixPath) -> str | None:
@@ -105,6 +105,24 @@ def _checkpoint(setting: str, order: str) -> str:
 
 
 SOURCES: tuple[Source, ...] = (
+    Source(
+        name="vocabulary",
+        what="answer vocabulary",
+        url=f"{CLOVE_FILES_URL}/clvqa_answer_6k.txt",
+        sha256="1a97f1167fe9ea02dd251e0ff4d6ba634699091ff0a917d7568584d18558eebf",
+        size=41_128,
+        target=layout.VOCABULARY,
+        default=True,
+    ),
+    Source(
+        name="prompts-scene",
+        what="scene-graph prompts, scene setting",
+        url=f"{CLOVE_FILES_URL}/stage_sg_scene_setting_50u-50c.json",
+        sha256="c328eeec4061ace3c3ca9271b9cf924695d1eb4833e2db591cfbe4ed95bc6161",
+        size=3_640_477,
+        target=layout.prompts_path("scene"),
+        default=True,
+    ),
     Source(
         name="clove",
         what="CLOVE annotations (.npy)",

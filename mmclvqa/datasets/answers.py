@@ -1,4 +1,4 @@
-"""From predicted indices to words, the same way for metrics and predictions (SPEC: M4C decoding)."""
+"""From predicted indices to words, the same way for metrics and predictions (M4C decoding)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One split of CLOVE as MMF samples (SPEC section 3)."""
+"""One split of CLOVE as MMF samples."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class CloveDataset(BaseDataset):
         return TrimmingCollator(self.dataset_name, self.dataset_type)(batch)
 
     def __getitem__(self, index: int) -> Sample:
-        """The sample of record ``index``; fields and shapes as in SPEC section 3.
+        """The sample of record ``index``; fields as :mod:`mmclvqa.models.inputs` reads them.
 
         In place of dense ``targets`` it carries ``target_inds`` and ``target_scores``, from which
         :meth:`prepare_batch` makes them.
@@ -110,7 +110,7 @@ class CloveDataset(BaseDataset):
             sample[f"{field}_len"] = torch.tensor(length)
 
     def _add_regions(self, sample: Sample, record: dict[str, Any], draws: np.random.Generator) -> None:
-        withheld = draws.random() < self._mask_prob
+        masked = draws.random() < self._mask_prob
         if has_image(record["stage"]) and self._use_features:
             found = self.features.read(record)
         else:
@@ -121,9 +121,8 @@ class CloveDataset(BaseDataset):
                 "boxes": torch.zeros(self.features.max_features, 4),
                 "ocr": self.features.nothing(),
             }
-        if withheld:
-            found["objects"] = found["ocr"] = self.features.nothing()
-        sample.image_feature_0 = found["objects"]
+        # Masking leaves the OCR regions and all boxes as they are.
+        sample.image_feature_0 = self.features.nothing() if masked else found["objects"]
         sample.image_info_0 = Sample({"max_features": found["num_objects"]})
         sample.obj_bbox_coordinates = found["boxes"]
         sample.image_feature_1 = found["ocr"] if self._use_ocr else self.features.nothing()

@@ -15,8 +15,9 @@ from mmf.datasets.databases.readers.feature_readers import (
     PaddedFasterRCNNFeatureReader,
 )
 
+from mmclvqa.clove.coercion import warn_once
 from mmclvqa.clove.errors import DataError, UnsafePickleError
-from mmclvqa.clove.features import feature_path, open_lmdb
+from mmclvqa.clove.features import boxes_problem, feature_path, open_lmdb
 from mmclvqa.clove.pickles import safe_loads, safe_numpy_load
 
 REOPEN_AFTER_BYTES = 256 * 2**20
@@ -142,6 +143,8 @@ class FeatureStore:
             for source, paths in databases.items()
         }
         self._readers: dict[str, list[CloveFeatureReader]] = {}
+        # Shared memory, so that one of several data loading processes warns, not each.
+        self._without_boxes = torch.zeros(1, dtype=torch.int64).share_memory_()
 
     def open(self, source: str) -> list[CloveFeatureReader]:
         """The readers of a source, made on first use.
@@ -165,8 +168,10 @@ class FeatureStore:
             corners divided by image width and height; ``ocr`` float32 (R, D), zeros where the source
             has no OCR database.
 
+        Features without ``bbox`` get zero boxes, as in the published reader.
+
         Raises:
-            DataError: no entry, or one of another width or without boxes; names the record.
+            DataError: no entry, or one of another width or with boxes that are not n x 4; names the record.
         """
         path = feature_path(record)
         if not path:
@@ -174,7 +179,7 @@ class FeatureStore:
         try:
             readers = self.open(image_source(record))
             objects, info = readers[0].read(path)
-            boxes = self._normalised_boxes(info, path)
+            boxes = self._normalised_boxes(info, readers[0].base_path, path)
             ocr = readers[1].read(path)[0] if len(readers) > 1 else self.nothing()
         except DataError as error:
             raise DataError(f"{error} (question {record['question_id']})") from None
@@ -187,15 +192,24 @@ class FeatureStore:
         num_objects = info["max_features"].clamp(max=self.max_features)
         return {"objects": objects, "num_objects": num_objects, "boxes": boxes, "ocr": ocr}
 
-    def _normalised_boxes(self, info: dict[str, Any], path: str) -> torch.Tensor:
-        missing = [key for key in ("bbox", "image_width", "image_height") if key not in info]
-        if missing:
-            raise DataError(f"features of {path!r} lack {', '.join(missing)}")
+    def _normalised_boxes(self, info: dict[str, Any], database: str, path: str) -> torch.Tensor:
+        boxes = np.zeros((self.max_features, 4), dtype=np.float32)
+        if "bbox" not in info:
+            self._warn_of_no_boxes(database, path)
+            return torch.from_numpy(boxes)
+        problem = boxes_problem(info, int(info["max_features"]))
+        if problem:
+            raise DataError(f"features of {path!r} in {database}: {problem}")
         width, height = float(info["image_width"]), float(info["image_height"])
         found = np.asarray(info["bbox"], dtype=np.float32)[: self.max_features]
-        boxes = np.zeros((self.max_features, 4), dtype=np.float32)
         boxes[: len(found)] = found / np.array([width, height, width, height], dtype=np.float32)
         return torch.from_numpy(boxes)
+
+    def _warn_of_no_boxes(self, database: str, path: str) -> None:
+        self._without_boxes += 1
+        if int(self._without_boxes) == 1:
+            message = f"{database}: features without bbox get zero boxes (first: {path!r})"
+            warn_once(database, "bbox is absent", f"{message}; `python -m mmclvqa.clove check` counts them")
 
 
 def image_source(record: dict[str, Any]) -> str:

@@ -37,7 +37,7 @@ class PackedRecords:
     reference count.)
 
     Args:
-        records: annotation records (SPEC section 2).
+        records: annotation records, see :mod:`mmclvqa.clove.annotations`.
     """
 
     def __init__(self, records: Iterable[dict[str, Any]]) -> None:

@@ -1,4 +1,4 @@
-"""Which records of earlier tasks join a task's real train records (``training.CL.*``, SPEC section 5).
+"""Which records of earlier tasks join a task's real train records (``training.CL.*``).
 
 ``restore_with_prob`` and ``restore_with_number`` take SRM's replay files, ``random`` and ``kmeans`` keep real
 records, ``gem`` mixes nothing: its memories are read by the trainer.

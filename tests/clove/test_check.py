@@ -164,8 +164,11 @@ def test_a_key_without_value_is_found(data_root: Path) -> None:
         (pickle.dumps(print), "builtins.print is not allowed"),
         (b"rubbish", "broken"),
         (pickle.dumps([1]), "instead of a dict"),
-        (pickle.dumps({"features": np.ones((3, 4))}), "has no bbox"),
-        (pickle.dumps(make_features() | {"bbox": np.zeros((2, 4))}), "bbox"),
+        (pickle.dumps({"bbox": np.ones((3, 4))}), "has no features"),
+        (pickle.dumps({"features": np.ones((3, 4)), "bbox": np.ones((3, 4))}), "bbox and no image_width, image_height"),
+        (pickle.dumps(make_features() | {"bbox": np.zeros((2, 4))}), "bbox has shape 2 x 4 instead of 3 x 4"),
+        (pickle.dumps(make_features() | {"bbox": np.zeros((3, 3))}), "bbox has shape 3 x 3 instead of 3 x 4"),
+        (pickle.dumps(make_features() | {"bbox": [[0, 0, 1, 1], [0]]}), "bbox is no table of numbers"),
         (pickle.dumps(make_features() | {"features": np.full((3, 4), np.nan)}), "not finite"),
         (pickle.dumps(make_features(width=5)), "different widths"),
     ],
@@ -175,6 +178,17 @@ def test_feature_values_are_read_and_looked_at(data_root: Path, value: bytes, sa
     with lmdb.open(str(path)) as environment, environment.begin(write=True) as transaction:
         transaction.put(b"1", value)
     only(data_root, layout.GQA_FEATURES, "1", said)
+
+
+def test_features_without_boxes_are_noted(data_root: Path) -> None:
+    path = data_root / layout.GQA_FEATURES
+    with lmdb.open(str(path)) as environment, environment.begin(write=True) as transaction:
+        transaction.put(b"1", pickle.dumps({"features": np.ones((3, 4), np.float32)}))
+    report = Checker(data_root).run()
+    assert not report.count()
+    assert report.notes == [
+        f"{layout.GQA_FEATURES}: bbox is absent, boxes are zero, in 1 of the 3 values read (first key 1)"
+    ]
 
 
 def test_a_vocabulary_without_the_specials_is_found(data_root: Path) -> None:

@@ -18,8 +18,10 @@ from mmclvqa.clove import layout
 from mmclvqa.clove.archives import extract
 from mmclvqa.clove.download import Downloader
 from mmclvqa.clove.errors import DataError
+from mmclvqa.clove.prompts import load_prompts
 from mmclvqa.clove.sources import SOURCES, Source, select
 from mmclvqa.clove.transfer import ATTEMPTS, fetch
+from mmclvqa.clove.vocabulary import PUBLISHED_SIZE, load_vocabulary
 
 CONTENT = bytes(range(256)) * 4096
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -240,8 +242,7 @@ def test_every_published_file_has_a_name_an_address_and_a_place() -> None:
         ("clove", "CLOVE-npy/functional/fcl_mmf_object_train.npy", "functional/fcl_mmf_object_train.npy"),
         ("clove", "x/fcl_mmf_b#Workplace_val.npy", "scene/fcl_mmf_b#Workplace_val.npy"),
         ("clove", "x/fcl_mmf_unknown_val.npy", None),
-        ("clove", "x/clvqa_answer_6k.txt", layout.VOCABULARY),
-        ("clove", "x/stage_sg_scene_setting_50u-50c.json", "scene_graph_prompts/scene.json"),
+        ("clove", "x/clvqa_answer_6k.txt", None),
         ("clove-json", "x/fcl_mmf_logical_val.json", "functional/fcl_mmf_logical_val.json"),
         ("gqa-features", "defaults/features/gqa.lmdb/data.mdb", f"{layout.GQA_FEATURES}/data.mdb"),
         ("gqa-features", "gqa.lmdb", layout.GQA_FEATURES),
@@ -281,6 +282,15 @@ def test_without_names_data_and_features_are_fetched_and_no_experiments() -> Non
     assert select(["all"]) == list(SOURCES)
     with pytest.raises(DataError, match="nothing named cloves.*clove, gqa-features"):
         select(["cloves"])
+
+
+def test_vocabulary_and_scene_prompts_have_addresses_of_their_own() -> None:
+    files = "https://raw.githubusercontent.com/showlab/CLVQA/main/files"
+    assert BY_NAME["vocabulary"].url == f"{files}/clvqa_answer_6k.txt"
+    assert BY_NAME["vocabulary"].target == layout.VOCABULARY
+    assert BY_NAME["prompts-scene"].url == f"{files}/stage_sg_scene_setting_50u-50c.json"
+    assert BY_NAME["prompts-scene"].target == "scene_graph_prompts/scene.json"
+    assert {"vocabulary", "prompts-scene"} <= {source.name for source in select([])}
 
 
 # The command
@@ -368,6 +378,50 @@ def test_replays_go_below_the_experiment_root(
     assert [path.name for path in (tmp_path / "data/published/exp").rglob("*.npy")] == [name]
     run_clove(*arguments, "--root", tmp_path / "experiments")
     assert [path.name for path in (tmp_path / "experiments/exp").rglob("*.npy")] == [name]
+
+
+PUBLISHED_FILES = {"vocabulary": "clvqa_answer_6k.txt", "prompts-scene": "stage_sg_scene_setting_50u-50c.json"}
+
+
+def test_published_vocabulary_and_prompts_are_fetched_and_readable(
+    shared_data: Path, site: Site, tmp_path: Path, run_clove: Run
+) -> None:
+    for name, file in PUBLISHED_FILES.items():
+        site.files[path_of(name)] = (shared_data / file).read_bytes()
+        assert len(site.files[path_of(name)]) == BY_NAME[name].size
+    code, out, err = run_clove("download", tmp_path, *PUBLISHED_FILES, "--base-url", site.url)
+    assert code == 0, err
+    assert out.count("1 file below") == 2 and "no checksum is published" not in out
+    assert len(load_vocabulary(tmp_path / layout.VOCABULARY)) == PUBLISHED_SIZE
+    assert len(load_prompts(tmp_path / layout.prompts_path("scene"), "scene")) == 6
+
+
+@pytest.mark.parametrize("name", PUBLISHED_FILES)
+def test_another_file_in_place_of_a_published_one_is_refused(
+    site: Site, tmp_path: Path, run_clove: Run, name: str
+) -> None:
+    site.files[path_of(name)] = b"<pad>\n"
+    code, _, err = run_clove("download", tmp_path, name, "--base-url", site.url)
+    assert code == 1 and "not the published" in err and err.count("\n") == 1
+    assert not (tmp_path / BY_NAME[name].target).exists()
+
+
+def test_a_dry_run_says_sizes_where_they_are_known_and_what_is_here(site: Site, tmp_path: Path, run_clove: Run) -> None:
+    site.files[path_of("fasttext")] = b"vectors"
+    run_clove("download", tmp_path, "fasttext", "--base-url", site.url)
+    _, out, _ = run_clove("download", tmp_path, "fasttext", "vocabulary", "clove", "--dry-run")
+    fasttext, vocabulary, clove = (out.partition(f"{name}: ")[2] for name in ("fasttext", "vocabulary", "clove"))
+    assert fasttext.splitlines()[1:3] == ["  here already", "  size 7 bytes"]
+    assert vocabulary.splitlines()[2] == "  size 41,128 bytes"
+    assert clove.splitlines()[2] == "  size not published"
+    assert out.splitlines()[-1] == "to fetch: 2 of 3; 41,128 bytes, and 1 of unpublished size"
+
+
+def test_a_dry_run_without_names_lists_everything(tmp_path: Path, run_clove: Run) -> None:
+    _, out, _ = run_clove("download", tmp_path, "--dry-run")
+    assert all(f"{source.url}\n" in out for source in SOURCES)
+    assert out.count("(only when named)") == len(SOURCES) - len(select([]))
+    assert f"to fetch: {len(select([]))} of {len(select([]))}; 3,681,605 bytes" in out
 
 
 def test_a_dry_run_fetches_nothing(site: Site, tmp_path: Path, run_clove: Run) -> None:

@@ -349,7 +349,7 @@ def test_facts_stand_in_the_true_graph_and_are_the_supporting_fact(drawn: dict[s
 
 
 def test_the_related_items_are_as_many_as_srm_begins_with(drawn: dict[str, list[dict]]) -> None:
-    two = ("relation", "logical", "knowledge", "scenetext")
+    two = ("relation", "logical", "knowledge")
     for name, records in drawn.items():
         assert {sum(record["gt_scene_graph_mask"]) for record in records} == {2 if name in two else 1}
 

@@ -1,4 +1,4 @@
-"""Sampling scene-graph prompts: SPEC section 10."""
+"""Sampling scene-graph prompts: what each task's prompts hold, and how they are drawn."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from clove_builders import make_record
 from mmclvqa.clove.annotations import save_records
 from mmclvqa.clove.errors import DataError
 from mmclvqa.clove.prompts import load_prompts
-from mmclvqa.clove.scene_graph_items import head, read_item
-from mmclvqa.clove.scene_graph_prompts import MOST_FREQUENT, fit_statistics, sample_prompts, setting_prompts
+from mmclvqa.clove.scene_graph_items import OCR, head, read_item
+from mmclvqa.clove.scene_graph_prompts import MOST_FREQUENT, sample_prompts, setting_prompts
 from mmclvqa.clove.tasks import SETTINGS, task, tasks
 
 
@@ -58,9 +58,10 @@ def test_an_item_is_read_as_attributed_object_or_triple(text: str, parts: tuple[
     assert (item.subject, item.predicate, item.object) == parts
 
 
-def test_kinds_of_attributes_are_those_before_the_noun() -> None:
-    assert read_item("red round glass").kinds() == ["color", "shape"]
-    assert read_item("glass").kinds() == read_item("red cup on table").kinds() == []
+def test_attributes_are_those_before_the_noun() -> None:
+    item = read_item("red round glass")
+    assert (item.values("color"), item.values("material"), item.values("shape")) == ({"red"}, set(), {"round"})
+    assert not read_item("glass").values("material") and not read_item("red cup on table").values("color")
 
 
 # ------------------------------------------------------------------------------ what a prompt holds
@@ -90,25 +91,54 @@ def test_attribute_prompts_are_one_attributed_object() -> None:
     assert {item for (item,) in sample("attribute", records)} == {"red car", "flat bus"}
 
 
-def test_relation_prompts_are_two_triples_that_share_an_object() -> None:
-    records = [about("cup on table", "book on table"), about("man near dog"), about("dog on sofa"), about("table")]
-    assert {frozenset(prompt) for prompt in sample("relation", records)} == {
-        frozenset(("cup on table", "book on table"))
+def test_relation_prompts_are_a_triple_and_one_that_shares_an_object() -> None:
+    records = [
+        about("man near red dog", "dog on sofa", "dog"),
+        about("cat on sofa", "brown dog"),
+        about("cup in box", "sofa"),
+    ]
+    prompts = sample("relation", records)
+    assert {frozenset(prompt) for prompt in prompts} == {
+        frozenset(("man near red dog", "dog on sofa")),
+        frozenset(("dog on sofa", "cat on sofa")),
     }
-
-
-def test_triples_share_an_object_in_the_roles_in_which_those_of_a_record_do() -> None:
-    chained = [about("man near red dog", "dog on sofa"), about("cat on sofa", "sofa in room"), about("man in car")]
-    assert fit_statistics(chained).links == {("subject", "object"), ("object", "subject")}
-    for first, second in sample("relation", chained):
+    for first, second in prompts:
         one, other = read_item(first), read_item(second)
-        assert head(one.object) == head(other.subject) or head(one.subject) == head(other.object)
+        assert {head(one.subject), head(one.object)} & {head(other.subject), head(other.object)}
 
 
-def test_logical_prompts_are_two_objects_with_an_attribute_of_one_kind() -> None:
-    records = [about("red cup", "blue car"), about("round table"), about("square sign"), about("old man")]
+def test_the_second_triple_is_drawn_among_all_that_share_an_object_by_its_weight() -> None:
+    records = [about("man near dog")] + [about("dog on sofa")] * 63 + [about("cat under man")]
+    seconds = Counter(second for first, second in sample("relation", records, 9000) if first == "man near dog")
+    # log 64 : log 2 = 6 : 1
+    assert seconds["dog on sofa"] / seconds["cat under man"] == pytest.approx(6, rel=0.3)
+
+
+def test_relation_prompts_hold_no_single_words_and_no_item_twice() -> None:
+    assert sample("relation", [about("cup on table", "table", "red table")], 2) == [["cup on table"]] * 2
+    with pytest.raises(DataError, match="task relation: no training record has a related item that is a triple"):
+        sample("relation", [about("table", "red table")])
+
+
+def test_logical_prompts_are_two_objects_with_the_same_value_of_a_kind() -> None:
+    records = [about("red cup", "blue car", "red bus"), about("round table", "round clock", "old man", "old dog")]
+    pairs = {frozenset(prompt) for prompt in sample("logical", records, 2000)}
+    assert pairs == {frozenset(("red cup", "red bus")), frozenset(("round table", "round clock"))}
+
+
+def test_logical_prompts_draw_the_kind_of_attribute_with_weights_10_5_1() -> None:
+    records = [about("red cup", "red bus", "blue cup", "blue bus")] * 9
+    records += [about("metal cup", "metal bus"), about("round cup", "round bus")] * 40
+    kinds = Counter(first.split()[0] for first, _ in sample("logical", records, 16000))
+    assert kinds["red"] + kinds["blue"] == pytest.approx(10000, rel=0.05)
+    assert kinds["metal"] == pytest.approx(5000, rel=0.05)
+    assert kinds["round"] == pytest.approx(1000, rel=0.15)
+
+
+def test_an_object_with_attributes_of_two_kinds_is_paired_by_the_kind_drawn() -> None:
+    records = [about("red round cup", "red bus", "round table")]
     pairs = {frozenset(prompt) for prompt in sample("logical", records)}
-    assert pairs == {frozenset(("red cup", "blue car")), frozenset(("round table", "square sign"))}
+    assert pairs == {frozenset(("red round cup", "red bus")), frozenset(("red round cup", "round table"))}
 
 
 def test_knowledge_prompts_are_a_fact_and_an_item_about_it() -> None:
@@ -117,41 +147,46 @@ def test_knowledge_prompts_are_a_fact_and_an_item_about_it() -> None:
         about("dog is capable of hunting", "brown dog", fact=["dog", "CapableOf", "hunting"]),
         about("table", "cup on table"),
     ]
-    for fact, item in sample("knowledge", records):
-        assert (fact, item) in {
-            ("cup used for drinking", "red cup"),
-            ("cup used for drinking", "cup on table"),
-            ("dog is capable of hunting", "brown dog"),
-        }
-
-
-def test_scenetext_prompts_are_items_with_a_word_on_different_things() -> None:
-    records = [about("red sign with [OCR] stop", "blue sign with [OCR] go", "man"), about("red sign with [OCR] exit")]
-    pairs = {frozenset(prompt) for prompt in sample("scenetext", records)}
-    assert pairs == {
-        frozenset(("red sign with [OCR] stop", "blue sign with [OCR] go")),
-        frozenset(("red sign with [OCR] exit", "blue sign with [OCR] go")),
+    assert {tuple(prompt) for prompt in sample("knowledge", records)} == {
+        ("cup used for drinking", "red cup"),
+        ("cup used for drinking", "cup on table"),
+        ("dog is capable of hunting", "brown dog"),
     }
 
 
-def test_nothing_is_compared_with_its_like() -> None:
-    records = [about("red car", "blue bus"), about("black bus", "green car")]
-    heads = [{text.split()[-1] for text in prompt} for prompt in sample("logical", records)]
-    assert heads and all(pair == {"car", "bus"} for pair in heads)
+def test_a_fact_that_is_no_item_of_the_graph_is_one_of_a_prompt() -> None:
+    records = [about("red cup", fact=["cup", "is used for", "drinking"])]
+    assert sample("knowledge", records, 2) == [["cup is used for drinking", "red cup"]] * 2
 
 
-def test_relations_go_together_as_they_did_in_a_record() -> None:
-    records = [about("cup on table", "dog left of table"), about("pen on table", "cat under table")]
-    pairs = {frozenset(item.split()[1] for item in prompt) for prompt in sample("relation", records)}
-    assert pairs == {frozenset(("on", "left")), frozenset(("on", "under"))}
+def test_facts_of_the_kind_a_type_of_are_no_prompts() -> None:
+    records = [
+        about("cup used for drinking", "red cup", fact=["cup", "used for", "drinking"]),
+        about("cup is a type of container", "blue cup", fact=["cup", "is a type of", "container"]),
+    ]
+    assert {tuple(prompt) for prompt in sample("knowledge", records)} == {
+        ("cup used for drinking", "red cup"),
+        ("cup used for drinking", "blue cup"),
+    }
+
+
+def test_scenetext_prompts_are_one_item_with_a_word() -> None:
+    records = [about("red sign with [OCR] stop", "blue sign with [OCR] go", "man"), about("door with [OCR]")]
+    assert {tuple(prompt) for prompt in sample("scenetext", records)} == {
+        ("red sign with [OCR] stop",),
+        ("blue sign with [OCR] go",),
+    }
 
 
 def test_where_no_two_items_go_together_prompts_are_single_items() -> None:
-    assert sample("relation", [about("cup on table")], 2) == [["cup on table"]] * 2
+    assert sample("logical", [about("red cup", "blue bus", "old man")], 99) != [["old man"]] * 99
+    assert {len(prompt) for prompt in sample("logical", [about("red cup", "blue bus")])} == {1}
+    fact = about("dog is capable of hunting", "red cup", fact=["dog", "CapableOf", "hunting"])
+    assert sample("knowledge", [fact], 2) == [["dog is capable of hunting"]] * 2
 
 
 def test_equal_seeds_give_equal_prompts_whatever_the_global_state() -> None:
-    records = [about("red car", "blue bus"), about("round cup", "flat plate"), about("red cup")]
+    records = [about("red car", "red bus"), about("round cup", "round plate"), about("red cup")]
     random.seed(1)
     first = sample("logical", records)
     random.seed(2)
@@ -170,11 +205,12 @@ def test_a_task_without_related_items_is_refused() -> None:
 def test_the_small_worlds_records_give_prompts_for_every_task(clove_mini: Path, setting: str) -> None:
     prompts = setting_prompts(clove_mini, setting, per_task=50)
     assert list(prompts) == [known.name for known in tasks(setting).values()]
-    two = {"relation", "logical", "knowledge", "scenetext"} if setting == "functional" else set()
+    two = {"relation", "logical", "knowledge"} if setting == "functional" else set()
     for name, listed in prompts.items():
-        assert 0 < len(listed) <= 50
+        assert len(listed) == 50
         assert {len(prompt) for prompt in listed} == {2 if name in two else 1}
         assert not any("[SEP]" in item for prompt in listed for item in prompt)
+        assert name != "scenetext" or all(OCR in item for (item,) in listed)
     assert prompts == setting_prompts(clove_mini, setting, per_task=50)
     assert prompts != setting_prompts(clove_mini, setting, per_task=50, seed=1)
 

@@ -1,4 +1,4 @@
-"""Replays of earlier tasks join the train split: SPEC section 5."""
+"""Replays of earlier tasks join the train split."""
 
 from __future__ import annotations
 

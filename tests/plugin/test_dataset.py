@@ -1,4 +1,4 @@
-"""The data set `clvqa`: SPEC section 3, on clove-mini's files."""
+"""The data set `clvqa`, on clove-mini's files."""
 
 from __future__ import annotations
 
@@ -232,6 +232,20 @@ def test_images_are_withheld_with_the_given_probability_in_training_only(build: 
     assert all(val[i].image_feature_0.any() for i in range(len(val)))
 
 
+def test_masking_zeroes_object_features_only(build: Build) -> None:
+    sound = build("scenetext", "train")
+    masked = build(
+        "scenetext", "train", "dataset_config.clvqa.use_mask_img=True", "dataset_config.clvqa.mask_img_prob=1.0"
+    )
+    kept = ("image_feature_1", "obj_bbox_coordinates", "ocr_bbox_coordinates", "context_feature_0")
+    for index in range(4):
+        assert sound[index].image_feature_0.any() and not masked[index].image_feature_0.any()
+        assert masked[index].image_info_0.max_features == sound[index].image_info_0.max_features
+        for field in kept:
+            assert masked[index][field].any(), field
+            torch.testing.assert_close(masked[index][field], sound[index][field])
+
+
 def test_draws_follow_from_seed_and_epoch_alone(build: Build) -> None:
     words = ("dataset_config.clvqa.use_mask_img=True", "dataset_config.clvqa.mask_img_prob=0.5")
     data = build("object", "train", *words)
@@ -369,6 +383,48 @@ def test_a_missing_feature_names_the_record(build: Build, clove_mini: Path, tmp_
 
     root = with_records(clove_mini, tmp_path, "object", point_nowhere)
     refuse(build, "no entry for '987654321.npy' .question ", "object", "train", root=root)
+
+
+def with_boxes(clove_mini: Path, folder: Path, change: Callable[[dict], None]) -> Path:
+    """A copy of the data root in which every value of the GQA features is changed."""
+    root = with_records(clove_mini, folder, "object", lambda records: None)
+    path = root / "features" / "gqa" / "defaults" / "features" / "gqa.lmdb"
+    with lmdb.open(str(path), subdir=path.is_dir(), map_size=2**30) as env, env.begin(write=True) as transaction:
+        for key in pickle.loads(transaction.get(b"keys")):
+            value = pickle.loads(transaction.get(key))
+            change(value)
+            transaction.put(key, pickle.dumps(value))
+    return root
+
+
+def test_features_without_boxes_get_zero_boxes_and_one_warning(
+    build: Build, clove_mini: Path, tmp_path: Path, coercions_said: list[str]
+) -> None:
+    root = with_boxes(clove_mini, tmp_path, lambda value: value.pop("bbox"))
+    data = build("object", "train", root=root)
+    samples = [data[index] for index in range(4)]
+    assert all(sample.image_feature_0.any() and not sample.obj_bbox_coordinates.any() for sample in samples)
+    assert len(coercions_said) == 1 and "gqa.lmdb: features without bbox get zero boxes" in coercions_said[0]
+
+
+def test_boxes_of_three_numbers_are_refused_with_their_entry(build: Build, clove_mini: Path, tmp_path: Path) -> None:
+    root = with_boxes(clove_mini, tmp_path, lambda value: value.update(bbox=value["bbox"][:, :3]))
+    refuse(build, r"gqa.lmdb: its bbox has shape \d+ x 3 instead of .* \(question ", "object", "train", root=root)
+
+
+def test_a_record_in_textvqas_own_form_gives_the_same_sample(build: Build, clove_mini: Path, tmp_path: Path) -> None:
+    def respell(records: list[dict]) -> None:
+        for record in records:
+            del record["ocr_normalized_boxes"]
+            for word in record["ocr_info"]:
+                box = word["bounding_box"]
+                box["topLeftX"], box["topLeftY"] = box.pop("top_left_x"), box.pop("top_left_y")
+
+    sound = build("scenetext", "train")
+    respelled = build("scenetext", "train", root=with_records(clove_mini, tmp_path, "scenetext", respell))
+    for index in range(4):
+        assert sound[index].ocr_bbox_coordinates.any()
+        torch.testing.assert_close(respelled[index].ocr_bbox_coordinates, sound[index].ocr_bbox_coordinates)
 
 
 def test_a_truncated_database_is_named(build: Build, clove_mini: Path, tmp_path: Path) -> None:

@@ -207,7 +207,8 @@ def _ask_text(kind: str, scene: Scene, things: list[Thing], rng: random.Random) 
     slots = {"color": surface.color, "surface": surface.name}
     text = _worded(kind, rng, **slots, other_color=other.color, other_surface=other.name)
     program = _steps(("select", f"{surface.color} {surface.name}"), ("read", kind))
-    return Question(kind, text, surface.word, (surface.phrase, other.phrase), program=program)
+    # One related item, as a scenetext prompt has one: SRM would go on to a second one before it asks.
+    return Question(kind, text, surface.word, (surface.phrase,), program=program)
 
 
 def _options(right: str, among: Sequence[str], rng: random.Random) -> list[str]:
