@@ -14,6 +14,7 @@ import transformers
 from accelerate import Accelerator
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from mmclvqa.process_exit import leave_process_group
 from SRM.run import Run
 from SRM.settings import Settings, SettingsError, environment_rank
 
@@ -48,7 +49,7 @@ def launch(settings: Settings, argv: Sequence[str]) -> int:
     try:
         return _run(settings, accelerator, argv)
     finally:
-        accelerator.end_training()
+        leave_process_group()
 
 
 def _run(settings: Settings, accelerator: Accelerator, argv: Sequence[str]) -> int:

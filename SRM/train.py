@@ -11,6 +11,7 @@ if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from mmclvqa.clove.errors import CloveError  # noqa: E402
+from mmclvqa.process_exit import INTERRUPTED, run_program  # noqa: E402
 from SRM.settings import environment_rank, parse  # noqa: E402
 
 
@@ -32,8 +33,8 @@ def main(argv: Sequence[str]) -> int:
         return 1
     except KeyboardInterrupt:
         print("interrupted; the same command continues", file=sys.stderr)
-        return 130
+        return INTERRUPTED
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    run_program(lambda: main(sys.argv[1:]))

@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Mapping
 
 from mmclvqa.clove.errors import CloveError
+from mmclvqa.process_exit import INTERRUPTED, leave_process_group, run_program
 
 USAGE = "mmf_run config=EXP_CONFIG/functional/cl_object_unicl_standalone.yaml model=unicl dataset=clvqa [key=value ...]"
 
@@ -21,12 +22,14 @@ def run(opts: list[str] | None = None, predict: bool = False) -> None:
     """Train and evaluate as the words say; see ``mmclvqa/configs/defaults.yaml`` for every key.
 
     Args:
-        opts: ``key=value`` words; None takes those of the command line.
+        opts: ``key=value`` words; None takes those of the command line and ends the process.
         predict: only write predictions (``evaluation.predict=true``).
 
     Raises:
         SystemExit: with code 1 after a one-line error, 130 after Ctrl-C.
     """
+    if opts is None:
+        run_program(lambda: run(sys.argv[1:], predict))
     args = _parse(opts)
     if predict:
         args.opts.append("evaluation.predict=true")
@@ -36,7 +39,7 @@ def run(opts: list[str] | None = None, predict: bool = False) -> None:
         sys.exit(f"error: {_one_line(error)}")
     except KeyboardInterrupt:
         print("interrupted; checkpoint.resume=True continues from the last checkpoint", file=sys.stderr)
-        sys.exit(130)
+        sys.exit(INTERRUPTED)
 
 
 def predict(opts: list[str] | None = None) -> None:
@@ -44,7 +47,7 @@ def predict(opts: list[str] | None = None) -> None:
     run(opts, predict=True)
 
 
-def _parse(opts: list[str] | None) -> argparse.Namespace:
+def _parse(opts: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         usage=USAGE, description="Train, evaluate or predict with MMF; every key is in mmclvqa/configs."
     )
@@ -73,7 +76,7 @@ def _main(args: argparse.Namespace, predict: bool) -> None:
     configuration = Configuration(args)
     configuration.args = args
     config = configuration.get_config()
-    state = PartialState(cpu=config.training.device == "cpu")
+    PartialState(cpu=config.training.device == "cpu")
     try:
         config.training.seed = set_seed(config.training.seed)
         registry.register("seed", config.training.seed)
@@ -91,8 +94,7 @@ def _main(args: argparse.Namespace, predict: bool) -> None:
         else:
             trainer.train()
     finally:
-        # A process that exits while its group's threads run is aborted now and then (SIGABRT).
-        state.destroy_process_group()
+        leave_process_group()
 
 
 def _check_trainer(name: str, registered: Mapping[str, type]) -> None:

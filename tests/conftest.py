@@ -6,13 +6,15 @@ import logging
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # tests download nothing
+os.environ.setdefault("PYTHONFAULTHANDLER", "1")  # processes that are aborted write their stacks
 import mmclvqa  # noqa: E402, F401  (before any test module imports mmf)
+from tests.process_limit import LIMIT, LONG_LIMIT, process_limit  # noqa: E402
 
 PROJECT = Path(__file__).resolve().parent.parent
 LASTING_STATE = {"imports_setup", "mmf_root", "pythia_path"}
@@ -51,6 +53,26 @@ def coercions_said() -> Iterator[list[str]]:
     logger.addHandler(handler)
     yield handler.lines
     logger.removeHandler(handler)
+
+
+@pytest.fixture(autouse=True)
+def _limited_processes(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Processes that a test starts have a time limit."""
+    with process_limit(LONG_LIMIT if request.node.get_closest_marker("long") else LIMIT):
+        yield
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Show what a failed process wrote to stderr where the test itself does not."""
+    report = yield
+    error = call.excinfo.value if call.excinfo else None
+    if isinstance(error, subprocess.CalledProcessError | subprocess.TimeoutExpired) and error.stderr:
+        text = error.stderr if isinstance(error.stderr, str) else error.stderr.decode(errors="replace")
+        report.sections.append(("stderr of the process", text))
+    return report
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +12,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from srm_runs import Runs
+
+from tests.forked_runs import RUN, many_runs
 
 TRAIN = Path(__file__).resolve().parents[2] / "SRM" / "train.py"
 
@@ -34,3 +38,18 @@ def test_two_processes_learn_what_one_learns(srm: Runs) -> None:
     for name, weights in alone.items():
         torch.testing.assert_close(together[name], weights, rtol=1e-3, atol=1e-4)
     assert len(list(folder.glob("*.npy"))) == 20
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("busy", [False, True], ids=["alone", "on busy cores"])
+def test_no_run_of_two_processes_hangs_or_aborts(srm: Runs, busy: bool) -> None:
+    """The runs train the last task; PROCESS_RUNS says how many there are."""
+    runs = int(os.environ.get("PROCESS_RUNS", "10"))
+    flags = ("--debug", "--n_prompts", "2", "--n_replay", "0", "--n_train_epochs", "1")
+    srm(*flags)
+    shutil.rmtree(next(srm.root.glob("*/*/models/scenetext")))
+    for run in range(runs):
+        shutil.copytree(srm.root, srm.root.with_name(f"run{run}"))
+    srm.root = srm.root.with_name(f"run{RUN}")
+    assert many_runs("SRM", runs, srm.argv(*flags), busy) == [(0, 0)] * runs
+    assert len(list(srm.root.parent.glob("run*/*/*/models/scenetext/model.safetensors"))) == runs

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from tiny_runs import MakeTiny, environment
+
+from tests.forked_runs import RUN, many_runs
 
 LAUNCHER = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
 """The launcher takes a free port itself; one that is looked for here may be taken in between."""
@@ -57,7 +60,7 @@ def test_two_processes_write_predictions_in_record_order(tiny: MakeTiny) -> None
 @pytest.mark.slow
 @pytest.mark.parametrize("word", ["training.max_updates=1", "training.lr_ratio=wrong"])
 def test_processes_part_before_they_exit(tiny: MakeTiny, tmp_path: Path, word: str) -> None:
-    """With the group still up, one exit in eight was an abort ("terminate called ...") on busy cores."""
+    """A script that calls the command line's function goes on, without a group."""
     script = tmp_path / "run_and_look.py"
     script.write_text(
         "import sys, torch.distributed as dist\n"
@@ -71,3 +74,20 @@ def test_processes_part_before_they_exit(tiny: MakeTiny, tmp_path: Path, word: s
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.count("parted") == 2 and "left" not in done.stdout
     assert ("error: " in done.stdout) == (word != "training.max_updates=1"), done.stdout[-2000:]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("busy", [False, True], ids=["alone", "on busy cores"])
+def test_no_run_of_two_processes_hangs_or_aborts(tiny: MakeTiny, busy: bool) -> None:
+    """One run in six never ended when the group was freed; PROCESS_RUNS says how many runs there are."""
+    runs = int(os.environ.get("PROCESS_RUNS", "10"))
+    words = ("training.max_updates=2", "training.evaluation_interval=1", "run_type=train_val")
+    assert many_runs("mmf_run", runs, tiny(f"run{RUN}").opts(*words), busy) == [(0, 0)] * runs
+
+
+@pytest.mark.long
+def test_no_failing_run_of_two_processes_hangs_or_aborts(tiny: MakeTiny) -> None:
+    """One process meets a broken record, while data loading processes are at work."""
+    runs = int(os.environ.get("PROCESS_RUNS", "10"))
+    words = ("training.num_workers=1", "dataset_config.tiny.broken_record=7")
+    assert many_runs("mmf_run", runs, tiny(f"run{RUN}").opts(*words)) == [(1, 1)] * runs
