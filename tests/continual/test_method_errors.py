@@ -17,7 +17,7 @@ GEM = (
     "training.trainer=GEM", "training.CL.use_replay=True", "training.CL.replay_method=gem",
     "training.CL.replay_rate=0.25",
 )  # fmt: skip
-STORE = "training.callbacks=[{'type':'kmeans_store'}]"
+KMEANS = ("training.CL.use_replay=True", "training.CL.replay_method=kmeans")
 
 
 @pytest.mark.parametrize(
@@ -36,10 +36,10 @@ STORE = "training.callbacks=[{'type':'kmeans_store'}]"
         ("attribute", (*GEM, "training.CL.replay_rate=null"), ("training.CL.replay_rate is missing",)),
         ("attribute", (*GEM, "training.CL.gem_memory_batch=0"), ("gem_memory_batch=0",)),
         ("attribute", (*GEM, "training.CL.replay_method=random"), ("replay_method=random", "replay_method=gem")),
-        ("object", (STORE, "training.CL.replay_rate=0.1"), ("kmeans_store", "model_config.unicl.use_cls=True")),
-        ("object", (STORE, "model_config.unicl.use_cls=True"), ("training.CL.replay_rate=None",)),
-        ("object", (STORE, "model_config.unicl.use_cls=True", "training.CL.replay_rate=0.01"), ("leaves no record",)),
-        ("attribute", (STORE, "model_config.unicl.use_cls=True", "training.CL.replay_rate=0.1"), ("replay_dir",)),
+        ("object", (*KMEANS, "training.CL.replay_rate=0.1"), ("kmeans_store", "model_config.unicl.use_cls=True")),
+        ("object", (*KMEANS, "model_config.unicl.use_cls=True", "training.CL.replay_rate=null"), ("replay_rate=None",)),
+        ("object", (*KMEANS, "model_config.unicl.use_cls=True", "training.CL.replay_rate=0.01"), ("leaves no record",)),
+        ("attribute", (*KMEANS, "model_config.unicl.use_cls=True", "training.CL.replay_rate=0.1"), ("replay_dir",)),
         ("attribute", ("training.CL.use_replay=True", "training.CL.replay_method=kmean"), ("did you mean kmeans?",)),
     ],
 )
