@@ -7,8 +7,8 @@ of what was kept of them. It is written as ``kmeans_replay.npy`` into the run's 
 next task reads it through ``training.CL.replay_dir``. The callback is part of every run with ``use_replay`` and
 ``replay_method=kmeans``; in any other run, where the published configuration files list it too, it does nothing.
 
-Source: the published CLVQA code; clustering: Lloyd, "Least squares quantization in PCM", IEEE Transactions on Information
-Theory 1982.
+Source: the published CLVQA code; clustering: Lloyd, "Least squares quantization in PCM", IEEE Transactions on
+Information Theory 1982.
 """
 
 from __future__ import annotations

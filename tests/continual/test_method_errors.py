@@ -23,7 +23,7 @@ KMEANS = ("training.CL.use_replay=True", "training.CL.replay_method=kmeans")
 @pytest.mark.parametrize(
     ("task", "words", "said"),
     [
-        ("object", ("training.trainer=CL",), ("training.CL.reg_type=None", "ewc, mas")),
+        ("object", ("training.trainer=CL",), ("training.CL.reg_type=: legal", "ewc, mas")),
         ("object", (*EWC, "training.CL.reg_type=ecw"), ("reg_type=ecw", "did you mean ewc?")),
         ("attribute", EWC, ("training.CL.reg_params_pth is missing", "object", "reg_params.safetensors")),
         ("attribute", (*EWC, "training.CL.reg_params_pth=nowhere.safetensors"), ("nowhere", "no such file")),
