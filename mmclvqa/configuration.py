@@ -1,8 +1,8 @@
 """MMF's configuration on today's omegaconf, with unknown keys refused by name.
 
 The order of precedence is MMF's: defaults < model's and data set's own files < ``config=FILE`` <
-``key=value`` words. Where MMF relied on omegaconf 2.0 (a missing key is None, resolvers can be
-registered twice) this says what it means.
+``key=value`` words. Published keys are translated first (:mod:`mmclvqa.published_configs`). Where MMF relied on
+omegaconf 2.0 (a missing key is None, resolvers can be registered twice) this says what it means.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import ast
 import difflib
 import fnmatch
 import json
+import os
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -26,6 +27,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from mmclvqa.clove.errors import CloveError
 from mmclvqa.clove.pretrained import pretrained_source
+from mmclvqa.published_configs import meaningless, translate, translate_key
 
 CONFIG_DIR = Path(__file__).parent / "configs"
 
@@ -86,7 +88,18 @@ class PluginConfiguration(MMFConfiguration):
 
     def _build_user_config(self, opts: DictConfig) -> DictConfig:
         self.config_path = opts.config
-        return read_config(opts.config) if opts.config else OmegaConf.create()
+        return self._translated(read_config(opts.config), opts.config) if opts.config else OmegaConf.create()
+
+    def _translated(self, config: DictConfig, source: str) -> DictConfig:
+        """A file's content in this project's keys; what is left out of a published one is said once."""
+        try:
+            translation = translate(config)
+        except CloveError as error:
+            raise ConfigError(f"{source}: {error}") from None
+        if line := translation.describe():
+            # Without a line of code after it; once per process and file.
+            warnings.warn_explicit(line, UserWarning, source, 0, registry=_WARNED)
+        return translation.config
 
     def _build_model_config(self, config: DictConfig) -> DictConfig:
         name = config.model or OmegaConf.select(self._user_config, "model")
@@ -119,21 +132,28 @@ class PluginConfiguration(MMFConfiguration):
 
     def _build_demjson_config(self, text: str | None) -> DictConfig:
         try:
-            self._override = OmegaConf.create(json.loads(text) if text else {})
+            given = OmegaConf.create(json.loads(text) if text else {})
+            self._override = self._translated(given, "config_override")
         except json.JSONDecodeError as error:
             raise ConfigError(f"config_override is not JSON: {error}") from None
         return self._override
 
     def _merge_with_dotlist(self, config: DictConfig, opts: list[str] | None) -> DictConfig:
-        for key, text in split_words(opts).items():
-            value = parse_value(text)
+        left_out = []
+        for key, text, value in _translated_words(split_words(opts)):
             present = _select(config, key)
+            if present is _ABSENT and meaningless(key):
+                left_out.append(key)
+                continue
             if present is _ABSENT:
                 raise ConfigError(f"{key}={text}: unknown key {key}{suggest(key, config)}")
             if isinstance(present, DictConfig) and not isinstance(value, Mapping):
                 raise ConfigError(f"{key}={text}: {key} is a group of keys ({', '.join(present)}), not a value")
             _check_kind(key, text, present, value)
             OmegaConf.update(config, key, value, merge=False)
+        if left_out:
+            line = f"keys without meaning here, left out: {', '.join(left_out)}"
+            warnings.warn_explicit(line, UserWarning, "command line", 0, registry=_WARNED)
         if getattr(self, "_dataset_names", None):
             config.datasets = config.dataset = self._dataset_names
         return config
@@ -141,6 +161,9 @@ class PluginConfiguration(MMFConfiguration):
     def _update_specific(self, config: DictConfig) -> DictConfig:
         if config.learning_rate:
             config.optimizer.params.lr = config.learning_rate
+        if config.training.batch_size_per_device:
+            processes = int(os.environ.get("WORLD_SIZE", 1))
+            config.training.batch_size = config.training.batch_size_per_device * processes
         device = str(config.training.device)
         if device.split(":")[0] not in ("auto", "cpu", "cuda"):
             raise ConfigError(f"training.device={device}: legal are auto, cpu and cuda")
@@ -248,6 +271,16 @@ def _child(config: Any, key: Any) -> Any:
 
 
 _ABSENT = object()
+
+_WARNED: dict[Any, Any] = {}
+"""What has been warned of in this process, as the module ``warnings`` keeps it."""
+
+
+def _translated_words(words: Mapping[str, str]) -> Iterator[tuple[str, str, Any]]:
+    """Key here, text and value of each ``key=value`` word."""
+    for key, text in words.items():
+        for name, value in translate_key(key, parse_value(text)).items():
+            yield name, text, value
 
 
 def _select(config: DictConfig, key: str) -> Any:

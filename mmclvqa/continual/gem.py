@@ -7,6 +7,9 @@ Lopez-Paz and Ranzato, "Gradient Episodic Memory for Continual Learning", NeurIP
 dual of one variable per memory, with margin 0.5 and ε = 0.001 as published); Chaudhry et al., "Efficient Lifelong
 Learning with A-GEM", ICLR 2019, equations 10 and 11.
 
+As in the published CLVQA code, the gradient on each memory and g are clipped to ``training.max_grad_l2_norm`` before
+they are compared, and the projected gradient is not clipped: with margin 0.5 it may be longer than that.
+
 Cost: besides its own batch, every update of GEM reads each memory whole, forward and backward:
 with five memories of 400 records at batches of 32, 64 times the work of fine-tuning. ``training.CL.gem_memory_batch=n``
 reads n random records of each memory instead. A-GEM reads one batch in all, about twice the work of fine-tuning.
@@ -75,15 +78,24 @@ def project_average(gradient: Tensor, reference: Tensor) -> Tensor:
     return gradient - product / (reference @ reference) * reference
 
 
+def clipped(gradient: Tensor, limit: float | None) -> Tensor:
+    """A gradient (P numbers) shortened to an L2 norm of ``limit``, as ``clip_grad_norm_`` does; None: as it is."""
+    if limit is None:
+        return gradient
+    return gradient * (limit / (torch.linalg.vector_norm(gradient) + 1e-6)).clamp(max=1)
+
+
 def _gem(trainer: GEMTrainer, gradient: Tensor) -> Tensor:
     size = trainer.training.CL.gem_memory_batch
-    memories = [trainer.memory_gradient([number], size) for number in range(len(trainer.memories))]
+    limit = trainer.clipping_norm
+    memories = [clipped(trainer.memory_gradient([number], size), limit) for number in range(len(trainer.memories))]
     return project(gradient, torch.stack(memories))
 
 
 def _agem(trainer: GEMTrainer, gradient: Tensor) -> Tensor:
     size = trainer.training.CL.gem_memory_batch or trainer.training.batch_size
-    return project_average(gradient, trainer.memory_gradient(range(len(trainer.memories)), size))
+    reference = trainer.memory_gradient(range(len(trainer.memories)), size)
+    return project_average(gradient, clipped(reference, trainer.clipping_norm))
 
 
 VARIANTS: dict[str, Callable[[GEMTrainer, Tensor], Tensor]] = {"gem": _gem, "agem": _agem}
@@ -92,7 +104,7 @@ VARIANTS: dict[str, Callable[[GEMTrainer, Tensor], Tensor]] = {"gem": _gem, "age
 
 @registry.register_trainer("GEM")
 class GEMTrainer(MMFTrainer):
-    """Changes each update's gradient so that it hurts no memory, before it is clipped.
+    """Changes each update's gradient, once it is clipped, so that it hurts no memory.
 
     Attributes:
         memories: a data set of each earlier task's kept records, in learning order.
@@ -132,8 +144,13 @@ class GEMTrainer(MMFTrainer):
         self.writer.write(f"memories: {counts}")
         return super().make_optimizer()
 
-    def on_gradients(self) -> None:
-        """Project the update's gradient where it goes against a memory's."""
+    def clip_gradients(self) -> Tensor | None:
+        """Clip the update's gradient, then project it where it goes against a memory's; nothing is clipped after that.
+
+        Returns:
+            Its L2 norm before both; None where ``training`` asks for no clipping.
+        """
+        norm = super().clip_gradients()
         parameters = self._parameters()
         own = _flat(p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters)
         with random_state_kept():
@@ -147,7 +164,7 @@ class GEMTrainer(MMFTrainer):
                     parameter.grad.copy_(part)
                 elif part.any():
                     parameter.grad = part.clone()
-        super().on_gradients()
+        return norm
 
     def on_train_end(self) -> None:
         """Says what is kept."""

@@ -1,8 +1,11 @@
 """How important each parameter was so far: Ω, and the weights θ* that go with it, on disk and computed.
 
-A file is written as safetensors (``omega.<parameter>``, ``anchor.<parameter>``). The published ``reg_params.pkl`` is
-read too: a dict of parameter name (or number, in the model's order) -> ``{"omega": tensor, "init_val": tensor}``,
-written by pickle or by ``torch.save``; its entry ``lambda`` is left out.
+A file is written as safetensors (``omega.<parameter>``, ``anchor.<parameter>``). The published commands name it
+``reg_params.pkl``: where there is no such file, ``reg_params.safetensors`` beside it is meant.
+
+Pickles are read without running code in them, if they hold a dict of parameter name (or number, in the model's order)
+-> ``{"omega": tensor, "init_val": tensor}``, written by pickle or by ``torch.save``; an entry ``lambda`` is left out.
+Any other pickle is refused. No file of the published code was at hand, so whether one has this form is not known.
 """
 
 from __future__ import annotations
@@ -30,7 +33,7 @@ from mmclvqa.clove.files import atomic_write
 FILE = "models/reg_params.safetensors"
 """Where a run leaves its importances, below its ``env.save_dir``."""
 
-_PUBLISHED = ("omega", "init_val")
+_PICKLED = ("omega", "init_val")
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,7 @@ def read_importances(path: str | os.PathLike[str], network: nn.Module) -> Import
     """Read Ω and θ* for a model.
 
     Args:
-        path: ``.safetensors``, or the published ``.pkl``.
+        path: ``.safetensors``, or ``.pkl`` (see the module).
         network: whose parameters they must fit.
 
     Returns:
@@ -73,11 +76,11 @@ def read_importances(path: str | os.PathLike[str], network: nn.Module) -> Import
         DataError: the file is missing or broken, or of another model.
         UnsafePickleError: the pickle asks for more than tensors.
     """
-    path = Path(path)
+    path = importances_file(path)
     if not path.is_file():
         raise DataError(f"training.CL.reg_params_pth={path}: there is no such file")
     names = [name for name, _ in network.named_parameters()]
-    found = _read_published(path, names) if path.suffix == ".pkl" else _read_safetensors(path)
+    found = _read_pickle(path, names) if path.suffix == ".pkl" else _read_safetensors(path)
     wanted = {name: parameter.shape for name, parameter in network.named_parameters() if parameter.requires_grad}
     for part in (found.omega, found.anchor):
         differing = sorted(
@@ -89,6 +92,12 @@ def read_importances(path: str | os.PathLike[str], network: nn.Module) -> Import
                 f"training.CL.reg_params_pth={path}: is of another model: names or shapes differ for {shown}"
             )
     return found
+
+
+def importances_file(path: str | os.PathLike[str]) -> Path:
+    """The file that ``training.CL.reg_params_pth`` means: instead of a ``.pkl`` that is absent the safetensors file."""
+    path = Path(path)
+    return path.with_suffix(Path(FILE).suffix) if path.suffix == ".pkl" and not path.exists() else path
 
 
 def importance(
@@ -175,7 +184,7 @@ def _storage(data: bytes) -> Any:
     return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
 
 
-def _read_published(path: Path, names: list[str]) -> Importances:
+def _read_pickle(path: Path, names: list[str]) -> Importances:
     where = f"training.CL.reg_params_pth={path}"
     try:
         with open(path, "rb") as file:
@@ -193,11 +202,11 @@ def _read_published(path: Path, names: list[str]) -> Importances:
     fits = isinstance(content, dict) and all(
         (isinstance(key, str) or (type(key) is int and 0 <= key < len(names)))
         and isinstance(entry, dict)
-        and all(isinstance(entry.get(part), Tensor) for part in _PUBLISHED)
+        and all(isinstance(entry.get(part), Tensor) for part in _PICKLED)
         for key, entry in content.items()
     )
     if not fits:
         raise DataError(f"{where}: is no table of parameter names (or numbers) to omega and init_val")
     named = {names[key] if isinstance(key, int) else key: entry for key, entry in content.items()}
-    omega, anchor = ({name: entry[part].detach().float() for name, entry in named.items()} for part in _PUBLISHED)
+    omega, anchor = ({name: entry[part].detach().float() for name, entry in named.items()} for part in _PICKLED)
     return Importances(omega, anchor)

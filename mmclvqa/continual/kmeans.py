@@ -4,8 +4,11 @@
 
 The buffer holds int(n(task) · replay_rate) records, shared equally by the tasks seen; earlier tasks keep a random part
 of what was kept of them. It is written as ``kmeans_replay.npy`` into the run's folder before the final weights are; the
-next task reads it through ``training.CL.replay_dir`` (replay_method ``kmeans``). Source: the published CLVQA code;
-clustering: Lloyd, "Least squares quantization in PCM", IEEE Transactions on Information Theory 1982.
+next task reads it through ``training.CL.replay_dir``. The callback is part of every run with ``use_replay`` and
+``replay_method=kmeans``; in any other run, where the published configuration files list it too, it does nothing.
+
+Source: the published CLVQA code; clustering: Lloyd, "Least squares quantization in PCM", IEEE Transactions on
+Information Theory 1982.
 """
 
 from __future__ import annotations
@@ -60,7 +63,12 @@ def nearest_to_centres(features: np.ndarray, count: int, seed: int = SELECTION_S
     return sorted(taken)
 
 
-@register_callback("kmeans_store")
+def _replays_by_kmeans(trainer: Any) -> bool:
+    settings = trainer.training.CL
+    return bool(settings.use_replay) and settings.replay_method == "kmeans"
+
+
+@register_callback("kmeans_store", replay_method="kmeans")
 class KMeansStore(Callback):
     """Writes ``kmeans_replay.npy`` at the end of a task; see the module."""
 
@@ -70,6 +78,8 @@ class KMeansStore(Callback):
         Raises:
             ConfigError: the model has no ``cls_output``, or a key is missing.
         """
+        if not _replays_by_kmeans(trainer):
+            return
         model = trainer.config.model_config[trainer.config.model]
         if not model.get("use_cls"):
             raise ConfigError(
@@ -90,6 +100,8 @@ class KMeansStore(Callback):
 
     def on_train_end(self, trainer: Any) -> None:
         """Choose the records and write them."""
+        if not _replays_by_kmeans(trainer):
+            return
         settings = trainer.training.CL
         current, before, share = _share(trainer)
         records = load_records(annotation_file(trainer.config.dataset_config.clvqa.data_dir, current, "train"))

@@ -14,7 +14,6 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,7 +23,14 @@ from omegaconf import OmegaConf
 from torch import Tensor
 
 from mmclvqa.configuration import ConfigError
-from mmclvqa.continual.importance import FILE, Importances, importance, read_importances, write_importances
+from mmclvqa.continual.importance import (
+    FILE,
+    Importances,
+    importance,
+    importances_file,
+    read_importances,
+    write_importances,
+)
 from mmclvqa.continual.optimizers import WeightRegularized
 from mmclvqa.continual.stored import Stored
 from mmclvqa.datasets.replay import tasks_before
@@ -112,7 +118,7 @@ class RegularizedTrainer(MMFTrainer):
         self.before = None
         if before:
             own = self.files.folder / FILE
-            if Path(settings.reg_params_pth).resolve() == own.resolve():
+            if importances_file(settings.reg_params_pth).resolve() == own.resolve():
                 raise ConfigError(
                     f"training.CL.reg_params_pth={own}: is what this run will write; give the file of "
                     f"{before[-1].name}'s run"

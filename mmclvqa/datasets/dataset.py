@@ -146,7 +146,7 @@ class CloveDataset(BaseDataset):
             return torch.zeros(slots, 4)
         if normalised is not None:
             blob = np.asarray(normalised, dtype=np.float32).reshape(-1, 4)
-            return self.copy_processor({"blob": blob})["blob"]
+            return self.copy_processor({"blob": blob})["blob"][:slots]
         if self._use_ocr_info:
             return self.bbox_processor({"info": record["ocr_info"]})["bbox"].coordinates
         return torch.zeros(slots, 4)

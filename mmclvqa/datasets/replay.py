@@ -116,6 +116,31 @@ def select_replays(root: str | os.PathLike[str], settings: Mapping[str, Any]) ->
     return METHODS[method](_moment(root, settings))
 
 
+def source_files(root: str | os.PathLike[str], settings: Mapping[str, Any]) -> list[Path]:
+    """The files that the replays (or GEM's memories) of a task are read from; they need not exist.
+
+    Args:
+        root: the data root.
+        settings: ``training.CL``.
+
+    Returns:
+        One file for each earlier task, in learning order; of k-means one in all; none where replay is off.
+
+    Raises:
+        ReplayError, TaskError, DataError: as :func:`select_replays`, for what the names alone tell.
+    """
+    if not settings.get("use_replay"):
+        return []
+    at, method = _moment(root, settings), settings.get("replay_method")
+    if method not in METHODS:
+        raise ReplayError(f"training.CL.replay_method={method}: {_legal(method)}")
+    if method == "kmeans":
+        return [_kmeans_file(at)] if at.earlier else []
+    if method.startswith("restore_"):
+        return _replay_files(at)
+    return [annotation_file(root, past, "train") or at.root / past.annotation_path("train") for past in at.earlier]
+
+
 def choose(count: int, wanted: int) -> np.ndarray:
     """``wanted`` of the numbers below ``count`` (int64), as the published code chooses them.
 
@@ -252,10 +277,14 @@ def _real_records(at: _Moment, past: int) -> list[Record]:
     return _filled(path)
 
 
+def _kmeans_file(at: _Moment) -> Path:
+    return Path(at.key("replay_dir"), KMEANS_FILE)
+
+
 def _kmeans(at: _Moment) -> ReplayMix:
     if not at.earlier:
         return ReplayMix()
-    path = Path(at.key("replay_dir"), KMEANS_FILE)
+    path = _kmeans_file(at)
     mix = ReplayMix(counts={known.name: 0 for known in at.earlier})
     for index, record in enumerate(_filled(path)):
         past = _task_of(at, record, f"{path}: record {index}", at.earlier)

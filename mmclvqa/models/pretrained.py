@@ -24,6 +24,8 @@ from mmclvqa.models.settings import ModelConfigError
 logger = logging.getLogger("mmf.univqa")
 
 BERT_FILES = ("model.safetensors", "pytorch_model.bin")
+MMF_FC7_FOLDER = "models/detectron.defaults"
+"""Where MMF keeps fc7's files below its data folder, which ``model_data_dir`` of the published files names."""
 FC7_URL = "https://dl.fbaipublicfiles.com/mmf/data/models/detectron/vmb_weights.tar.gz"
 
 
@@ -83,6 +85,8 @@ def load_fc7(linear: nn.Linear, name: str, weights_file: str | None, bias_file: 
         if file is None:
             raise ModelConfigError(f"model_config.unicl.fc7.{key} is null but the other one is not; name both or none")
         path = data_dir / file
+        if not path.is_file() and (data_dir / MMF_FC7_FOLDER / path.name).is_file():
+            path = data_dir / MMF_FC7_FOLDER / path.name
         if not path.is_file():
             raise DataError(
                 f"model_config.unicl.fc7.{key}: {path} does not exist; unpack {FC7_URL} there, or set "

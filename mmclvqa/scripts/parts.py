@@ -29,8 +29,7 @@ MMF_ARGS=${{MMF_ARGS:-}}               # more key=value words of mmf_run
 source "$(dirname "${{BASH_SOURCE[0]}}")/../../lib.sh\""""
 
 _COMMON = ("model=unicl", "dataset=clvqa")
-NO_CALLBACKS = '"training.callbacks=[]"'
-_END = (f"training.checkpoint_interval={CHECKPOINT_INTERVAL}",)
+_END = (f"training.checkpoint_interval={CHECKPOINT_INTERVAL}", '"training.callbacks=[]"')
 
 
 def script(title: str, variables: Mapping[str, str], body: Sequence[str], steps: int) -> str:
@@ -59,10 +58,10 @@ def train_stand_alone(task: Task) -> str:
     return command("train", [folder], _words(task.setting, task.name, folder))
 
 
-def train_first(task: Task, continual: Sequence[str], data: Sequence[str], callbacks: str) -> str:
+def train_first(task: Task, continual: Sequence[str], data: Sequence[str]) -> str:
     """Train the first task of an order in ``$RUN``; arguments as :func:`learn_function`'s."""
     folder = f'"$RUN/{places.task_folder(task)}"'
-    return command("train", [folder], _words(task.setting, task.name, folder, continual, data, (), callbacks))
+    return command("train", [folder], _words(task.setting, task.name, folder, continual, data))
 
 
 def learn_function(
@@ -71,7 +70,6 @@ def learn_function(
     continual: Sequence[str],
     data: Sequence[str],
     carried: Sequence[str],
-    callbacks: str = NO_CALLBACKS,
 ) -> str:
     """The function ``learn TASK BEFORE ...``: one step of a task order, in ``$RUN``.
 
@@ -81,10 +79,9 @@ def learn_function(
         continual: words of ``training`` and of the model.
         data: words of ``dataset_config``.
         carried: words that name what the task before left; its folder is ``$2``.
-        callbacks: the word of ``training.callbacks``.
     """
     folder = f'"$RUN/{places.MODEL}_$1"'
-    words = _words(setting, "$1", folder, continual, data, carried, callbacks)
+    words = _words(setting, "$1", folder, continual, data, carried)
     return f"# {comment}\nlearn() {{\n  {command('train', [folder], words, indent='  ')}\n}}"
 
 
@@ -132,7 +129,7 @@ def evaluate(kind: str, setting: str, *words: str) -> str:
 def train_multitask(setting: str) -> str:
     """Train all tasks of a setting at once; ``$RUN`` is the folder."""
     words = [f'config="$CONFIG/cl_{setting}_multitask_unicl.yaml"', *_COMMON, "run_type=train_val"]
-    return command("train", ['"$RUN"'], [*words, 'env.save_dir="$RUN"', *_END, NO_CALLBACKS])
+    return command("train", ['"$RUN"'], [*words, 'env.save_dir="$RUN"', *_END])
 
 
 def config_word(setting: str, name: str) -> str:
@@ -147,8 +144,7 @@ def _words(
     continual: Sequence[str] = (),
     data: Sequence[str] = (),
     carried: Sequence[str] = (),
-    callbacks: str = NO_CALLBACKS,
 ) -> list[str]:
     """What ``mmf_run`` is told, in the order of the published scripts."""
     words = [config_word(setting, name), *_COMMON, *continual, *data, "run_type=train_val"]
-    return [*words, *carried, f"env.save_dir={folder}", *_END, callbacks]
+    return [*words, *carried, f"env.save_dir={folder}", *_END]

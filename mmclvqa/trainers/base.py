@@ -105,8 +105,9 @@ class BaseTrainer:
         self.accelerator = build_accelerator(self.training)
         register_device(self.accelerator)
         # What is quick to check comes before data sets are read.
-        self.metrics = Metrics(self.config.evaluation.metrics)
-        self.callbacks = Callbacks(self.training.callbacks)
+        self.metrics = Metrics(self.config.evaluation.metrics, self.config.evaluation.use_cpu)
+        continual = self.training.CL
+        self.callbacks = Callbacks(self.training.callbacks, continual.replay_method if continual.use_replay else None)
         checkpoint = self.config.checkpoint
         self.files = CheckpointFiles(self.config.env.save_dir, self.config.model, checkpoint.max_to_keep)
         self.start = choose_start(checkpoint, self.files, self.trains)

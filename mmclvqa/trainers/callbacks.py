@@ -11,6 +11,9 @@ A callback is a class registered by name and listed in ``training.callbacks``::
       - type: kmeans_store
         params: {rate: 0.02}
 
+A replay method whose records a callback keeps names it when it registers: ``register_callback("kmeans_store",
+replay_method="kmeans")`` takes part in every run of that method, listed or not.
+
 The trainer passes itself: ``trainer.network`` is the bare model, ``trainer.num_updates`` the updates
 done, ``trainer.config`` the configuration, ``trainer.splits`` the data.
 """
@@ -24,6 +27,7 @@ from typing import Any
 from mmclvqa.configuration import ConfigError
 
 _REGISTERED: dict[str, type[Callback]] = {}
+_OF_REPLAY_METHOD: dict[str, str] = {}
 
 
 class Callback:
@@ -56,17 +60,27 @@ class Callback:
 
 
 class Callbacks:
-    """The callbacks of a run, called in the order of the configuration.
+    """The callbacks of a run, called in the order of the configuration; that of the replay method comes last.
 
     Args:
         settings: ``training.callbacks``.
+        replay_method: ``training.CL.replay_method`` of a run that replays; its callback need not be listed.
 
     Raises:
         ConfigError: an entry without ``type``, an unknown name, or ``params`` that it does not take.
     """
 
-    def __init__(self, settings: Sequence[Mapping[str, Any]] | None) -> None:
-        self._callbacks = [(entry["type"], build_callback(entry)) for entry in map(_checked, settings or [])]
+    def __init__(self, settings: Sequence[Mapping[str, Any]] | None, replay_method: str | None = None) -> None:
+        entries = [_checked(entry) for entry in settings or []]
+        implied = _OF_REPLAY_METHOD.get(replay_method or "")
+        if implied and all(entry["type"] != implied for entry in entries):
+            entries.append({"type": implied})
+        self._callbacks = [(entry["type"], build_callback(entry)) for entry in entries]
+
+    @property
+    def names(self) -> list[str]:
+        """What they are registered as."""
+        return [name for name, _ in self._callbacks]
 
     def __call__(self, moment: str, *args: Any) -> None:
         """Call the method ``moment`` of each."""
@@ -94,11 +108,15 @@ class Callbacks:
         return without
 
 
-def register_callback(name: str) -> Callable[[type[Callback]], type[Callback]]:
-    """Class decorator: makes a callback known as ``name``."""
+def register_callback(
+    name: str, replay_method: str | None = None
+) -> Callable[[type[Callback]], type[Callback]]:
+    """Class decorator: makes a callback known as ``name``, and part of every run that replays by ``replay_method``."""
 
     def register(cls: type[Callback]) -> type[Callback]:
         _REGISTERED[name] = cls
+        if replay_method:
+            _OF_REPLAY_METHOD[replay_method] = name
         return cls
 
     return register

@@ -8,7 +8,7 @@ called once at the end as MMF does.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -26,12 +26,14 @@ class Metrics:
 
     Args:
         settings: list of names or ``{type, params}``.
+        use_cpu: move a batch and the model's output to the CPU before metrics see them.
 
     Raises:
         ConfigError: an unknown metric, or ``params`` that it does not take.
     """
 
-    def __init__(self, settings: Sequence[Any] | None) -> None:
+    def __init__(self, settings: Sequence[Any] | None, use_cpu: bool = False) -> None:
+        self._use_cpu = use_cpu
         self._metrics = dict(_build(setting) for setting in settings or [])
         self.start("", "")
 
@@ -50,6 +52,10 @@ class Metrics:
         A metric whose fields are in neither is left out and noted in :attr:`without_fields`.
         """
         keep: set[str] = set()
+        if self._use_cpu:
+            fields = {field for metric in self._metrics.values() for field in metric.required_params}
+            _move_to_cpu(output, fields)
+            _move_to_cpu(batch, fields)
         for name, metric in self._metrics.items():
             absent = [f for f in metric.required_params if f not in batch and f not in output]
             if absent:
@@ -94,6 +100,12 @@ class Metrics:
                 combined._set_tensor_field(field)
         combined.dataset_type, combined.dataset_name = self._split, self._dataset
         return combined
+
+
+def _move_to_cpu(mapping: Any, fields: Iterable[str]) -> None:
+    for field in fields:
+        if isinstance(mapping.get(field), torch.Tensor):
+            mapping[field] = mapping[field].cpu()
 
 
 def _is_streaming(metric: Any) -> bool:

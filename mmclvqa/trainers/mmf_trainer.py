@@ -1,8 +1,8 @@
 """MMF's trainer ``mmf``: the training loop.
 
 Other trainers subclass :class:`MMFTrainer` and override a step of it: ``make_optimizer``,
-``compute_loss`` (add a penalty), ``on_gradients`` (change gradients before clipping), ``on_train_end``
-(leave something for the next task). What needs no subclass is a callback
+``compute_loss`` (add a penalty), ``on_gradients`` (change gradients before clipping), ``clip_gradients`` (change them
+after it), ``on_train_end`` (leave something for the next task). What needs no subclass is a callback
 (:mod:`mmclvqa.trainers.callbacks`).
 """
 
@@ -68,6 +68,15 @@ class MMFTrainer(BaseTrainer):
         """The update's gradients are complete and not clipped yet; they may be changed in place."""
         self.callbacks("on_gradients", self)
 
+    def clip_gradients(self) -> Tensor | None:
+        """Clip the update's gradients in place; the optimizer steps on what this leaves.
+
+        Returns:
+            Their L2 norm before clipping, 0-dim; None where ``training`` asks for no clipping.
+        """
+        limit = self.clipping_norm
+        return None if limit is None else torch.nn.utils.clip_grad_norm_(self.network.parameters(), limit)
+
     def on_train_end(self) -> None:
         """The final weights are in ``self.network``; their file is written after this."""
         self.callbacks("on_train_end", self)
@@ -102,6 +111,11 @@ class MMFTrainer(BaseTrainer):
     def num_updates(self) -> int:
         """Updates made."""
         return self.counts.num_updates
+
+    @property
+    def clipping_norm(self) -> float | None:
+        """The L2 norm that gradients are clipped to; None for no clipping."""
+        return self.training.max_grad_l2_norm if self.training.clip_gradients else None
 
     @property
     def training_seconds(self) -> float:
@@ -173,7 +187,7 @@ class MMFTrainer(BaseTrainer):
                 self._train_on(*next(batches), weight)
         self.accelerator.unscale_gradients(self.optimizer)
         self.on_gradients()
-        norm = self._clip()
+        norm = self.clip_gradients()
         self.optimizer.step()
         self.optimizer.zero_grad()
         if self.scheduler:
@@ -189,12 +203,6 @@ class MMFTrainer(BaseTrainer):
         loss = self.compute_loss(report)
         self.accelerator.backward(loss * weight)
         self._meter.add(report.get("losses") or {}, loss, weight)
-
-    def _clip(self) -> Tensor | None:
-        limit = self.training.max_grad_l2_norm
-        if not self.training.clip_gradients or limit is None:
-            return None
-        return torch.nn.utils.clip_grad_norm_(self.network.parameters(), limit)
 
     def _after_update(self) -> None:
         registry.register("num_updates", self.num_updates)

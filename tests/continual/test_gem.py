@@ -98,6 +98,37 @@ def test_a_task_is_learned_beside_its_memories(methods: Methods, variant: str) -
     torch.testing.assert_close(whole, direct, rtol=1e-4, atol=1e-4 * float(direct.abs().max()))
 
 
+def test_gradients_are_clipped_before_the_projection_and_not_after_it(methods: Methods) -> None:
+    limit = 0.25
+    methods.learn("object")
+    words = ("training.CL.gem_variant=gem", f"training.max_grad_l2_norm={limit}", methods.resume_file("object"))
+    methods.learn("attribute", *GEM, *words)
+    trainer = Captured.trainer
+    memory = trainer.memory_gradient([0], None)
+    assert memory.norm() > limit
+    unit = memory / memory.norm()
+    across = torch.randn(len(unit), generator=torch.Generator().manual_seed(0))
+    across -= (across @ unit) * unit
+    across /= across.norm()
+
+    def stepped_on(gradient: torch.Tensor) -> torch.Tensor:
+        """What the optimizer is given where the batch's gradient is ``gradient``."""
+        at = 0
+        for parameter in trainer.network.parameters():
+            parameter.grad = gradient[at : at + parameter.numel()].view_as(parameter).clone()
+            at += parameter.numel()
+        norm = trainer.clip_gradients()
+        torch.testing.assert_close(norm, gradient.norm())
+        return torch.cat([parameter.grad.reshape(-1) for parameter in trainer.network.parameters()])
+
+    torch.testing.assert_close(stepped_on(3 * unit), limit * unit, atol=1e-5, rtol=1e-4)
+    weight = limit**2 / (limit**2 + EPSILON)
+    torch.testing.assert_close(stepped_on(-3 * unit), (weight - 1) * limit * unit, atol=1e-5, rtol=1e-3)
+    changed = stepped_on(3 * across - 0.03 * unit)
+    assert changed.norm() > 1.1 * limit
+    torch.testing.assert_close(changed @ unit, torch.tensor((MARGIN - 0.01) * limit), atol=1e-4, rtol=1e-2)
+
+
 def test_memories_are_chosen_as_in_random_replay(methods: Methods) -> None:
     settings = {
         "cl_setting": "functional", "task_order": ORDER, "cur_task": "logical", "replay_method": "gem",

@@ -18,7 +18,7 @@ from mmclvqa.trainers.evaluation import prepare
 RATE = 0.25
 WORDS = (
     "model_config.unicl.use_cls=True",
-    "training.callbacks=[{'type':'captured'},{'type':'kmeans_store'}]",
+    "training.callbacks=[{'type':'captured'}]",
     "training.CL.use_replay=True",
     "training.CL.replay_method=kmeans",
     f"training.CL.replay_rate={RATE}",
@@ -64,6 +64,14 @@ def test_records_are_kept_along_the_order(methods: Methods) -> None:
     methods.learn("relation", *WORDS, f"training.CL.replay_dir={second}", methods.resume_file("attribute"))
     third = load_records(methods.save_dir("relation") / "kmeans_replay.npy")
     assert Counter(record["stage"] for record in third) == {"object": 5, "attribute": 5, "relation": 5}
+
+
+def test_the_callback_may_be_named_and_does_nothing_for_other_methods(methods: Methods) -> None:
+    named = "training.callbacks=[{'type':'kmeans_store','params':{}}]"
+    folder = methods.learn("object", named)
+    assert not (folder / "kmeans_replay.npy").exists() and not (folder / "stored.json").exists()
+    folder = methods.learn("object", *WORDS, named, name="named")
+    assert len(load_records(folder / "kmeans_replay.npy")) == int(64 * RATE)
 
 
 def test_a_run_killed_before_its_final_weights_keeps_the_same_records(methods: Methods) -> None:

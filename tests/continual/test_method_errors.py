@@ -17,13 +17,13 @@ GEM = (
     "training.trainer=GEM", "training.CL.use_replay=True", "training.CL.replay_method=gem",
     "training.CL.replay_rate=0.25",
 )  # fmt: skip
-STORE = "training.callbacks=[{'type':'kmeans_store'}]"
+KMEANS = ("training.CL.use_replay=True", "training.CL.replay_method=kmeans")
 
 
 @pytest.mark.parametrize(
     ("task", "words", "said"),
     [
-        ("object", ("training.trainer=CL",), ("training.CL.reg_type=None", "ewc, mas")),
+        ("object", ("training.trainer=CL",), ("training.CL.reg_type=: legal", "ewc, mas")),
         ("object", (*EWC, "training.CL.reg_type=ecw"), ("reg_type=ecw", "did you mean ewc?")),
         ("attribute", EWC, ("training.CL.reg_params_pth is missing", "object", "reg_params.safetensors")),
         ("attribute", (*EWC, "training.CL.reg_params_pth=nowhere.safetensors"), ("nowhere", "no such file")),
@@ -36,10 +36,10 @@ STORE = "training.callbacks=[{'type':'kmeans_store'}]"
         ("attribute", (*GEM, "training.CL.replay_rate=null"), ("training.CL.replay_rate is missing",)),
         ("attribute", (*GEM, "training.CL.gem_memory_batch=0"), ("gem_memory_batch=0",)),
         ("attribute", (*GEM, "training.CL.replay_method=random"), ("replay_method=random", "replay_method=gem")),
-        ("object", (STORE, "training.CL.replay_rate=0.1"), ("kmeans_store", "model_config.unicl.use_cls=True")),
-        ("object", (STORE, "model_config.unicl.use_cls=True"), ("training.CL.replay_rate=None",)),
-        ("object", (STORE, "model_config.unicl.use_cls=True", "training.CL.replay_rate=0.01"), ("leaves no record",)),
-        ("attribute", (STORE, "model_config.unicl.use_cls=True", "training.CL.replay_rate=0.1"), ("replay_dir",)),
+        ("object", (*KMEANS, "training.CL.replay_rate=0.1"), ("kmeans_store", "model_config.unicl.use_cls=True")),
+        ("object", (*KMEANS, "model_config.unicl.use_cls=True", "training.CL.replay_rate=null"), ("replay_rate=None",)),
+        ("object", (*KMEANS, "model_config.unicl.use_cls=True", "training.CL.replay_rate=0.01"), ("leaves no record",)),
+        ("attribute", (*KMEANS, "model_config.unicl.use_cls=True", "training.CL.replay_rate=0.1"), ("replay_dir",)),
         ("attribute", ("training.CL.use_replay=True", "training.CL.replay_method=kmean"), ("did you mean kmeans?",)),
     ],
 )

@@ -67,6 +67,14 @@ def test_importances_are_those_of_the_definition_and_add_up(methods: Methods, na
         torch.testing.assert_close(both.omega[key], total, rtol=1e-5, atol=1e-5 * float(total.max()) + 1e-12)
 
 
+def test_the_published_name_of_the_importances_means_their_file(methods: Methods) -> None:
+    first = methods.learn("object", *reg("ewc"))
+    words = (f"training.CL.reg_params_pth={first / 'models/reg_params.pkl'}", methods.resume_file("object"))
+    methods.learn("attribute", *reg("ewc", *words))
+    before = read_importances(first / "models/reg_params.safetensors", Captured.trainer.network)
+    assert all(torch.equal(value, before.omega[name]) for name, value in Captured.trainer.before.omega.items())
+
+
 def test_no_pull_is_plain_adamw_and_a_huge_one_keeps_important_weights(methods: Methods) -> None:
     first = methods.learn("object", *reg("ewc")) / "models" / "reg_params.safetensors"
     start = methods.resume_file("object")
@@ -127,7 +135,7 @@ def test_dropout_plays_no_part_in_importance() -> None:
     assert network.training
 
 
-def test_the_published_layout_is_read(tmp_path: Path) -> None:
+def test_a_pickled_table_by_name_is_read(tmp_path: Path) -> None:
     import pickle
 
     network = nn.Linear(2, 1)
@@ -148,7 +156,7 @@ def test_the_published_layout_is_read(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("key", ["name", "number"])
 @pytest.mark.parametrize("saved_by", ["pickle", "torch"])
-def test_published_files_of_either_kind_are_read(tmp_path: Path, key: str, saved_by: str) -> None:
+def test_pickled_tables_of_either_kind_are_read(tmp_path: Path, key: str, saved_by: str) -> None:
     import pickle
 
     network = nn.Linear(2, 1)

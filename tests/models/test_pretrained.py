@@ -34,6 +34,17 @@ def bert():
     return {**former, "cls.predictions.bias": torch.zeros(50)}
 
 
+def test_fc7_is_found_where_mmf_keeps_it(tmp_path):
+    folder = tmp_path / "models" / "detectron.defaults"
+    folder.mkdir(parents=True)
+    plain = build_univqa(config(tmp_path), 5).obj_faster_rcnn_fc7.lc
+    for name, parameter in (("fc7_w", plain.weight), ("fc7_b", plain.bias)):
+        (folder / f"{name}.pkl").write_bytes(pickle.dumps(np.full(tuple(parameter.shape), 0.5, dtype=np.float32)))
+    files = {"weights_file": "pretrained/detectron/fc7_w.pkl", "bias_file": "pretrained/detectron/fc7_b.pkl"}
+    network = build_univqa(config(tmp_path, fc7=files), 5)
+    assert bool((network.obj_faster_rcnn_fc7.lc.weight == 0.5).all())
+
+
 @pytest.fixture
 def fc7(tmp_path):
     """Pickled fc7 arrays at their place in the data root; gives the configuration section."""

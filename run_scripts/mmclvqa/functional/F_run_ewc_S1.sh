@@ -26,6 +26,7 @@ train "$RUN/unicl_object" \
   training.CL.reg_type=ewc \
   training.CL.reg_lambda=1.0 \
   optimizer.type=weight_reg_adamw \
+  training.batch_size=24 \
   training.CL.task_order=oarlks \
   run_type=train_val \
   env.save_dir="$RUN/unicl_object" \
@@ -44,6 +45,7 @@ learn() {
     training.CL.reg_type=ewc \
     training.CL.reg_lambda=1.0 \
     optimizer.type=weight_reg_adamw \
+    training.batch_size=24 \
     training.CL.task_order=oarlks \
     run_type=train_val \
     training.CL.reg_params_pth="$2/models/reg_params.safetensors" \

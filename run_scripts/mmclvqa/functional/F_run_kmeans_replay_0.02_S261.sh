@@ -25,12 +25,13 @@ train "$RUN/unicl_relation" \
   training.CL.use_replay=True \
   training.CL.replay_method=kmeans \
   training.CL.replay_rate=0.02 \
+  training.batch_size=24 \
   training.CL.task_order=roslak \
   model_config.unicl.use_cls=True \
   run_type=train_val \
   env.save_dir="$RUN/unicl_relation" \
   training.checkpoint_interval=4000 \
-  "training.callbacks=[{'type':'kmeans_store','params':{}}]"
+  "training.callbacks=[]"
 
 # learn TASK BEFORE: goes on from the model in folder BEFORE, with
 # one task's real records, and those that the task before left in its folder.
@@ -43,6 +44,7 @@ learn() {
     training.CL.use_replay=True \
     training.CL.replay_method=kmeans \
     training.CL.replay_rate=0.02 \
+    training.batch_size=24 \
     training.CL.task_order=roslak \
     model_config.unicl.use_cls=True \
     run_type=train_val \
@@ -50,7 +52,7 @@ learn() {
     checkpoint.resume_file="$2/unicl_final.pth" \
     env.save_dir="$RUN/unicl_$1" \
     training.checkpoint_interval=4000 \
-    "training.callbacks=[{'type':'kmeans_store','params':{}}]"
+    "training.callbacks=[]"
 }
 
 learn object "$RUN/unicl_relation"

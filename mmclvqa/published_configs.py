@@ -1,0 +1,252 @@
+"""The published configuration files as they are: what their keys are called here, and which mean nothing.
+
+The 14 files are MMF configurations written out whole, so they also say what MMF, Lightning or an earlier data set
+reads. :func:`translate` turns such a file into this project's keys; the same rules hold for ``key=value`` words.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from mmclvqa.clove.errors import CloveError
+
+_DATA = "dataset_config.clvqa"
+_PARAMS = f"{_DATA}.processors.*.params"
+
+WITHOUT_MEANING: dict[str, str] = {
+    "config_version": "the format has one version",
+    "device_id": "torchrun and accelerate place processes on devices",
+    "start_rank": "torchrun and accelerate start processes",
+    "distributed": "torchrun and accelerate start processes",
+    "multitasking": "training.dataset_size_proportional_sampling says how data sets are mixed",
+    "trainer": "settings of Lightning's loop; the loop is training.trainer",
+    "checkpoint.reset.fp16_scaler": "the scaler is reset with the optimizer",
+    "checkpoint.zoo_config_override": "MMF's model zoo is not supported",
+    f"{_DATA}.return_features_info": "boxes are always read",
+    f"{_DATA}.use_images": "the model reads region features",
+    f"{_DATA}.use_order_vectors": "they are zero when the model reads them",
+    f"{_DATA}.zoo_requirements": "python -m mmclvqa.clove download fetches data",
+    f"{_PARAMS}.context_preprocessor": "ocr_token_processor has the same task",
+    f"{_PARAMS}.vocab": "the BERT tokenizer has its own vocabulary",
+    f"{_DATA}.processors.text_processor.params.preprocessor": "the BERT tokenizer normalises text",
+    f"{_DATA}.processors.scene_graph_processor.params.preprocessor": "the BERT tokenizer normalises text",
+    f"{_DATA}.processors.text_processor.params.max_length": "the tokenizer reads max_seq_length",
+    f"{_DATA}.processors.scene_graph_processor.params.max_length": "the tokenizer reads max_seq_length",
+    "env.wandb_logdir": "runs are not logged to Weights & Biases",
+    "evaluation.reporter": "evaluation.predict_file_format says how predictions are written",
+    "model_config.unicl.classifier.params": "the classifier is linear and has none",
+    "model_config.unicl.mmt.max_position_embeddings": "its inputs carry no positions of their own",
+    "optimizer.allow_unused_parameters": "training.find_unused_parameters covers it",
+    "optimizer.enable_state_sharding": "optimizer states are not sharded",
+    "training.CL.use_cls": "the key is model_config.unicl.use_cls",
+    "training.colored_logs": "logs are plain text",
+    "training.detect_anomaly": "a debugging aid; losses and weights are always checked",
+    "training.exit_on_nan_losses": "a run always ends at a NaN",
+    "training.fast_read": "records are always held in memory",
+    "training.local_rank": "torchrun and accelerate place processes on devices",
+    "training.persistent_workers": "they always persist",
+    "training.task_size_proportional_sampling": "training.dataset_size_proportional_sampling covers it",
+    "training.wandb": "runs are not logged to Weights & Biases",
+}
+"""Published keys, with all keys below them, that nothing reads here, and why; ``*`` stands for any name."""
+
+RENAMED = {
+    f"{_DATA}.n_img_feat": f"{_DATA}.max_features",
+    f"{_DATA}.img_feat_dim": f"{_DATA}.feature_dim",
+}
+"""Published key to the key here."""
+
+PROCESSORS = {"bert_tokenizer": "clvqa_bert_tokenizer", "m4c_answer": "clvqa_answer", "fasttext": "clvqa_fasttext"}
+"""MMF's processors to those here that do the same faster or from the data root."""
+
+FEATURE_SOURCES = ("gqa", "textvqa")
+"""What the entries of a published ``features.<split>`` list are, in this order; all splits share their databases."""
+
+_FEATURES = re.compile(rf"{re.escape(_DATA)}\.features\.(train|val|test)")
+
+PLACES: dict[str, str | None] = {
+    "env.cache_dir": None,
+    "env.data_dir": None,
+    "env.save_dir": "${env.root}/exp/clvqa/save/multitask/{name}",
+    "model_config.unicl.model_data_dir": None,
+    f"{_DATA}.data_dir": None,
+    f"{_DATA}.annotations.train": "{setting}/{name}",
+    f"{_DATA}.annotations.val": "{setting}/{name}",
+    f"{_DATA}.annotations.test": "{setting}/{name}",
+    f"{_DATA}.processors.answer_processor.params.vocab_file": "vocab/{name}",
+    f"{_DATA}.processors.context_processor.params.model_file": "pretrained/fasttext/{name}",
+}
+"""Keys of a published file that name a place on its author's machine, and what stands for it where it does not exist:
+a file of the data root by the same name, or None for this project's default."""
+
+
+class TranslationError(CloveError):
+    """A file gives two values for one key, once under its published name."""
+
+
+@dataclass
+class Translation:
+    """What a file says in this project's keys.
+
+    Attributes:
+        config: the configuration.
+        without_meaning: entries of :data:`WITHOUT_MEANING` that it has; any makes it a published file.
+        elsewhere: keys of :data:`PLACES` whose place does not exist on this machine.
+    """
+
+    config: DictConfig
+    without_meaning: list[str] = field(default_factory=list)
+    elsewhere: list[str] = field(default_factory=list)
+
+    def describe(self) -> str:
+        """One line for the user; empty where nothing was left out or moved."""
+        parts = []
+        if self.without_meaning:
+            parts.append(f"keys without meaning here, left out: {', '.join(self.without_meaning)}")
+        if self.elsewhere:
+            places = ", ".join(self.elsewhere)
+            parts.append(f"places that do not exist, replaced by those of env.clove_root and env.root: {places}")
+        return "; ".join(parts)
+
+
+def meaningless(key: str) -> str | None:
+    """The entry of :data:`WITHOUT_MEANING` that covers a dotted key."""
+    for pattern in WITHOUT_MEANING:
+        if fnmatch.fnmatchcase(key, pattern) or fnmatch.fnmatchcase(key, f"{pattern}.*"):
+            return pattern
+    return None
+
+
+def translate_key(key: str, value: Any) -> dict[str, Any]:
+    """One published key and its value as keys and values here; a key of this project stays as it is."""
+    if key in RENAMED:
+        return {RENAMED[key]: value}
+    if key == "training.fp16":
+        return {"training.precision": "fp16" if value else "fp32"}
+    if _FEATURES.fullmatch(key) and isinstance(value, list):
+        if len(value) > len(FEATURE_SOURCES):
+            raise TranslationError(f"{key}: {len(value)} entries, but there are {' and '.join(FEATURE_SOURCES)}")
+        return {f"{_DATA}.features.{source}": path for source, path in zip(FEATURE_SOURCES, value, strict=False)}
+    if fnmatch.fnmatchcase(key, f"{_DATA}.processors.*.type") and key.count(".") == 4:
+        return {key: PROCESSORS.get(value, value)}
+    if fnmatch.fnmatchcase(key, f"{_PARAMS}.tokenizer_config.type") and "$" not in str(value):
+        return {key: "${pretrained:${env.clove_root}," + str(value) + "}"}
+    return {key: value}
+
+
+def translate(config: DictConfig) -> Translation:
+    """A configuration file's content in this project's keys.
+
+    Args:
+        config: as read, with its ``includes``; not changed.
+
+    Raises:
+        TranslationError: two of its keys give different values for one key here.
+    """
+    result = Translation(OmegaConf.create())
+    content = OmegaConf.to_container(config, resolve=False)
+    leaves = dict(_leaves(content))
+    known = [(path, value) for path, value in leaves.items() if not _note(path, result.without_meaning)]
+    if result.without_meaning:
+        known = _relocated(known, leaves, result.elsewhere)
+    translated: dict[tuple[str, ...], tuple[str, Any]] = {}
+    for path, value in known:
+        dotted = ".".join(map(str, path))
+        for key, new in translate_key(dotted, value).items():
+            target = path if key == dotted else tuple(key.split("."))
+            said_by, before = translated.get(target, (dotted, new))
+            if before != new:
+                raise TranslationError(f"{dotted}: {new} contradicts {said_by}: {before}; both are {key} here")
+            translated[target] = (dotted, new)
+    result.config = OmegaConf.create(_nested({path: value for path, (_, value) in translated.items()}))
+    return result
+
+
+def _note(path: tuple[str, ...], entries: list[str]) -> bool:
+    entry = meaningless(".".join(map(str, path)))
+    if entry is not None and entry not in entries:
+        entries.append(entry)
+    return entry is not None
+
+
+def _relocated(
+    known: list[tuple[tuple[str, ...], Any]], leaves: Mapping[tuple[str, ...], Any], elsewhere: list[str]
+) -> list[tuple[tuple[str, ...], Any]]:
+    """The places of a published file: as given where they exist, else those of this project."""
+    setting = leaves.get(("training", "CL", "cl_setting"))
+    databases = [
+        database
+        for path, value in known
+        if _FEATURES.fullmatch(".".join(map(str, path)))
+        for entry in value or []
+        for database in str(entry).split(",")
+    ]
+    found = []
+    for path, value in known:
+        dotted = ".".join(map(str, path))
+        if dotted not in PLACES or not value:
+            found.append((path, value))
+            continue
+        names = value if isinstance(value, list) else [value]
+        if all(_exists(dotted, str(name), databases) for name in names):
+            if dotted == f"{_DATA}.data_dir":
+                path = (*path[:-1], "features_dir")
+            elif dotted != "env.save_dir":
+                value = [_absolute(name) for name in names] if isinstance(value, list) else _absolute(value)
+            found.append((path, value))
+            continue
+        elsewhere.append(dotted)
+        template = PLACES[dotted]
+        if template is not None:
+            moved = [_filled(template, setting, str(name)) for name in names]
+            found.append((path, moved if isinstance(value, list) else moved[0]))
+    return found
+
+
+def _exists(key: str, place: str, databases: list[str]) -> bool:
+    if "$" in place:
+        return True
+    if key == "env.save_dir":
+        return not place.startswith("<") and Path(place).parent.parent.exists()
+    if key == f"{_DATA}.data_dir":
+        return any(Path(place, database).exists() for database in databases)
+    return Path(place).exists()
+
+
+def _absolute(place: Any) -> Any:
+    return place if "$" in str(place) else str(Path(place).absolute())
+
+
+def _filled(template: str, setting: Any, place: str) -> str:
+    return template.replace("{setting}", str(setting)).replace("{name}", file_name(place))
+
+
+def file_name(place: str) -> str:
+    """The last part of a path; listings of the published files may write its folder as ``<path>`` and a space."""
+    return re.split(r"[/\s]", place)[-1]
+
+
+def _leaves(content: Mapping[str, Any], above: tuple[str, ...] = ()) -> Any:
+    """Paths and values of all that is no mapping, or an empty one."""
+    for key, value in content.items():
+        if isinstance(value, Mapping) and value:
+            yield from _leaves(value, (*above, key))
+        else:
+            yield (*above, key), value
+
+
+def _nested(leaves: Mapping[tuple[str, ...], Any]) -> dict[str, Any]:
+    nested: dict[str, Any] = {}
+    for path, value in leaves.items():
+        node = nested
+        for key in path[:-1]:
+            node = node.setdefault(key, {})
+        node[path[-1]] = value
+    return nested
