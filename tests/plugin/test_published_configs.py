@@ -234,6 +234,9 @@ def test_a_published_file_trains_on_clove_mini(
     words += ["model_config.unicl.text_bert.num_hidden_layers=1", "model_config.unicl.mmt.num_hidden_layers=1"]
     computed = ("ocr.mmt_in_dim", "classifier.ocr_ptr_net.hidden_size", "classifier.ocr_ptr_net.query_key_size")
     words += [f"model_config.unicl.{key}=null" for key in computed]
+    slots = sizes["dataset_config"]["clvqa"]["ocr_max_num"]
+    processors = [f"dataset_config.clvqa.processors.{name}_processor" for name in ("answer", "context", "phoc", "bbox")]
+    words += [f"{processor}.params.max_length={slots}" for processor in processors]
     words += ["training.max_updates=2", "training.evaluation_interval=2", "training.batch_size=8"]
     words += ["training.num_workers=0", "training.device=cpu", "run_type=train_val", f"env.save_dir={tmp_path / 'run'}"]
     try:
