@@ -1,1 +1,1 @@
-"""Command line for scene-graph prompts; the sampling is :mod:`mmclvqa.clove.scene_graph_prompts`."""
+"""Command line for scene-graph prompts; the sampling is :mod:`mmclvqa.clove.prompts`."""

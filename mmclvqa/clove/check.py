@@ -1,8 +1,8 @@
-"""Verify a data root: files, records, features, vocabulary, prompts and the manifest's numbers.
+"""Verify a data root: files, records, features, vocabulary, prompts and the numbers of records.
 
-A setting is looked at when any of its annotation files is there, when the manifest names it, or when
-``--setting`` asks for it; then all its files must be there. A root with neither setting is a finding. What is read
-although it departs from the published form is noted and is no finding.
+A setting is checked if one of its annotation files exists, if the manifest names it, or if ``--setting`` requires it;
+then all its files must exist. A root without either setting is a finding. Deviations from the published format that
+are accepted on reading are notes, not findings.
 """
 
 from __future__ import annotations
@@ -12,48 +12,102 @@ import random
 import sys
 from collections import defaultdict
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from mmclvqa.clove import layout
-from mmclvqa.clove.annotations import describe, read_annotations, record_problems
-from mmclvqa.clove.coercion import Coercions
+from mmclvqa.clove import data_root
+from mmclvqa.clove.data_root import MANIFEST, SPLITS, Manifest, annotation_file, load_manifest, load_vocabulary
 from mmclvqa.clove.errors import CloveError
-from mmclvqa.clove.features import FeatureDatabase, databases, feature_path, has_image, value_problem
-from mmclvqa.clove.manifest import SPLITS, Manifest, load_manifest
+from mmclvqa.clove.features import FeatureDatabase, databases, feature_path, value_problem
 from mmclvqa.clove.prompts import load_prompts
-from mmclvqa.clove.report import EXAMPLES, Report, format_report
-from mmclvqa.clove.tasks import SETTINGS, Task, tasks
-from mmclvqa.clove.vocabulary import PUBLISHED_SIZE, load_vocabulary
+from mmclvqa.clove.records import Coercions, describe, read_annotations, record_problems
+from mmclvqa.clove.tasks import SETTINGS, Task, has_image, tasks
+from mmclvqa.clove.text import format_table
 
+PRETRAINED = (data_root.BERT, data_root.DISTILGPT2, data_root.FASTTEXT, data_root.FC7_WEIGHT, data_root.FC7_BIAS)
+"""Pretrained weights that are listed."""
 SAMPLES = 32
-"""How many feature values of each database are read."""
+"""Number of feature values read from each database."""
+
+EXAMPLES = 20
+"""Number of findings of one kind that are printed unless all are requested."""
+
+
+@dataclass
+class Report:
+    """Results of a check.
+
+    Attributes:
+        rows: ``(file, contents)`` in the order checked.
+        findings: ``{file: {kind: [detail, ...]}}``; a detail is one line that names the record or key.
+        notes: lines about accepted deviations from the published format.
+    """
+
+    rows: list[tuple[str, str]] = field(default_factory=list)
+    findings: dict[str, dict[str, list[str]]] = field(default_factory=lambda: defaultdict(lambda: defaultdict(list)))
+    notes: list[str] = field(default_factory=list)
+
+    def add(self, what: str, kind: str, detail: str) -> None:
+        """Add one finding about the file ``what``."""
+        self.findings[what][kind].append(detail)
+
+    def count(self, what: str | None = None) -> int:
+        """Return the number of findings about the file ``what``, or of all findings."""
+        kinds = self.findings.values() if what is None else [self.findings.get(what, {})]
+        return sum(len(details) for by_kind in kinds for details in by_kind.values())
+
+
+def format_report(report: Report, examples: int | None = EXAMPLES) -> str:
+    """Format a report as a table, followed by the notes and the findings grouped by file and kind.
+
+    Args:
+        report: result of :meth:`Checker.run`.
+        examples: number of findings of one kind that are listed, the others are counted; None lists all.
+    """
+    listed = dict.fromkeys(what for what, _ in report.rows)
+    rows = [(what, contents, report.count(what) or "-") for what, contents in report.rows]
+    lines = [
+        format_table(("file", "contents", "findings"), rows, text_columns=2),
+        "",
+        *(f"note: {note}" for note in report.notes),
+    ]
+    for what in [*listed, *(what for what in report.findings if what not in listed)]:
+        for kind, details in report.findings.get(what, {}).items():
+            shown = details if examples is None else details[:examples]
+            lines += [f"{what}: {detail}" for detail in shown]
+            if len(details) > len(shown):
+                rest = len(details) - len(shown)
+                lines.append(f"{what}: ... and {rest} more of this kind ({kind}); --all lists them")
+    total = report.count()
+    lines.append(f"{total} finding{'' if total == 1 else 's'}" if total else "no findings")
+    return "\n".join(lines)
 
 
 class Checker:
-    """One walk over a data root.
+    """Checks a data root.
 
     Args:
         root: the data root.
-        settings: the settings that must be there; none given, those that are there.
-        samples: how many feature values of each database are read.
-        progress: show progress bars on stderr.
+        settings: settings that are required; if empty, those that exist are checked.
+        samples: number of feature values read from each database.
+        progress: whether to show progress bars on stderr.
     """
 
     def __init__(self, root: Path, settings: Iterable[str] = (), samples: int = SAMPLES, progress: bool = False):
         self.root = root
-        self.asked = tuple(settings)
+        self.required = tuple(settings)
         self.samples = samples
         self.progress = progress
         self.report = Report()
         self._published_sizes = True
-        # By database and feature path, the first record that wants it.
-        self._wanted: dict[str, dict[str, str]] = defaultdict(dict)
+        # For each database and feature path, the first record that refers to it.
+        self._referenced: dict[str, dict[str, str]] = defaultdict(dict)
 
     def run(self) -> Report:
-        """Look at everything; never raises for what is wrong with the data."""
+        """Check everything; errors in the data are findings and never raised."""
         manifest = self._manifest()
         self._vocabulary()
         present = [setting for setting in SETTINGS if self._is_present(setting, manifest)]
@@ -61,12 +115,12 @@ class Checker:
             if setting in present:
                 self._setting(setting, manifest)
             else:
-                self.report.rows.append((setting, "not asked for" if self.asked else "not here"))
+                self.report.rows.append((setting, "not requested" if self.required else "absent"))
         if not present:
             self.report.add(str(self.root), "setting", "has annotations of neither setting")
             self.report.rows.append((str(self.root), "no annotations"))
-        for database, wanted in self._wanted.items():
-            self._database(database, wanted)
+        for database, referenced in self._referenced.items():
+            self._database(database, referenced)
         self._pretrained()
         return self.report
 
@@ -74,40 +128,40 @@ class Checker:
         try:
             manifest = load_manifest(self.root)
         except CloveError as error:
-            self._unusable(layout.MANIFEST, error)
+            self._unusable(MANIFEST, error)
             self._published_sizes = False
             return None
         self._published_sizes = manifest is None
-        holds = f"{manifest.name}, seed {manifest.seed}" if manifest else "none: sizes of published CLOVE"
-        self.report.rows.append((layout.MANIFEST, holds))
+        contents = f"{manifest.name}, seed {manifest.seed}" if manifest else "none: sizes of published CLOVE"
+        self.report.rows.append((MANIFEST, contents))
         return manifest
 
     def _vocabulary(self) -> None:
-        what = layout.VOCABULARY
+        what = data_root.VOCABULARY
         try:
             words = load_vocabulary(self.root / what)
         except CloveError as error:
             self._unusable(what, error)
             return
         self.report.rows.append((what, f"{len(words)} answer words"))
-        if self._published_sizes and len(words) != PUBLISHED_SIZE:
-            self.report.add(what, "size", f"{len(words)} lines, CLOVE's vocabulary has {PUBLISHED_SIZE}")
+        if self._published_sizes and len(words) != data_root.PUBLISHED_SIZE:
+            self.report.add(what, "size", f"{len(words)} lines, CLOVE's vocabulary has {data_root.PUBLISHED_SIZE}")
 
     def _is_present(self, setting: str, manifest: Manifest | None) -> bool:
-        if self.asked:
-            return setting in self.asked
+        if self.required:
+            return setting in self.required
         if manifest is not None and setting in manifest.tasks:
             return True
-        known = tasks(setting).values()
-        return any(layout.annotation_file(self.root, task, split) for task in known for split in SPLITS)
+        all_tasks = tasks(setting).values()
+        return any(annotation_file(self.root, task, split) for task in all_tasks for split in SPLITS)
 
     def _setting(self, setting: str, manifest: Manifest | None) -> None:
         in_manifest = manifest.tasks.get(setting, {}) if manifest else {}
-        known = list(tasks(setting).values())
-        # Generated data may have fewer tasks than the setting; its manifest says which.
-        expected = [task for task in known if task.name in in_manifest] or known
+        all_tasks = list(tasks(setting).values())
+        # Generated data may have a subset of the tasks, which its manifest lists.
+        expected = [task for task in all_tasks if task.name in in_manifest] or all_tasks
         if manifest and not in_manifest:
-            self.report.add(layout.MANIFEST, "setting", f"does not name the {setting} setting")
+            self.report.add(MANIFEST, "setting", f"does not name the {setting} setting")
         for task in expected:
             published = {"train": task.train_size, "val": task.val_size} if self._published_sizes else {}
             sizes = in_manifest.get(task.name, published)
@@ -117,7 +171,7 @@ class Checker:
 
     def _annotations(self, task: Task, split: str, expected: int | None) -> None:
         what = task.annotation_path(split)
-        path = layout.annotation_file(self.root, task, split)
+        path = annotation_file(self.root, task, split)
         if path is None:
             self.report.add(what, "file", "there is no such file, nor a .json in its place")
             self.report.rows.append((what, "missing"))
@@ -153,14 +207,14 @@ class Checker:
             return
         path = feature_path(record)
         if path is None or not path.endswith(".npy"):
-            problem = f"is {record['feature_path']!r}, no path that ends in .npy"
+            problem = f"is {record['feature_path']!r}, not a path that ends in .npy"
             self.report.add(what, "feature path", f"{describe(record, where)}: field feature_path {problem}")
             return
         for database in databases(record["image_source"]):
-            self._wanted[database].setdefault(path, f"{what}, {describe(record, where)}")
+            self._referenced[database].setdefault(path, f"{what}, {describe(record, where)}")
 
     def _prompts(self, setting: str, expected: list[Task]) -> None:
-        what = layout.prompts_path(setting)
+        what = data_root.prompts_path(setting)
         try:
             prompts = load_prompts(self.root / what, setting)
         except CloveError as error:
@@ -171,15 +225,15 @@ class Checker:
             if not prompts.get(task.name):
                 self.report.add(what, "task", f"has no prompt for task {task.name}")
 
-    def _database(self, what: str, wanted: dict[str, str]) -> None:
+    def _database(self, what: str, referenced: dict[str, str]) -> None:
         try:
             database = FeatureDatabase(self.root / what)
         except CloveError as error:
-            self._unusable(what, error, f", {len(wanted)} images want it")
+            self._unusable(what, error, f", {len(referenced)} images refer to it")
             return
         with database:
-            found = []
-            for path, where in self._bar(wanted.items(), what):
+            keys = []
+            for path, where in self._bar(referenced.items(), what):
                 key = database.key(path)
                 if key is None:
                     self.report.add(what, "key", f"no feature {path} for {where}")
@@ -187,15 +241,15 @@ class Checker:
                     detail = f"key {key.decode(errors='replace')} is in its list and has no value, for {where}"
                     self.report.add(what, "value", detail)
                 else:
-                    found.append(key)
-            draw = random.Random(f"check {what}")
-            sampled = sorted(draw.sample(found, min(self.samples, len(found))))
+                    keys.append(key)
+            rng = random.Random(f"check {what}")
+            sampled = sorted(rng.sample(keys, min(self.samples, len(keys))))
             widths = self._values(database, what, sampled)
         held = f"{len(database.keys)} features" + (f" of width {widths}" if widths else "")
-        self.report.rows.append((what, f"{held}, {len(wanted)} wanted, {len(sampled)} read"))
+        self.report.rows.append((what, f"{held}, {len(referenced)} referenced, {len(sampled)} read"))
 
     def _values(self, database: FeatureDatabase, what: str, keys: list[bytes]) -> str:
-        has_boxes = what != layout.TEXTVQA_OCR_FEATURES
+        has_boxes = what != data_root.TEXTVQA_OCR_FEATURES
         widths: dict[int, bytes] = {}
         without_boxes: list[str] = []
         for key in self._bar(keys, f"{what}, values"):
@@ -223,16 +277,16 @@ class Checker:
         return "/".join(map(str, widths))
 
     def _pretrained(self) -> None:
-        """Say what pretrained weights are here; configs may name other places, so absence is no finding."""
-        for what in (layout.BERT, layout.DISTILGPT2, layout.FASTTEXT, layout.FC7_WEIGHT, layout.FC7_BIAS):
-            self.report.rows.append((what, "here" if (self.root / what).exists() else "not here"))
+        """List the pretrained weights; absence is not a finding, because configurations may name other paths."""
+        for what in PRETRAINED:
+            self.report.rows.append((what, "present" if (self.root / what).exists() else "absent"))
 
     def _unusable(self, what: str, error: CloveError, more: str = "") -> None:
         self.report.rows.append((what, f"unusable{more}"))
         self.report.add(what, "file", self._within(what, error))
 
     def _within(self, what: str, error: CloveError) -> str:
-        """The error's text without the path that the finding begins with anyway."""
+        """Return the text of an error without the path with which the finding begins."""
         return str(error).removeprefix(str(self.root / what)).lstrip(":, ")
 
     def _bar(self, items: Any, label: str) -> Any:
@@ -240,16 +294,16 @@ class Checker:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of ``check``."""
+    """Add the arguments of the ``check`` command."""
     parser.add_argument("dir", nargs="?", metavar="DIR", help="the data root (default: $CLOVE_ROOT)")
-    parser.add_argument("--setting", action="append", choices=SETTINGS, help="must be there (may be repeated)")
-    parser.add_argument("--samples", type=int, default=SAMPLES, help="feature values read of each database")
+    parser.add_argument("--setting", action="append", choices=SETTINGS, help="require this setting (may be repeated)")
+    parser.add_argument("--samples", type=int, default=SAMPLES, help="feature values read from each database")
     parser.add_argument("--all", action="store_true", help=f"list more than {EXAMPLES} findings of one kind")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Check a data root, print table and findings; 1 if there are findings."""
-    root = layout.existing_root(args.dir)
+    """Check a data root and print table and findings; return 1 if there are findings."""
+    root = data_root.existing_root(args.dir)
     checker = Checker(root, args.setting or (), max(0, args.samples), progress=sys.stderr.isatty())
     report = checker.run()
     print(format_report(report, None if args.all else EXAMPLES))

@@ -1,8 +1,11 @@
-"""Fetch what is published into a data root, with resume, progress and checksums.
+"""Download of the published data, features, replays and checkpoints into a data root and an experiment root.
 
-Archives and unfinished transfers lie in ``DIR/.downloads/``. What was placed is written down there, so that
-a second run skips it. An archive is removed once its files are in place; one that could not be used although
-it is whole stays, so that it need not come again.
+File names inside the published archives are not documented, so a file is recognized by its name wherever it is in its
+archive. Replays and checkpoints go below an experiment root, to the paths where the run scripts look for them.
+
+Archives and unfinished transfers are in ``DIR/.downloads/``, together with receipts of the files that were placed, so
+that a second run skips them. An archive is removed after its files are placed; a complete archive without the
+required files is kept, so that it need not be downloaded again.
 """
 
 from __future__ import annotations
@@ -10,26 +13,244 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
-from mmclvqa.clove.archives import BrokenArchiveError, extract
+from mmclvqa.clove import data_root
+from mmclvqa.clove.errors import DataError, TaskError
+from mmclvqa.clove.experiment_paths import (
+    final_weights,
+    run_folder,
+    srm_experiment,
+    srm_folder,
+    srm_root,
+    task_folder,
+)
 from mmclvqa.clove.files import write_json
-from mmclvqa.clove.sources import SOURCES, Source, select
-from mmclvqa.clove.transfer import fetch
+from mmclvqa.clove.tasks import SETTINGS, parse_order, task
+from mmclvqa.clove.transfer import BrokenArchiveError, extract, fetch
+
+MMF_URL = "https://dl.fbaipublicfiles.com/mmf/data"
+FASTTEXT_URL = "https://dl.fbaipublicfiles.com/pythia/pretrained_models/fasttext/wiki.en.bin"
+CLOVE_URL = "https://github.com/showlab/CLVQA/releases/download/v1.0"
+CLOVE_FILES_URL = "https://raw.githubusercontent.com/showlab/CLVQA/main/files"
+
+Place = Callable[[PurePosixPath], str | None]
+"""Target of a file of an archive, relative to the root of the source; None if the file is not needed."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A published file.
+
+    Attributes:
+        name: name on the command line.
+        what: description.
+        url: address of the file.
+        sha256: published checksum, None if none is published.
+        size: length in bytes, None if unknown.
+        target: target path of a single file; None for an archive.
+        place: target of each file of an archive; None for a single file.
+        wants: required contents of an archive, for error messages.
+        default: whether the file is downloaded if no names are given.
+        experiments: whether targets are relative to the experiment root instead of the data root.
+    """
+
+    name: str
+    what: str
+    url: str
+    sha256: str | None = None
+    size: int | None = None
+    target: str | None = None
+    place: Place | None = None
+    wants: str = ""
+    default: bool = False
+    experiments: bool = False
+
+
+def _lmdb(target: str, path: PurePosixPath) -> str | None:
+    """Return the target of a database, which may be one file or a folder of files, by its name."""
+    name = PurePosixPath(target).name
+    if name not in path.parts:
+        return None
+    inner = path.parts[path.parts.index(name) + 1 :]
+    return str(PurePosixPath(target, *inner)) if len(inner) <= 1 else None
+
+
+def _named(targets: tuple[str, ...], path: PurePosixPath) -> str | None:
+    """Return the target with the same file name."""
+    return next((target for target in targets if PurePosixPath(target).name == path.name), None)
+
+
+def _annotation(suffix: str, path: PurePosixPath) -> str | None:
+    """Return the target of an annotation file ``fcl_mmf_<task>_<split>``."""
+    match = re.fullmatch(rf"fcl_mmf_(.+)_(train|val)\.{suffix}", path.name)
+    if match is None:
+        return None
+    for setting in SETTINGS:
+        try:
+            candidate = task(setting, match.group(1))
+        except TaskError:
+            continue
+        if candidate.name == match.group(1):
+            return str(PurePosixPath(candidate.annotation_path(match.group(2))).with_suffix(f".{suffix}"))
+    return None
+
+
+def _replay(setting: str, path: PurePosixPath) -> str | None:
+    """Return the path where SRM itself would have written the replays ``<order>_REPLAY[<p>]_AT[<c>].npy``."""
+    match = re.fullmatch(r"([a-z]{6})_REPLAY(\[.{1,2}\])?_AT\[.{1,2}\]\.npy", path.name)
+    if match is None:
+        return None
+    try:
+        parse_order(setting, match.group(1))
+    except TaskError:
+        return None
+    return f"{srm_root(setting)}/{srm_folder('distilgpt2', setting, match.group(1))}/{path.name}"
+
+
+def _checkpoint(setting: str, order: str) -> str:
+    """Return the path where training the last task of an order with replay rate 1.5 would have written the weights."""
+    folder = run_folder(setting, order, srm_experiment("distilgpt2", 1.5))
+    return final_weights(f"{folder}/{task_folder(parse_order(setting, order)[-1])}")
+
+
+SOURCES: tuple[Source, ...] = (
+    Source(
+        name="vocabulary",
+        what="answer vocabulary",
+        url=f"{CLOVE_FILES_URL}/clvqa_answer_6k.txt",
+        sha256="1a97f1167fe9ea02dd251e0ff4d6ba634699091ff0a917d7568584d18558eebf",
+        size=41_128,
+        target=data_root.VOCABULARY,
+        default=True,
+    ),
+    Source(
+        name="prompts-scene",
+        what="scene-graph prompts, scene setting",
+        url=f"{CLOVE_FILES_URL}/stage_sg_scene_setting_50u-50c.json",
+        sha256="c328eeec4061ace3c3ca9271b9cf924695d1eb4833e2db591cfbe4ed95bc6161",
+        size=3_640_477,
+        target=data_root.prompts_path("scene"),
+        default=True,
+    ),
+    Source(
+        name="clove",
+        what="CLOVE annotations (.npy)",
+        url=f"{CLOVE_URL}/CLOVE-npy.zip",
+        place=partial(_annotation, "npy"),
+        wants="fcl_mmf_<task>_<train|val>.npy",
+        default=True,
+    ),
+    Source(
+        name="gqa-features",
+        what="object features of GQA",
+        url=f"{MMF_URL}/datasets/gqa/defaults/features/features.tar.gz",
+        sha256="530e62e398faa5c9f2d4f7edc2223cce4a679b2837fa4252976f0eff4127f9ce",
+        place=partial(_lmdb, data_root.GQA_FEATURES),
+        wants=PurePosixPath(data_root.GQA_FEATURES).name,
+        default=True,
+    ),
+    Source(
+        name="textvqa-features",
+        what="object features of TextVQA",
+        url=f"{MMF_URL}/datasets/textvqa/defaults/features/features.tar.gz",
+        sha256="960f69c651f5c6532b4e9d8310597aa8d21c65074768c9702ea822e4b2867a0d",
+        place=partial(_lmdb, data_root.TEXTVQA_FEATURES),
+        wants=PurePosixPath(data_root.TEXTVQA_FEATURES).name,
+        default=True,
+    ),
+    Source(
+        name="textvqa-ocr-features",
+        what="OCR token features of TextVQA",
+        url=f"{MMF_URL}/datasets/textvqa/ocr_en/features/features.tar.gz",
+        sha256="3542dff9338540ff2add59bb2db290d9ea5f82a4f21ab07fe39351a82b699ee0",
+        place=partial(_lmdb, data_root.TEXTVQA_OCR_FEATURES),
+        wants=PurePosixPath(data_root.TEXTVQA_OCR_FEATURES).name,
+        default=True,
+    ),
+    Source(
+        name="fc7",
+        what="weights of the detector's fc7 layer",
+        url=f"{MMF_URL}/models/detectron/vmb_weights.tar.gz",
+        sha256="582d85748b2df60e3c6e045b8213c0fd7084054483a3388c55aed5b25bbc3c93",
+        place=partial(_named, (data_root.FC7_WEIGHT, data_root.FC7_BIAS)),
+        wants="fc7_w.pkl and fc7_b.pkl",
+        default=True,
+    ),
+    Source(
+        name="fasttext",
+        what="fastText vectors of English",
+        url=FASTTEXT_URL,
+        target=data_root.FASTTEXT,
+        default=True,
+    ),
+    Source(
+        name="clove-json",
+        what="CLOVE annotations (.json)",
+        url=f"{CLOVE_URL}/CLOVE-json.zip",
+        place=partial(_annotation, "json"),
+        wants="fcl_mmf_<task>_<train|val>.json",
+    ),
+    Source(
+        name="replays-functional",
+        what="SRM's replays, functional setting",
+        url=f"{CLOVE_URL}/function_distilgpt2_replay.zip",
+        place=partial(_replay, "functional"),
+        wants="<order>_REPLAY[<task>]_AT[<task>].npy",
+        experiments=True,
+    ),
+    Source(
+        name="replays-scene",
+        what="SRM's replays, scene setting",
+        url=f"{CLOVE_URL}/secne_distilgpt2_replay.zip",  # published under this spelling
+        place=partial(_replay, "scene"),
+        wants="<order>_REPLAY[<task>]_AT[<task>].npy",
+        experiments=True,
+    ),
+    *(
+        Source(
+            name=f"checkpoint-{setting}",
+            what=f"UniVQA after {order}, {setting} setting, replay rate 1.5",
+            url=f"{CLOVE_URL}/{word}_{order}_distilgpt2_replay_qag_seq_not_use_gt_task_token_1.5_unicl_final.pth",
+            target=_checkpoint(setting, order),
+            experiments=True,
+        )
+        for setting, word, order in (("functional", "function", "oarlks"), ("scene", "scene", "abcdef"))
+    ),
+)
+"""All published files, in the order they are downloaded."""
+
+
+def select(names: list[str], sources: tuple[Source, ...] = SOURCES) -> list[Source]:
+    """Return the sources with the given names; the default sources if no name is given, all sources for ``all``.
+
+    Raises:
+        DataError: a name is unknown; the message lists the known names.
+    """
+    if names == ["all"]:
+        return list(sources)
+    by_name = {source.name: source for source in sources}
+    unknown = [name for name in names if name not in by_name]
+    if unknown:
+        raise DataError(f"nothing named {', '.join(unknown)} to fetch; there are {', '.join(by_name)} and all")
+    return [by_name[name] for name in dict.fromkeys(names)] or [s for s in sources if s.default]
 
 
 class Downloader:
-    """Fetches sources into a data root.
+    """Downloads sources into a data root.
 
     Args:
         root: the data root.
-        experiments: the experiment root, where replays and checkpoints go.
-        base_url: a mirror; replaces scheme and host of every URL.
-        progress: show progress bars on stderr.
+        experiments: the experiment root for replays and checkpoints.
+        base_url: address of a mirror, which replaces scheme and host of every URL.
+        progress: whether to show progress bars on stderr.
     """
 
     def __init__(
@@ -46,22 +267,22 @@ class Downloader:
         self._folder = self.root / ".downloads"
 
     def url(self, source: Source) -> str:
-        """Where a source is fetched from."""
+        """Return the address from which a source is downloaded."""
         if self.base_url is None:
             return source.url
         return self.base_url.rstrip("/") + urlsplit(source.url).path
 
     def target(self, source: Source) -> Path:
-        """The root that a source's targets are relative to."""
+        """Return the root to which the targets of a source are relative."""
         return self.experiments if source.experiments else self.root
 
     def is_done(self, source: Source) -> bool:
-        """Whether an earlier run placed the source and its files are still there, as long as they were."""
+        """Return whether an earlier run placed the source and its files still exist with the same sizes."""
         files, target = self._placed(source), self.target(source)
         return bool(files) and all(_size(target / name) == size for name, size in files.items())
 
     def _placed(self, source: Source) -> dict[str, int]:
-        """The files that an earlier run placed and their sizes in bytes; none where none did."""
+        """Return the files that an earlier run placed with their sizes in bytes, empty if there are none."""
         try:
             receipt = json.loads(self._receipt(source).read_text(encoding="utf-8"))
             return dict(receipt["files"])
@@ -69,16 +290,16 @@ class Downloader:
             return {}
 
     def get(self, source: Source) -> list[str]:
-        """Fetch one source and put its files in place.
+        """Download one source and place its files.
 
         Returns:
-            Lines that say what was done.
+            Lines that describe what was done.
 
         Raises:
-            DataError: it cannot be fetched, is not what was published, or holds nothing that is wanted.
+            DataError: the source cannot be downloaded, has a wrong checksum, or contains no required file.
         """
         if self.is_done(source):
-            return [f"{source.name}: is here already"]
+            return [f"{source.name}: already downloaded"]
         url, target = self.url(source), self.target(source)
         lines = []
         if source.place is None:
@@ -106,11 +327,11 @@ class Downloader:
         return [*lines, f"{source.name}: {len(placed)} file{'s' * (len(placed) > 1)} below {target}"]
 
     def plan(self, sources: Sequence[Source], listed: Sequence[Source] | None = None) -> str:
-        """What a run would fetch, as text; nothing is asked of a server.
+        """Describe what would be downloaded, without a network request.
 
         Args:
-            sources: would be fetched.
-            listed: described, ``sources`` among them; None describes no others.
+            sources: sources that would be downloaded.
+            listed: sources to describe, including ``sources``; None describes ``sources`` only.
         """
         lines = []
         for source in listed or sources:
@@ -118,15 +339,14 @@ class Downloader:
             size = sum(self._placed(source).values()) if is_done else source.size
             lines += [
                 f"{source.name}: {source.what}{'' if source in sources else ' (only when named)'}",
-                "  here already" if is_done else f"  from {self.url(source)}",
+                "  already downloaded" if is_done else f"  from {self.url(source)}",
                 f"  size {'not published' if size is None else f'{size:,} bytes'}",
                 f"  sha256 {source.sha256 or 'not published'}",
                 f"  to {self.target(source) / (source.target or '')}",
             ]
         left = [source for source in sources if not self.is_done(source)]
-        known = sum(source.size or 0 for source in left)
-        unknown = sum(source.size is None for source in left)
-        lines.append(f"to fetch: {len(left)} of {len(sources)}; {known:,} bytes, and {unknown} of unpublished size")
+        size, unknown = sum(source.size or 0 for source in left), sum(source.size is None for source in left)
+        lines.append(f"to fetch: {len(left)} of {len(sources)}; {size:,} bytes, and {unknown} of unpublished size")
         return "\n".join(lines)
 
     def _receipt(self, source: Source) -> Path:
@@ -138,7 +358,7 @@ def _size(path: Path) -> int:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of ``download``."""
+    """Add the arguments of the ``download`` command."""
     names = ", ".join(source.name for source in SOURCES)
     default = ", ".join(source.name for source in select([]))
     parser.add_argument("dir", metavar="DIR", help="the data root to fill")
@@ -146,12 +366,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--root", help="experiment root for replays and checkpoints (default: $ROOT, else DIR/published)"
     )
-    parser.add_argument("--base-url", metavar="URL", help="a mirror: replaces scheme and host of every URL")
-    parser.add_argument("--dry-run", action="store_true", help="print what is published and would be fetched, and stop")
+    parser.add_argument("--base-url", metavar="URL", help="mirror that replaces scheme and host of every URL")
+    parser.add_argument("--dry-run", action="store_true", help="list what would be downloaded, and exit")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Fetch what is named; the first failure ends it with an error, what was placed before stays."""
+    """Download the named sources; the first failure ends the command, and files placed before are kept."""
     sources = select(args.names)
     experiments = args.root or os.environ.get("ROOT") or Path(args.dir) / "published"
     downloader = Downloader(args.dir, experiments, args.base_url, progress=sys.stderr.isatty())

@@ -1,27 +1,42 @@
-"""Errors of the benchmark package: one line each, naming the file, record or key and what to do."""
+"""Errors of the project. Each message is one line that names the file, record or key and says what to do."""
 
 from __future__ import annotations
 
 
 class CloveError(Exception):
-    """Something a user can mend: a missing file, a broken record, an illegal name.
+    """Base class of errors that a user can fix, such as a missing file, an invalid record or an unknown name.
 
-    Command lines print ``str(error)`` on one line and leave with a non-zero exit code; a traceback is
-    kept for faults of the code itself.
+    Command lines print ``str(error)`` on one line and exit with a non-zero code. Tracebacks are kept for bugs.
     """
 
 
 class TaskError(CloveError):
-    """An unknown setting, task, task letter or an illegal task order."""
+    """An unknown setting, task or task letter, or an invalid task order."""
 
 
 class UnsafePickleError(CloveError):
-    """A pickle asks for something outside the allow-list, so it was not loaded."""
+    """A pickle refers to an object outside the allow-list and was not loaded."""
 
 
 class RecordError(CloveError):
-    """An annotation record that does not have the fields of the schema."""
+    """An annotation record does not match the schema."""
 
 
 class DataError(CloveError):
-    """A data file is missing, truncated or not what its name promises."""
+    """A data file is missing, truncated or of the wrong format."""
+
+
+class ConfigError(CloveError):
+    """A configuration file or a ``key=value`` override is invalid."""
+
+
+class ReplayError(ConfigError):
+    """The keys of ``training.CL`` that select the position in the task order or the replays are invalid."""
+
+
+class TrainingError(CloveError):
+    """Training cannot continue, for example because the loss is NaN."""
+
+
+class CheckpointError(CloveError):
+    """A checkpoint file is missing, damaged, contains code, or belongs to another model."""

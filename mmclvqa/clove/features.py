@@ -1,7 +1,7 @@
-"""Region features on disk: MMF's LMDB format, read without executing pickled code.
+"""Region features in MMF's LMDB format, read without executing pickled code.
 
-Key: the feature path without ``.npy``. Value: a pickled dict with ``features`` n x width, ``bbox`` n x 4,
-``num_boxes``, ``image_width``, ``image_height``. The key ``keys`` holds the pickled list of all keys.
+The key of an entry is the feature path without ``.npy``; its value is a pickled dict with ``features`` (n x width),
+``bbox`` (n x 4), ``num_boxes``, ``image_width`` and ``image_height``. The entry ``keys`` is the pickled list of keys.
 """
 
 from __future__ import annotations
@@ -15,30 +15,25 @@ from typing import Any
 import lmdb
 import numpy as np
 
-from mmclvqa.clove import layout
+from mmclvqa.clove.data_root import GQA_FEATURES, TEXTVQA_FEATURES, TEXTVQA_OCR_FEATURES
 from mmclvqa.clove.errors import DataError
-from mmclvqa.clove.pickles import safe_loads
+from mmclvqa.clove.files import safe_loads
 
 KEY_LIST = b"keys"
 
 SIZE_KEYS = ("image_width", "image_height")
-"""What boxes are divided by."""
-
-
-def has_image(stage: str) -> bool:
-    """Whether records of this stage show an image: SRM's and image-withheld replays do not."""
-    return "_gen" not in stage and "_##" not in stage
+"""Keys of the image size, by which boxes are normalized."""
 
 
 def databases(image_source: str | None) -> tuple[str, ...]:
-    """The feature databases a record's image is read from, relative to the data root."""
+    """Return the feature databases of an image source, relative to the data root."""
     if image_source == "textvqa":
-        return layout.TEXTVQA_FEATURES, layout.TEXTVQA_OCR_FEATURES
-    return (layout.GQA_FEATURES,)
+        return TEXTVQA_FEATURES, TEXTVQA_OCR_FEATURES
+    return (GQA_FEATURES,)
 
 
 def feature_path(record: Mapping[str, Any]) -> str | None:
-    """The path of a record's features in its databases; TextVQA's lie below ``train/``. None without one."""
+    """Return the path of a record's features in its databases, None if it has none; TextVQA adds ``train/``."""
     path = record["feature_path"]
     if path is not None and record["image_source"] == "textvqa" and not path.startswith("train"):
         return f"train/{path}"
@@ -46,13 +41,13 @@ def feature_path(record: Mapping[str, Any]) -> str | None:
 
 
 class FeatureDatabase:
-    """One feature database, open for reading.
+    """A feature database opened for reading.
 
     Args:
         path: the ``.lmdb`` folder or file.
 
     Raises:
-        DataError: it is missing, no LMDB, truncated, or has no readable list of keys.
+        DataError: the database is missing, truncated, not an LMDB, or has no readable list of keys.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -65,14 +60,14 @@ class FeatureDatabase:
                     raise DataError(f"{self.path}: has no entry 'keys', which lists its features")
                 keys = safe_loads(packed, f"{self.path}, entry 'keys'")
             if not isinstance(keys, (list, tuple)) or not all(isinstance(key, bytes) for key in keys):
-                raise DataError(f"{self.path}: entry 'keys' is no list of bytes")
+                raise DataError(f"{self.path}: entry 'keys' is not a list of bytes")
         except BaseException:
             self.close()
             raise
         self.keys: frozenset[bytes] = frozenset(keys)
 
     def key(self, path: str) -> bytes | None:
-        """The key under which MMF's reader finds a feature path, None if there is none."""
+        """Return the key under which MMF's reader finds a feature path, None if there is none."""
         stem = path.split(".npy")[0]
         number = stem.rsplit("_", 1)[-1]
         if number.isdecimal() and (key := str(int(number)).encode()) in self.keys:
@@ -81,16 +76,16 @@ class FeatureDatabase:
         return key if key in self.keys else None
 
     def holds(self, key: bytes) -> bool:
-        """Whether a value stands under ``key`` (the list of keys may promise more than there is)."""
+        """Return whether ``key`` has a value; the list of keys may contain keys without one."""
         with self._environment.begin() as transaction, transaction.cursor() as cursor:
             return cursor.set_key(key)
 
     def read(self, key: bytes) -> Any:
-        """The value of ``key``, unpickled through the allow-list.
+        """Return the value of ``key``, unpickled with the allow-list.
 
         Raises:
-            DataError: there is none or it is broken.
-            UnsafePickleError: it asks for something outside the allow-list.
+            DataError: there is no value or it is damaged.
+            UnsafePickleError: the value refers to an object outside the allow-list.
         """
         name = f"{self.path}, key {key.decode(errors='replace')}"
         with self._environment.begin(buffers=True) as transaction:
@@ -100,7 +95,7 @@ class FeatureDatabase:
             return safe_loads(packed, name)
 
     def close(self) -> None:
-        """Close the database; it cannot be read afterwards."""
+        """Close the database."""
         self._environment.close()
 
     def __enter__(self) -> FeatureDatabase:
@@ -113,31 +108,31 @@ class FeatureDatabase:
 
 
 def value_problem(value: Any, has_boxes: bool) -> str | None:
-    """What is wrong with the value of a feature database, None if nothing.
+    """Return the problem of a value of a feature database, None if it is valid.
 
     Args:
-        value: as read.
-        has_boxes: boxes are read from the value. It may lack them altogether, which makes them zero; the boxes of
-            OCR regions come with the records.
+        value: the value as read.
+        has_boxes: whether boxes are read from the value. A value without ``bbox`` has zero boxes; the boxes of OCR
+            regions are part of the records.
     """
     if not isinstance(value, dict):
-        return f"holds {type(value).__name__} instead of a dict"
+        return f"is {type(value).__name__} instead of a dict"
     if "features" not in value:
         return "has no features"
     features = value["features"]
     if not isinstance(features, np.ndarray) or features.ndim != 2 or features.dtype.kind != "f":
-        return "its features are no table of floating point numbers (regions x width)"
+        return "its features are not a table of floating-point numbers (regions x width)"
     if not np.isfinite(features).all():
-        return "its features hold values that are not finite"
+        return "its features contain values that are not finite"
     return boxes_problem(value, len(features)) if has_boxes and "bbox" in value else None
 
 
 def boxes_problem(value: Mapping[str, Any], regions: int) -> str | None:
-    """What is wrong with ``bbox`` of a feature value and the image size that it is divided by, None if nothing.
+    """Return the problem of ``bbox`` in a feature value or of the image size, None if they are valid.
 
     Args:
-        value: has ``bbox``.
-        regions: how many boxes there must be.
+        value: a feature value with ``bbox``.
+        regions: required number of boxes.
     """
     missing = [name for name in SIZE_KEYS if not _is_positive(value.get(name))]
     if missing:
@@ -145,7 +140,7 @@ def boxes_problem(value: Mapping[str, Any], regions: int) -> str | None:
     try:
         boxes = np.asarray(value["bbox"], dtype=np.float32)
     except (TypeError, ValueError):
-        return "its bbox is no table of numbers"
+        return "its bbox is not a table of numbers"
     if boxes.shape != (regions, 4):
         shape = " x ".join(map(str, boxes.shape))
         return f"its bbox has shape {shape} instead of {regions} x 4, four numbers for each region"
@@ -160,13 +155,13 @@ def _is_positive(value: Any) -> bool:
 
 
 def open_lmdb(path: str | os.PathLike[str]) -> lmdb.Environment:
-    """Open an LMDB for reading, without lock file.
+    """Open an LMDB for reading, without a lock file.
 
-    A file cut short is refused here: LMDB maps it into memory, and touching a page that is not there would
-    end the process with a bus error.
+    LMDB maps the file into memory, and access to a missing page of a truncated file would end the process with a bus
+    error. Truncated files are therefore refused here.
 
     Raises:
-        DataError: it is missing, no LMDB, or truncated.
+        DataError: the database is missing, truncated or not an LMDB.
     """
     path = Path(path)
     file = path / "data.mdb" if path.is_dir() else path
@@ -177,12 +172,12 @@ def open_lmdb(path: str | os.PathLike[str]) -> lmdb.Environment:
             str(path), subdir=path.is_dir(), readonly=True, lock=False, readahead=False, meminit=False
         )
     except (lmdb.Error, OSError) as error:
-        raise DataError(f"{path}: is no LMDB database or is truncated ({error})") from None
+        raise DataError(f"{path}: is not an LMDB database or is truncated ({error})") from None
     pages = environment.info()["last_pgno"] + 1
     size, page_size = file.stat().st_size, environment.stat()["psize"]
-    # The last pages of a large database may be free ones that were never written.
+    # The last pages of a large database may be free pages that were never written.
     unwritten = min(64, pages // 100)
     if size < (pages - unwritten) * page_size:
         environment.close()
-        raise DataError(f"{path}: is truncated: {size} bytes instead of {pages * page_size}; fetch it again")
+        raise DataError(f"{path}: is truncated: {size} bytes instead of {pages * page_size}; download it again")
     return environment

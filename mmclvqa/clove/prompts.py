@@ -1,62 +1,81 @@
-"""Scene-graph prompts: what SRM begins a pseudo scene graph with.
+"""Scene-graph prompts: their files, and sampling them from the training records of a task.
 
-A file holds ``{task name: [[item, ...], ...]}``: per task a list of prompts, each a short list of items
-such as ``"red car"`` or ``"man on horse"``, without the `` [SEP]`` of a record's items.
+A prompt is a short list of items such as ``"red car"`` or ``"man on horse"`` with which SRM begins a pseudo scene
+graph. A file contains ``{task name: [[item, ...], ...]}``; items do not have the `` [SEP]`` of the items of records.
+
+The items of sampled prompts are drawn with weight log(1 + count) from the most frequent related items (mask 1) of the
+task's training records. Only these counts outlive a task, not its records. In the functional setting the prompts are
+
+- object: one object, with or without attributes; attribute: one object with attributes;
+- relation: a triple, then a triple that shares an object with it;
+- logical: two objects with the same value of a kind of attribute, the kind drawn with :data:`KIND_WEIGHTS`;
+- knowledge: a fact, then an item about its subject;
+- scenetext: one item with ``[OCR] word``;
+
+in the scene setting one item. The two items of a prompt always differ.
 """
 
 from __future__ import annotations
 
-import json
+import itertools
+import math
 import os
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+import random
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
+from mmclvqa.clove.data_root import annotation_file
 from mmclvqa.clove.errors import DataError
-from mmclvqa.clove.files import write_json
-from mmclvqa.clove.tasks import task, tasks
+from mmclvqa.clove.files import read_json, write_json
+from mmclvqa.clove.records import ITEM_END, load_records
+from mmclvqa.clove.scene_graph_items import Item, head, read_item
+from mmclvqa.clove.tasks import Task, task, tasks
+
+MOST_FREQUENT = 5000
+"""Number of different items of a task that are drawn from."""
+PUBLISHED_PROMPTS = 20000
+"""Number of prompts per task in the published file."""
+KIND_WEIGHTS = {"color": 10, "material": 5, "shape": 1}
+"""Weights of the kinds of attribute by which the logical task compares objects."""
+NO_FACT = "a type of"
+"""Facts with this predicate are taxonomy, which no question asks about; they are not used as prompts."""
 
 
 def load_prompts(path: str | os.PathLike[str], setting: str | None = None) -> dict[str, list[list[str]]]:
-    """The prompts of a file by task name; it may have fewer tasks than the setting.
+    """Read the prompts of a file by task name; the file may omit tasks of the setting.
 
     Args:
         path: the JSON file.
-        setting: when given, its tasks are the only names allowed.
+        setting: if given, only names of its tasks are allowed.
 
     Raises:
         DataError: the file is missing or malformed; the message names task, prompt and item.
-        TaskError: no such setting.
+        TaskError: unknown setting.
     """
-    path = Path(path)
-    try:
-        prompts = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise DataError(f"{path}: there is no such file") from None
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from None
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{path}: is no valid JSON ({error})") from None
+    prompts = read_json(path)
     _check(prompts, str(path), setting)
     return prompts
 
 
 def task_prompts(path: str | os.PathLike[str], setting: str, name: str) -> list[list[str]]:
-    """The prompts of one task.
+    """Read the prompts of one task.
 
     Args:
         path: the JSON file.
-        setting: the setting it belongs to.
-        name: the task's letter or name.
+        setting: the setting of the task.
+        name: letter or name of the task.
 
     Raises:
         DataError: the file is missing, malformed or has no prompt for the task.
-        TaskError: no such setting or task.
+        TaskError: unknown setting or task.
     """
-    wanted = task(setting, name).name
-    prompts = load_prompts(path, setting).get(wanted)
+    task_name = task(setting, name).name
+    prompts = load_prompts(path, setting).get(task_name)
     if not prompts:
-        raise DataError(f"{path}: has no prompt for task {wanted}")
+        raise DataError(f"{path}: has no prompt for task {task_name}")
     return prompts
 
 
@@ -64,25 +83,274 @@ def save_prompts(path: str | os.PathLike[str], prompts: Mapping[str, Sequence[Se
     """Write prompts by task name as JSON.
 
     Raises:
-        DataError: they are not what :func:`load_prompts` would read.
+        DataError: the prompts are malformed, so that :func:`load_prompts` would refuse them.
     """
-    kept = {name: [list(prompt) for prompt in listed] for name, listed in prompts.items()}
-    _check(kept, str(path), None)
-    write_json(path, kept, indent=None)
+    value = {name: [list(prompt) for prompt in of_task] for name, of_task in prompts.items()}
+    _check(value, str(path), None)
+    write_json(path, value, indent=None)
 
 
 def _check(prompts: Any, where: str, setting: str | None) -> None:
     if not isinstance(prompts, dict):
-        raise DataError(f"{where}: holds {type(prompts).__name__} instead of a table of tasks")
-    names = {known.name for known in tasks(setting).values()} if setting else prompts.keys()
-    for name, listed in prompts.items():
+        raise DataError(f"{where}: is {type(prompts).__name__} instead of a table of tasks")
+    names = {candidate.name for candidate in tasks(setting).values()} if setting else prompts.keys()
+    for name, of_task in prompts.items():
         if name not in names:
-            raise DataError(f"{where}: {name!r} is no task of the {setting} setting")
-        if not isinstance(listed, list):
-            raise DataError(f"{where}: task {name}: {type(listed).__name__} instead of a list of prompts")
-        for index, prompt in enumerate(listed):
+            raise DataError(f"{where}: {name!r} is not a task of the {setting} setting")
+        if not isinstance(of_task, list):
+            raise DataError(f"{where}: task {name}: {type(of_task).__name__} instead of a list of prompts")
+        for index, prompt in enumerate(of_task):
             if not isinstance(prompt, list) or not prompt:
-                raise DataError(f"{where}: task {name}: prompt {index} is no list of items")
+                raise DataError(f"{where}: task {name}: prompt {index} is not a list of items")
             for item in prompt:
                 if not isinstance(item, str) or not item.strip():
-                    raise DataError(f"{where}: task {name}: prompt {index} has the item {item!r}, no text")
+                    raise DataError(f"{where}: task {name}: prompt {index} has the item {item!r}, which is not text")
+
+
+@dataclass
+class ItemStatistics:
+    """Statistics of the training records of a task that outlive the task.
+
+    Attributes:
+        counts: number of questions to which each item is related; facts count as related.
+        facts: supporting facts as items -> head noun of the subject, without facts with :data:`NO_FACT`.
+    """
+
+    counts: Counter[str] = field(default_factory=Counter)
+    facts: dict[str, str] = field(default_factory=dict)
+
+    def weighted_items(self) -> list[tuple[Item, float]]:
+        """Return the most frequent items and their weights, log(1 + count)."""
+        return [(read_item(text), math.log1p(count)) for text, count in self.counts.most_common(MOST_FREQUENT)]
+
+
+def fit_statistics(records: Iterable[Mapping[str, Any]]) -> ItemStatistics:
+    """Count the related items of training records.
+
+    Args:
+        records: records of one task, with ``gt_scene_graph_seq``, ``gt_scene_graph_mask`` and ``supporting_fact``.
+    """
+    statistics = ItemStatistics()
+    for record in records:
+        pairs = zip(record["gt_scene_graph_seq"], record["gt_scene_graph_mask"], strict=True)
+        related = [item.removesuffix(ITEM_END) for item, is_related in pairs if is_related]
+        statistics.counts.update(related)
+        for fact in record["supporting_fact"][:1]:
+            triplet = fact["triplet"]
+            if not triplet or NO_FACT in " ".join(triplet):
+                continue
+            items = [text for text in related if _states_fact(text, triplet)]
+            if not items:
+                # The scene graph does not contain the fact, so the fact is an additional item.
+                items = [" ".join(triplet)]
+                statistics.counts.update(items)
+            statistics.facts.update(dict.fromkeys(items, head(triplet[0])))
+    return statistics
+
+
+def sample_prompts(records: Iterable[Mapping[str, Any]], task: Task, count: int, rng: random.Random) -> list[list[str]]:
+    """Sample prompts for a task from its training records.
+
+    If no two items match, the prompts of a task with pairs are single items that may come first in a pair. If no item
+    fits an object, attribute or scenetext prompt, all items are used.
+
+    Args:
+        records: training records of the task.
+        task: the task.
+        count: number of prompts.
+        rng: generator of all draws; equal records and generator states give equal prompts.
+
+    Raises:
+        DataError: no record has a related item that is allowed in prompts of the task.
+    """
+    statistics = fit_statistics(records)
+    items = statistics.weighted_items()
+    if not items:
+        raise DataError(f"task {task.name}: no training record has a related item (gt_scene_graph_mask 1)")
+    name = task.name if task.setting == "functional" else ""
+    if name in _USABLE:
+        usable, kind = _USABLE[name]
+        items = [pair for pair in items if usable(pair[0])]
+        if not items:
+            raise DataError(f"task {name}: no training record has a related item that is {kind}")
+    if name in _PAIRS:
+        pairs = _PAIRS[name](items, statistics)
+        if pairs.firsts:
+            return [pairs.draw(rng) for _ in range(count)]
+    is_preferred = _SINGLES.get(name, _any)
+    pool = _Pool([pair for pair in items if is_preferred(pair[0], statistics)] or items)
+    return [[pool.draw(rng).text] for _ in range(count)]
+
+
+def setting_prompts(
+    root: str | os.PathLike[str], setting: str, per_task: int = PUBLISHED_PROMPTS, seed: int = 0
+) -> dict[str, list[list[str]]]:
+    """Sample prompts for all tasks of a setting from the records of a data root, with one task in memory at a time.
+
+    Args:
+        root: the data root.
+        setting: ``functional`` or ``scene``.
+        per_task: number of prompts per task.
+        seed: seed of the draws; the prompts of a task do not depend on the other tasks.
+
+    Returns:
+        Prompts by task name.
+
+    Raises:
+        TaskError: unknown setting.
+        DataError, RecordError, UnsafePickleError: a training file is missing or damaged, or has no related item.
+    """
+    prompts = {}
+    for candidate in tasks(setting).values():
+        path = annotation_file(root, candidate, "train")
+        if path is None:
+            missing = os.path.join(root, candidate.annotation_path("train"))
+            raise DataError(f"{missing}: there is no such file (nor .json)")
+        rng = random.Random(f"{seed}/prompts/{setting}/{candidate.name}")
+        try:
+            prompts[candidate.name] = sample_prompts(load_records(path), candidate, per_task, rng)
+        except DataError as error:
+            raise error if str(path) in str(error) else DataError(f"{path}: {error}") from None
+    return prompts
+
+
+class _Pool:
+    """Draws items with probability proportional to their weights.
+
+    Args:
+        items: distinct items with positive weights.
+    """
+
+    def __init__(self, items: Sequence[tuple[Item, float]]) -> None:
+        self.items = items
+        self._bounds = [0.0, *itertools.accumulate(weight for _, weight in items)]
+        self._index = {item: index for index, (item, _) in enumerate(items)}
+
+    def weight(self, without: Item | None = None) -> float:
+        """Return the total weight of all items except ``without``."""
+        skipped = self._index.get(without)
+        if skipped is None:
+            return self._bounds[-1]
+        return self._bounds[-1] - self.items[skipped][1] if len(self.items) > 1 else 0.0
+
+    def draw(self, rng: random.Random, without: Item | None = None) -> Item:
+        """Draw an item other than ``without``."""
+        point = rng.random() * self.weight(without)
+        skipped = self._index.get(without)
+        if skipped is not None and point >= self._bounds[skipped]:
+            point += self.items[skipped][1]
+        # Rounding may reach the end of the last item or the beginning of the skipped item.
+        index = min(bisect_right(self._bounds, point) - 1, len(self.items) - 1)
+        if index == skipped:
+            index += 1 if index + 1 < len(self.items) else -1
+        return self.items[index][0]
+
+
+Group = str
+"""Group of first items, drawn before the item: a kind of attribute, or one group of all items."""
+
+
+class _Pairs:
+    """Draws pairs of items that share a key: first a group, then a first item of it, then a second item with its key.
+
+    Args:
+        seeking: first items by group, each with its weight and the keys that its second item may have.
+        offering: second items, each with its weight and its keys.
+        weights: weights of the groups.
+    """
+
+    def __init__(
+        self,
+        seeking: Mapping[Group, Sequence[tuple[Item, float, Sequence[str]]]],
+        offering: Sequence[tuple[Item, float, Sequence[str]]],
+        weights: Mapping[Group, float],
+    ) -> None:
+        by_key: dict[str, list[tuple[Item, float]]] = {}
+        for item, weight, keys in offering:
+            for key in keys:
+                by_key.setdefault(key, []).append((item, weight))
+        self._seconds = {key: _Pool(items) for key, items in by_key.items()}
+        self._keys: dict[tuple[Group, Item], list[str]] = {}
+        self.firsts: dict[Group, _Pool] = {}
+        for group, items in seeking.items():
+            usable = []
+            for item, weight, keys in items:
+                open_keys = [key for key in keys if key in self._seconds and self._seconds[key].weight(item) > 0]
+                if open_keys:
+                    self._keys[group, item] = open_keys
+                    usable.append((item, weight))
+            if usable:
+                self.firsts[group] = _Pool(usable)
+        self._groups = list(self.firsts)
+        self._weights = [weights[group] for group in self._groups]
+
+    def draw(self, rng: random.Random) -> list[str]:
+        """Draw the texts of two items."""
+        group = rng.choices(self._groups, self._weights)[0]
+        first = self.firsts[group].draw(rng)
+        pools = [self._seconds[key] for key in self._keys[group, first]]
+        pool = rng.choices(pools, [pool.weight(first) for pool in pools])[0]
+        return [first.text, pool.draw(rng, without=first).text]
+
+
+def _relation_pairs(items: Sequence[tuple[Item, float]], statistics: ItemStatistics) -> _Pairs:
+    objects = [
+        (item, weight, list(dict.fromkeys((head(item.subject), head(item.object))))) for item, weight in items
+    ]
+    return _Pairs({"": objects}, objects, {"": 1})
+
+
+def _logical_pairs(items: Sequence[tuple[Item, float]], statistics: ItemStatistics) -> _Pairs:
+    seeking = {
+        kind: [(item, weight, sorted(values)) for item, weight in items if (values := item.values(kind))]
+        for kind in KIND_WEIGHTS
+    }
+    offering = [(item, weight, sorted(set().union(*map(item.values, KIND_WEIGHTS)))) for item, weight in items]
+    return _Pairs(seeking, offering, KIND_WEIGHTS)
+
+
+def _knowledge_pairs(items: Sequence[tuple[Item, float]], statistics: ItemStatistics) -> _Pairs:
+    facts = [
+        (item, weight, [statistics.facts[item.text]]) for item, weight in items if item.text in statistics.facts
+    ]
+    others = [
+        (item, weight, [name for name in dict.fromkeys((head(item.subject), head(item.object))) if name])
+        for item, weight in items
+        if item.text not in statistics.facts
+    ]
+    return _Pairs({"": facts}, others, {"": 1})
+
+
+_PAIRS: dict[str, Callable[[Sequence[tuple[Item, float]], ItemStatistics], _Pairs]] = {
+    "relation": _relation_pairs,
+    "logical": _logical_pairs,
+    "knowledge": _knowledge_pairs,
+}
+"""How items are paired, for tasks whose prompts have two items."""
+
+
+_USABLE: dict[str, tuple[Callable[[Item], bool], str]] = {
+    "relation": (lambda item: item.is_triple, "a triple"),
+    "knowledge": (lambda item: NO_FACT not in item.text, f"not of the kind '{NO_FACT}'"),
+}
+"""Items that are allowed in the prompts of a task, and their description; other tasks allow any item."""
+
+
+def _any(item: Item, statistics: ItemStatistics) -> bool:
+    return True
+
+
+_SINGLES: dict[str, Callable[[Item, ItemStatistics], bool]] = {
+    "object": lambda item, statistics: not item.is_triple,
+    "attribute": lambda item, statistics: item.is_attributed,
+    "scenetext": lambda item, statistics: item.has_word,
+    "logical": lambda item, statistics: any(map(item.values, KIND_WEIGHTS)),
+    "knowledge": lambda item, statistics: item.text in statistics.facts,
+}
+"""Items preferred for prompts of one item; if no item qualifies, all items are used."""
+
+
+def _states_fact(text: str, triplet: list[str]) -> bool:
+    """Return whether an item states a fact, that is, contains its subject and object."""
+    lowered = text.lower()
+    return all(end.lower() in lowered for end in (triplet[0], triplet[-1]))

@@ -1,8 +1,8 @@
-"""Reading scene-graph items: which are triples, which attributed objects, and what they are about.
+"""Parsing scene-graph items into objects with attributes and triples.
 
-Items are plain text (``red metal cup``, ``standing man to the left of long building``), as the benchmark derived
-them from Visual Genome's graphs: attributes before their object, a predicate between two objects. Nothing marks the
-parts, so a predicate is known by its words.
+Items are plain text such as ``red metal cup`` or ``standing man to the left of long building``, which the benchmark
+derives from the graphs of Visual Genome: attributes before their object, a predicate between two objects. The parts
+are not marked, so that predicates are recognized by their words.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 OCR = "[OCR]"
-"""Stands before a word that is written in the picture."""
+"""Token before a word that is written in the image."""
 
 
 def _words(text: str) -> frozenset[str]:
@@ -29,7 +29,7 @@ ATTRIBUTE_KINDS: dict[str, frozenset[str]] = {
         "rounded pointy straight arched",
     }.items()
 }
-"""Kind of attribute -> its words; the logical task compares objects by these."""
+"""Kind of attribute -> its values; the logical task compares objects by these."""
 
 _PREPOSITIONS = _words(
     "on in of near with behind above below under by at over around beside inside between against across along from "
@@ -43,31 +43,31 @@ _PHRASES = tuple(
         "left of", "right of", "next to", "close to", "attached to", "used for", "capable of",
     )
 )  # fmt: skip
-"""Predicates of several words that do not begin with a preposition of their own, or go on after it."""
+"""Predicates of several words that are more than a single preposition."""
 
 _TRANSITIVE = _words(
     "wearing holding carrying watching eating covering riding using pulling hitting touching crossing drinking "
     "surrounding throwing driving facing catching boarding kicking reading pushing cutting leaving chasing feeding "
     "entering exiting wears has"
 )
-"""Verbs that are a predicate without a preposition."""
+"""Verbs that form a predicate without a preposition."""
 
 _NOT_VERBS = _words(
     "building ceiling string ring king wing bed shed sled clothing railing awning painting topping frosting icing "
     "dressing earring drawing scaffolding bedding pudding stocking weed seed"
 )
-"""Objects that end as participles do."""
+"""Nouns with the ending of a participle."""
 
 
 @dataclass(frozen=True)
 class Item:
-    """The parts of one item.
+    """A parsed item.
 
     Attributes:
         text: the item, without `` [SEP]``.
-        subject: its object with attributes; of a triple the one before the predicate.
-        predicate: empty when the item is no triple.
-        object: of a triple the object after the predicate.
+        subject: the object with its attributes; in a triple, the object before the predicate.
+        predicate: the predicate of a triple, otherwise empty.
+        object: the object after the predicate of a triple, otherwise empty.
     """
 
     text: str
@@ -77,26 +77,26 @@ class Item:
 
     @property
     def is_triple(self) -> bool:
-        """Whether it relates two objects."""
+        """Whether the item relates two objects."""
         return bool(self.predicate)
 
     @property
     def is_attributed(self) -> bool:
-        """Whether it is one object of several words: attributes and the object's name."""
+        """Whether the item is one object of several words: attributes and a noun."""
         return not self.is_triple and len(self.subject.split()) > 1
 
     @property
     def has_word(self) -> bool:
-        """Whether it says which word is written on something."""
+        """Whether the item contains a word written in the image."""
         return bool(self.text.partition(OCR)[2].strip())
 
     def values(self, kind: str) -> frozenset[str]:
-        """The attributes of a kind that it tells of one object; empty for a triple."""
+        """Return the attribute values of a kind; empty for a triple."""
         return frozenset() if self.is_triple else ATTRIBUTE_KINDS[kind] & set(self.subject.split()[:-1])
 
 
 def read_item(text: str) -> Item:
-    """Take an item apart; what follows ``[OCR]`` is no part of an object."""
+    """Parse an item; the text after ``[OCR]`` is not part of an object."""
     words = text.partition(OCR)[0].split() if OCR in text else text.split()
     for start in range(1, len(words) - 1):
         end = start + _predicate_length(words, start)
@@ -109,12 +109,12 @@ def read_item(text: str) -> Item:
 
 
 def head(phrase: str) -> str:
-    """The noun of an object with attributes: its last word."""
+    """Return the head noun of an object with attributes, its last word."""
     return phrase.split()[-1] if phrase.strip() else ""
 
 
 def _predicate_length(words: list[str], start: int) -> int:
-    """How many words from ``start`` on are a predicate; 0 when none begins there."""
+    """Return the number of words of the predicate that begins at ``start``, 0 if none does."""
     for phrase in _PHRASES:
         if tuple(words[start : start + len(phrase)]) == phrase:
             return len(phrase)
@@ -122,12 +122,12 @@ def _predicate_length(words: list[str], start: int) -> int:
     if word in _PREPOSITIONS:
         return 1
     if _is_participle(words[start - 1]):
-        return 0  # "standing eating zebra": attributes, which no verb follows
+        return 0  # in "standing eating zebra", both participles are attributes
     if _is_participle(word) and words[start + 1] not in _TRANSITIVE:
-        # "standing on", "covered with": a participle belongs to the preposition after it.
-        more = _predicate_length(words, start + 1)
-        if more:
-            return 1 + more
+        # In "standing on" or "covered with", the participle is part of the predicate.
+        rest = _predicate_length(words, start + 1)
+        if rest:
+            return 1 + rest
     return 1 if word in _TRANSITIVE else 0
 
 

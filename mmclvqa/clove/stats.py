@@ -1,4 +1,4 @@
-"""What the tasks of a data root are like: sizes, answers, and how long the inputs are."""
+"""Statistics of the tasks of a data root: sizes, answers and lengths of the inputs."""
 
 from __future__ import annotations
 
@@ -13,32 +13,30 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from mmclvqa.clove import layout
-from mmclvqa.clove.annotations import load_records
+from mmclvqa.clove.data_root import SPLITS, VOCABULARY, annotation_file, existing_root, load_vocabulary
 from mmclvqa.clove.errors import DataError
 from mmclvqa.clove.files import write_json
-from mmclvqa.clove.manifest import SPLITS
-from mmclvqa.clove.table import format_table
+from mmclvqa.clove.records import load_records
 from mmclvqa.clove.tasks import SETTINGS, tasks
-from mmclvqa.clove.vocabulary import load_vocabulary
+from mmclvqa.clove.text import format_table
 
 QUANTILES = (0.5, 0.9, 0.99, 1.0)
-"""Which quantiles of the lengths are given."""
+"""Quantiles of the lengths."""
 
 
 @dataclass(frozen=True)
 class SplitStats:
-    """One split of one task.
+    """Statistics of one split of one task.
 
     Attributes:
-        records, images, questions, answers: how many records, and how many different images (by source and
-            feature path), questions and answers in them.
-        most_frequent_answer: what a blind guess would say.
-        most_frequent_share: share of records it answers.
-        from_vocabulary: share of records whose answer is made of vocabulary words alone.
-        from_ocr: share of the others whose words are each in the vocabulary or among the OCR tokens.
-        from_neither: the rest.
-        question_words, gt_items, pred_items, ocr_tokens: lengths at :data:`QUANTILES`.
+        records: number of records.
+        images, questions, answers: number of distinct images (by source and feature path), questions and answers.
+        most_frequent_answer: the most frequent answer, the best constant guess.
+        most_frequent_share: fraction of records with this answer.
+        from_vocabulary: fraction of records whose answer consists of vocabulary words.
+        from_ocr: fraction of the other records whose answer consists of vocabulary words and OCR tokens.
+        from_neither: fraction of the remaining records.
+        question_words, gt_items, pred_items, ocr_tokens: :data:`QUANTILES` of the lengths.
     """
 
     records: int
@@ -57,7 +55,7 @@ class SplitStats:
 
 
 def split_stats(records: Sequence[Mapping[str, Any]], vocabulary: frozenset[str]) -> SplitStats:
-    """The figures of one split.
+    """Compute the statistics of one split.
 
     Args:
         records: its checked records.
@@ -102,45 +100,38 @@ def _quantiles(lengths: Any) -> tuple[int, ...]:
 
 
 def root_stats(root: Path, progress: bool = False) -> dict[str, dict[str, dict[str, SplitStats]]]:
-    """``{setting: {task name: {split: figures}}}`` of every annotation file that is there.
+    """Return ``{setting: {task name: {split: statistics}}}`` of every annotation file that exists.
 
     Raises:
-        DataError: none is there, or a file is broken.
-        RecordError: a record does not fit the schema.
+        DataError: no annotation file exists, or a file is damaged.
+        RecordError: a record does not match the schema.
     """
-    wanted = [
+    files = [
         (task, split, path)
         for setting in SETTINGS
         for task in tasks(setting).values()
         for split in SPLITS
-        if (path := layout.annotation_file(root, task, split)) is not None
+        if (path := annotation_file(root, task, split)) is not None
     ]
-    if not wanted:
+    if not files:
         raise DataError(f"{root}: has annotations of neither setting")
-    vocabulary = frozenset(load_vocabulary(root / layout.VOCABULARY))
-    figures: dict[str, dict[str, dict[str, SplitStats]]] = {}
-    for task, split, path in tqdm(wanted, unit="file", leave=False, disable=not progress, file=sys.stderr):
-        by_split = figures.setdefault(task.setting, {}).setdefault(task.name, {})
+    vocabulary = frozenset(load_vocabulary(root / VOCABULARY))
+    statistics: dict[str, dict[str, dict[str, SplitStats]]] = {}
+    for task, split, path in tqdm(files, unit="file", leave=False, disable=not progress, file=sys.stderr):
+        by_split = statistics.setdefault(task.setting, {}).setdefault(task.name, {})
         by_split[split] = split_stats(load_records(path), vocabulary)
-    return figures
+    return statistics
 
 
-def format_stats(figures: Mapping[str, Mapping[str, Mapping[str, SplitStats]]]) -> str:
-    """One table per setting, a row per task and split."""
+def format_stats(statistics: Mapping[str, Mapping[str, Mapping[str, SplitStats]]]) -> str:
+    """Format one table per setting with one row per task and split."""
     quantiles = "/".join("max" if quantile == 1 else f"{quantile:.0%}" for quantile in QUANTILES)
     header = (
-        "task",
-        "split",
-        "records",
-        "images",
-        "questions",
-        "answers",
-        "most frequent answer",
-        "vocabulary",
-    )
-    header += ("ocr", "neither", "question words", "gt items", "pred items", "ocr tokens")
+        "task", "split", "records", "images", "questions", "answers", "most frequent answer", "vocabulary", "ocr",
+        "neither", "question words", "gt items", "pred items", "ocr tokens",
+    )  # fmt: skip
     lines = []
-    for setting, by_task in figures.items():
+    for setting, by_task in statistics.items():
         rows = []
         for name, by_split in by_task.items():
             for split, one in by_split.items():
@@ -152,27 +143,25 @@ def format_stats(figures: Mapping[str, Mapping[str, Mapping[str, SplitStats]]]) 
                     + tuple("/".join(map(str, length)) for length in lengths)
                 )
         lines += [f"{setting} setting", format_table(header, rows, text_columns=2), ""]
-    lines.append(f"Lengths are quantiles {quantiles}. vocabulary, ocr, neither: records whose answer is made of")
-    lines.append("vocabulary words, needs OCR tokens besides, or can be said by neither.")
+    lines.append(f"Lengths are quantiles {quantiles}. vocabulary, ocr, neither: records whose answer consists of")
+    lines.append("vocabulary words, of vocabulary words and OCR tokens, or of other words.")
     return "\n".join(lines)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of ``stats``."""
+    """Add the arguments of the ``stats`` command."""
     parser.add_argument("dir", nargs="?", metavar="DIR", help="the data root (default: $CLOVE_ROOT)")
-    parser.add_argument("--json", metavar="FILE", help="write the figures there, too")
+    parser.add_argument("--json", metavar="FILE", help="also write the statistics to this JSON file")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the figures of a data root."""
-    figures = root_stats(layout.existing_root(args.dir), progress=sys.stderr.isatty())
-    print(format_stats(figures))
+    """Print the statistics of a data root; return 0."""
+    statistics = root_stats(existing_root(args.dir), progress=sys.stderr.isatty())
+    print(format_stats(statistics))
     if args.json:
         plain = {
-            setting: {
-                name: {split: asdict(one) for split, one in by_split.items()} for name, by_split in by_task.items()
-            }
-            for setting, by_task in figures.items()
+            setting: {name: {split: asdict(one) for split, one in splits.items()} for name, splits in by_task.items()}
+            for setting, by_task in statistics.items()
         }
         write_json(args.json, {"quantiles": QUANTILES, "settings": plain})
     return 0

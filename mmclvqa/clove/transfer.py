@@ -1,20 +1,26 @@
-"""Fetching one file over HTTP: it goes on where a broken connection left off.
+"""Transfer of published files: download over HTTP with resume, and extraction of archives.
 
-Uses ``requests``; pooch, the usual choice for data sets, starts a broken transfer from the beginning, which
-does not do for archives of many gigabytes.
+Downloads use ``requests``; pooch, the usual choice for data sets, restarts an interrupted transfer from the beginning,
+which is not acceptable for archives of many gigabytes.
 """
 
 from __future__ import annotations
 
 import contextlib
+import gzip
 import hashlib
 import os
 import re
 import shutil
 import sys
+import tarfile
 import time
-from collections.abc import Callable
-from pathlib import Path
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import IO
 
 import requests
 import urllib3
@@ -22,22 +28,36 @@ from tqdm import tqdm
 
 from mmclvqa.clove.errors import DataError
 from mmclvqa.clove.files import atomic_write
+from mmclvqa.clove.text import one_line
 
 CHUNK = 1 << 20
-"""Bytes read at once."""
+"""Number of bytes read at once."""
 
 TIMEOUT = (10.0, 60.0)
-"""Seconds to wait for a connection and for the next bytes."""
+"""Timeouts in seconds for connecting and for the next bytes."""
 
 ATTEMPTS = 6
-"""How many times in a row a transfer may fail without any progress."""
+"""Number of consecutive attempts without progress after which a transfer fails."""
 
 LONGEST_PAUSE = 30.0
-"""Seconds between attempts: 1, 2, 4, ... up to this."""
+"""Maximum pause between attempts in seconds; pauses are 1, 2, 4, ..."""
+
+LISTED = 10
+"""Number of files of an archive that an error message lists."""
+
+_BROKEN = (
+    tarfile.TarError,
+    gzip.BadGzipFile,
+    zipfile.BadZipFile,
+    zlib.error,
+    EOFError,
+    NotImplementedError,  # a zip method that Python does not know
+    RuntimeError,  # an encrypted zip
+)
 
 
 class _Broken(Exception):
-    """An attempt that may go better next time."""
+    """A failed attempt that may be repeated."""
 
 
 def fetch(
@@ -47,30 +67,30 @@ def fetch(
     progress: bool = False,
     pause: Callable[[float], None] = time.sleep,
 ) -> str:
-    """Fetch ``url`` into ``path``; an interrupted transfer goes on at the next call.
+    """Download ``url`` to ``path``; an interrupted transfer resumes at the next call.
 
-    What has come so far stands in ``<path>.part``, and beside it which version of the file it is part of. A
-    ``path`` that is there already is kept unless its checksum is wrong.
+    Received bytes are stored in ``<path>.part``, and the version of the file on the server in ``<path>.part.version``.
+    An existing ``path`` is kept unless its checksum is wrong.
 
     Args:
-        url: http or https.
-        path: the file to write; it appears only when it is whole and right.
-        sha256: its checksum, None where none is known.
-        progress: show a progress bar on stderr.
-        pause: waits that many seconds between attempts.
+        url: http or https address.
+        path: the file to write; it is created once it is complete and its checksum is correct.
+        sha256: expected checksum, None if unknown.
+        progress: whether to show a progress bar on stderr.
+        pause: waits the given number of seconds between attempts.
 
     Returns:
-        The file's sha256.
+        The sha256 of the file.
 
     Raises:
-        DataError: the server refuses, the connection keeps breaking, the disk is too small, or the checksum
-            is wrong (then nothing is left behind).
+        DataError: the server refuses, the connection fails repeatedly, the disk is too small, or the checksum is wrong
+            (the received bytes are then removed).
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.part")
-    if path.is_file() and (found := _sha256(path, progress)) and sha256 in (None, found):
-        return found
+    if path.is_file() and (digest := _sha256(path, progress)) and sha256 in (None, digest):
+        return digest
     failures = 0
     while True:
         before = _size(part)
@@ -79,28 +99,27 @@ def fetch(
             break
         except (_Broken, requests.RequestException, urllib3.exceptions.HTTPError) as error:
             if isinstance(error, ValueError):
-                raise DataError(f"{url}: is no address to fetch from ({error})") from None
+                raise DataError(f"{url}: is not a valid address ({error})") from None
             failures = 1 if _size(part) > before else failures + 1
             if failures >= ATTEMPTS:
-                reason = " ".join(str(error).split())
                 raise DataError(
-                    f"{url}: gave up after {ATTEMPTS} attempts ({reason}); {_size(part)} bytes are kept in "
-                    f"{part}, the same command goes on from there"
+                    f"{url}: gave up after {ATTEMPTS} attempts ({one_line(error)}); {_size(part)} bytes are kept in "
+                    f"{part}, the same command resumes from there"
                 ) from None
             pause(min(2.0 ** (failures - 1), LONGEST_PAUSE))
-    found = _sha256(part, progress)
-    if sha256 is not None and found != sha256:
+    digest = _sha256(part, progress)
+    if sha256 is not None and digest != sha256:
         _discard(part)
-        raise DataError(f"{url}: its sha256 is {found}, not the published {sha256}; what came was removed")
+        raise DataError(f"{url}: its sha256 is {digest}, not the published {sha256}; the file was removed")
     os.replace(part, path)
     _discard(part)
-    return found
+    return digest
 
 
 def _attempt(url: str, part: Path, progress: bool) -> None:
-    """One request, appended to what is there. Returns when the file is whole."""
+    """Make one request and append its bytes to the partial file; return when the file is complete."""
     have, version = _size(part), _version(part)
-    # A part of unknown version cannot be continued: what comes could be another file's end.
+    # A partial file of unknown version is not resumed, because the rest could belong to another version.
     headers = {"Accept-Encoding": "identity"}
     if have and version:
         headers |= {"Range": f"bytes={have}-", "If-Range": version}
@@ -108,9 +127,9 @@ def _attempt(url: str, part: Path, progress: bool) -> None:
         status = response.status_code
         if status == 416:
             if response.headers.get("Content-Range") == f"bytes */{have}":
-                return  # all of it had come, only the end of the last run is missing
+                return  # the partial file is already complete
             _discard(part)
-            raise _Broken("the server has nothing beyond what is here")
+            raise _Broken("the server has no bytes beyond the partial file")
         if status >= 500 or status in (408, 425, 429):
             raise _Broken(f"the server answers {status} {response.reason}")
         if status not in (200, 206):
@@ -135,14 +154,14 @@ def _attempt(url: str, part: Path, progress: bool) -> None:
             file=sys.stderr,
         )
         with open(part, "ab") as file, bar:
-            # read1 hands over what has come; iter_content would lose a block that a break left unfilled.
+            # read1 returns the bytes received so far; iter_content would lose an incomplete last block.
             while block := response.raw.read1(CHUNK):
                 file.write(block)
                 bar.update(len(block))
             file.flush()
             os.fsync(file.fileno())
     if total is not None and _size(part) != total:
-        raise _Broken(f"{_size(part)} of {total} bytes came")
+        raise _Broken(f"{_size(part)} of {total} bytes received")
 
 
 def _content_start(response: requests.Response) -> int:
@@ -150,10 +169,10 @@ def _content_start(response: requests.Response) -> int:
     return int(match.group(1)) if match else -1
 
 
-def _require_space(url: str, part: Path, wanted: int) -> None:
+def _require_space(url: str, part: Path, required: int) -> None:
     free = shutil.disk_usage(part.parent).free
-    if wanted > free:
-        raise DataError(f"{url}: {wanted / 1e9:.1f} GB are to come, {part.parent} has {free / 1e9:.1f} GB free")
+    if required > free:
+        raise DataError(f"{url}: {required / 1e9:.1f} GB are required, {part.parent} has {free / 1e9:.1f} GB free")
 
 
 def _version_file(part: Path) -> Path:
@@ -161,7 +180,7 @@ def _version_file(part: Path) -> Path:
 
 
 def _version(part: Path) -> str | None:
-    """The validator under which the part began, as an If-Range header takes it."""
+    """Return the version of the file to which the part belongs, in the form of an If-Range header."""
     with contextlib.suppress(OSError):
         return _version_file(part).read_text(encoding="utf-8").strip() or None
     return None
@@ -169,7 +188,7 @@ def _version(part: Path) -> str | None:
 
 def _remember(part: Path, response: requests.Response) -> None:
     tag = response.headers.get("ETag", "")
-    # Weak tags (W/...) may be shared by different bytes and are not allowed in If-Range.
+    # Weak tags (W/...) may be shared by different contents and are not allowed in If-Range.
     version = tag if tag and not tag.startswith("W/") else response.headers.get("Last-Modified", "")
     with atomic_write(_version_file(part)) as file:
         file.write(version)
@@ -192,3 +211,114 @@ def _sha256(path: Path, progress: bool) -> str:
             digest.update(block)
             bar.update(len(block))
     return digest.hexdigest()
+
+
+class BrokenArchiveError(DataError):
+    """A truncated or invalid archive; downloading it again may help."""
+
+
+@dataclass(frozen=True)
+class Extracted:
+    """Result of an extraction.
+
+    Attributes:
+        placed: written files, relative to the root.
+        left: names of the files that were not extracted.
+    """
+
+    placed: list[str]
+    left: list[str]
+
+
+def extract(
+    archive: str | os.PathLike[str],
+    root: str | os.PathLike[str],
+    place: Callable[[PurePosixPath], str | None],
+    wants: str,
+    staging: str | os.PathLike[str],
+) -> Extracted:
+    """Extract the required files of an archive below ``root``; files are moved there after all of them were read.
+
+    Members are never written to the path in the archive, only to the target returned by ``place``. An archive with a
+    member that points outside (absolute or with ``..``), or with a link instead of a required file, is refused.
+
+    Args:
+        archive: a ``.zip`` or ``.tar.gz`` file.
+        root: folder to which targets are relative.
+        place: returns the target of a member; None if the member is not required.
+        wants: description of the required files, for error messages.
+        staging: temporary folder on the same disk; removed at the end.
+
+    Raises:
+        BrokenArchiveError: the archive is truncated or invalid.
+        DataError: the archive is unsafe, contains two files for one target, or no required file.
+    """
+    archive, root, staging = Path(archive), Path(root), Path(staging)
+    shutil.rmtree(staging, ignore_errors=True)
+    sources: dict[str, str] = {}
+    left: list[str] = []
+    try:
+        for name, opened in _members(archive):
+            path = _safe_path(archive, name)
+            # macOS adds a hidden companion of every file.
+            hidden = path.name.startswith("._") or "__MACOSX" in path.parts
+            target = None if hidden else place(path)
+            if target is None:
+                left.append(name)
+                continue
+            if target in sources:
+                raise DataError(f"{archive}: {sources[target]} and {name} are both meant for {target}")
+            if opened is None:
+                raise DataError(f"{archive}: {name} is a link or device where a file is expected")
+            sources[target] = name
+            file = staging / target
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with opened() as source, open(file, "wb") as copy:
+                shutil.copyfileobj(source, copy, 1 << 20)
+        if not sources:
+            listed = ", ".join(left[:LISTED]) + (f" and {len(left) - LISTED} more" if left[LISTED:] else "")
+            raise DataError(f"{archive}: has no {wants}; it contains {listed or 'nothing'}")
+        for target in sources:
+            _put(staging / target, root / target)
+    except _BROKEN as error:
+        raise BrokenArchiveError(f"{archive}: is not a complete archive ({error}); download it again") from None
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    return Extracted(sorted(sources), left)
+
+
+def _put(file: Path, target: Path) -> None:
+    blocking = next((part for part in target.parents if part.exists() and not part.is_dir()), None)
+    blocking = target if target.is_dir() else blocking
+    if blocking is not None:
+        raise DataError(f"{blocking}: is in the way of {target}; move it away and run again")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    os.replace(file, target)
+
+
+def _safe_path(archive: Path, name: str) -> PurePosixPath:
+    path = PurePosixPath(name.replace("\\", "/"))
+    if path.is_absolute() or ".." in path.parts or (path.parts and path.parts[0].endswith(":")):
+        raise DataError(f"{archive}: its member {name!r} points outside the archive; nothing was extracted")
+    return path
+
+
+def _members(archive: Path) -> Iterator[tuple[str, Callable[[], IO[bytes]] | None]]:
+    """Yield the names of members except folders, each with a function that opens it (None for links and devices)."""
+    if zipfile.is_zipfile(archive):
+        with zipfile.ZipFile(archive) as opened:
+            for info in opened.infolist():
+                if not info.is_dir():
+                    yield info.filename, lambda info=info: opened.open(info)
+        return
+    # Archives of many gigabytes are read in one pass, as a stream.
+    with gzip.open(archive) as unpacked:
+        with tarfile.open(fileobj=unpacked, mode="r|") as opened:
+            for member in opened:
+                if member.isfile():
+                    yield member.name, lambda member=member: opened.extractfile(member)
+                elif not member.isdir():
+                    yield member.name, None
+        # tarfile accepts an archive truncated between two members; the end marker of gzip reveals it.
+        while unpacked.read(1 << 20):
+            pass

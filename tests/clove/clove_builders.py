@@ -1,4 +1,4 @@
-"""Records, features and feature databases small enough to write out in a test."""
+"""Builders of small records, features and feature databases."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any
 import lmdb
 import numpy as np
 
-from mmclvqa.clove.annotations import new_record
+from mmclvqa.clove.records import new_record
 
 
 def make_record(stage: str = "object", number: int = 0, **fields: Any) -> dict[str, Any]:
-    """A sound record; scenetext ones come from TextVQA and have an OCR token."""
+    """Return a valid record; scenetext records are from TextVQA and have an OCR token."""
     record = new_record(
         answer="dog",
         answers=["dog"] * 10,
@@ -41,7 +41,7 @@ def make_record(stage: str = "object", number: int = 0, **fields: Any) -> dict[s
 
 
 def make_features(regions: int = 3, width: int = 4) -> dict[str, Any]:
-    """The value of a feature database."""
+    """Return the value of an entry of a feature database."""
     return {
         "features": np.ones((regions, width), np.float32),
         "bbox": np.zeros((regions, 4), np.float32),
@@ -52,7 +52,7 @@ def make_features(regions: int = 3, width: int = 4) -> dict[str, Any]:
 
 
 def write_lmdb(path: Path, values: Mapping[bytes, Any]) -> None:
-    """A feature database in MMF's format; ``bytes`` values stand as they are, others are pickled."""
+    """Write a feature database in MMF's format; ``bytes`` values are written unchanged, others are pickled."""
     path.mkdir(parents=True, exist_ok=True)
     with lmdb.open(str(path), map_size=1 << 24) as environment, environment.begin(write=True) as transaction:
         for key, value in values.items():

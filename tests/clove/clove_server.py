@@ -1,4 +1,4 @@
-"""A small HTTP server that misbehaves as asked."""
+"""A small HTTP server that simulates errors."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 @dataclass
 class Site:
-    """What a server offers and how it behaves.
+    """The content and the behaviour of a server.
 
     Attributes:
         files: content by path.
-        ranges: answer Range requests (with If-Range, as HTTP asks).
-        drops: how many bytes each of the next answers sends before it hangs up.
-        statuses: answer the next requests with these instead.
+        ranges: whether to support Range requests (with If-Range, as HTTP requires).
+        drops: number of bytes that each of the next responses sends before the connection is closed.
+        statuses: status codes of the next responses, which are errors.
         tag: the ETag of every file, None for none.
         asked: ``(path, Range header)`` of every request so far.
     """
@@ -33,7 +33,7 @@ class _Handler(BaseHTTPRequestHandler):
     site: Site
 
     def log_message(self, *_: object) -> None:
-        """Be silent."""
+        """Write no log."""
 
     def do_GET(self) -> None:
         site = self.site
@@ -72,7 +72,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def serve(site: Site) -> ThreadingHTTPServer:
-    """Start a server for ``site`` on a free local port; its ``url`` is set. The caller shuts it down."""
+    """Start a server for ``site`` on a free local port and set its ``url``; the caller shuts it down."""
     handler = type("Handler", (_Handler,), {"site": site})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     site.url = f"http://127.0.0.1:{server.server_port}"

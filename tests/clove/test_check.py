@@ -13,10 +13,16 @@ import numpy as np
 import pytest
 from clove_builders import make_features, make_record, write_lmdb
 
-from mmclvqa.clove import layout
-from mmclvqa.clove.annotations import load_records, save_records
-from mmclvqa.clove.check import Checker
-from mmclvqa.clove.report import EXAMPLES, format_report
+from mmclvqa.clove.check import EXAMPLES, Checker, format_report
+from mmclvqa.clove.data_root import (
+    GQA_FEATURES,
+    MANIFEST,
+    TEXTVQA_FEATURES,
+    TEXTVQA_OCR_FEATURES,
+    VOCABULARY,
+    prompts_path,
+)
+from mmclvqa.clove.records import load_records, save_records
 
 OBJECT_TRAIN = "functional/fcl_mmf_object_train.npy"
 Run = Callable[..., tuple[int, str, str]]
@@ -45,16 +51,16 @@ def test_a_sound_root_has_no_findings(data_root: Path, run_clove: Run) -> None:
     code, out, _ = run_clove("check", data_root)
     assert code == 0
     assert out.rstrip().endswith("no findings")
-    assert "scene" in out and "not here" in out
-    assert "18 features" not in out and "3 features of width 4, 3 wanted, 3 read" in out
+    assert "scene" in out and "absent" in out
+    assert "18 features" not in out and "3 features of width 4, 3 referenced, 3 read" in out
 
 
 def test_findings_are_listed_below_the_table_and_the_exit_code_is_1(data_root: Path, run_clove: Run) -> None:
-    (data_root / layout.VOCABULARY).unlink()
+    (data_root / VOCABULARY).unlink()
     (data_root / OBJECT_TRAIN).unlink()
     code, out, _ = run_clove("check", data_root)
     assert code == 1
-    assert f"{layout.VOCABULARY}: there is no such file" in out
+    assert f"{VOCABULARY}: there is no such file" in out
     assert f"{OBJECT_TRAIN}: there is no such file" in out
     assert out.rstrip().endswith("2 findings")
 
@@ -71,7 +77,7 @@ def test_many_findings_of_a_kind_are_counted_and_all_lists_them(data_root: Path,
 
 def test_a_root_with_neither_setting_is_a_finding(data_root: Path) -> None:
     shutil.rmtree(data_root / "functional")
-    (data_root / layout.MANIFEST).unlink()
+    (data_root / MANIFEST).unlink()
     assert any("annotations of neither setting" in found for found in findings(data_root))
 
 
@@ -107,14 +113,14 @@ def test_numbers_other_than_the_manifests_are_found(data_root: Path) -> None:
 
 
 def test_without_manifest_the_published_numbers_count(data_root: Path) -> None:
-    (data_root / layout.MANIFEST).unlink()
+    (data_root / MANIFEST).unlink()
     found = findings(data_root)
     assert any("3 records instead of 16868" in line for line in found)
     assert any("CLOVE's vocabulary has 6182" in line for line in found)
 
 
 def test_a_broken_manifest_is_the_only_finding_it_causes(data_root: Path) -> None:
-    (data_root / layout.MANIFEST).write_text("{}", encoding="utf-8")
+    (data_root / MANIFEST).write_text("{}", encoding="utf-8")
     only(data_root, "manifest.json", "no 'tasks'")
 
 
@@ -125,13 +131,13 @@ def test_a_record_without_feature_path_is_found(data_root: Path) -> None:
 
 
 def test_a_feature_missing_for_a_record_is_found(data_root: Path) -> None:
-    shutil.rmtree(data_root / layout.GQA_FEATURES)
-    write_lmdb(data_root / layout.GQA_FEATURES, {b"0": make_features(), b"1": make_features()})
-    only(data_root, layout.GQA_FEATURES, "2.npy", "record 2")
+    shutil.rmtree(data_root / GQA_FEATURES)
+    write_lmdb(data_root / GQA_FEATURES, {b"0": make_features(), b"1": make_features()})
+    only(data_root, GQA_FEATURES, "2.npy", "record 2")
 
 
 def test_textvqa_features_are_looked_for_in_both_databases_below_train(data_root: Path) -> None:
-    for database in (layout.TEXTVQA_FEATURES, layout.TEXTVQA_OCR_FEATURES):
+    for database in (TEXTVQA_FEATURES, TEXTVQA_OCR_FEATURES):
         shutil.rmtree(data_root / database)
         write_lmdb(data_root / database, {f"{number}".encode(): make_features() for number in range(3)})
     found = findings(data_root)
@@ -140,22 +146,22 @@ def test_textvqa_features_are_looked_for_in_both_databases_below_train(data_root
 
 
 def test_a_missing_database_is_one_finding(data_root: Path) -> None:
-    shutil.rmtree(data_root / layout.GQA_FEATURES)
-    only(data_root, layout.GQA_FEATURES, "no such feature database")
+    shutil.rmtree(data_root / GQA_FEATURES)
+    only(data_root, GQA_FEATURES, "no such feature database")
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
 def test_a_truncated_database_is_found(data_root: Path, share: float) -> None:
-    file = data_root / layout.GQA_FEATURES / "data.mdb"
+    file = data_root / GQA_FEATURES / "data.mdb"
     file.write_bytes(file.read_bytes()[: int(share * file.stat().st_size)])
-    only(data_root, layout.GQA_FEATURES, "truncated")
+    only(data_root, GQA_FEATURES, "truncated")
 
 
 def test_a_key_without_value_is_found(data_root: Path) -> None:
-    path = data_root / layout.GQA_FEATURES
+    path = data_root / GQA_FEATURES
     with lmdb.open(str(path)) as environment, environment.begin(write=True) as transaction:
         transaction.delete(b"2")
-    only(data_root, layout.GQA_FEATURES, "key 2", "no value")
+    only(data_root, GQA_FEATURES, "key 2", "no value")
 
 
 @pytest.mark.parametrize(
@@ -168,36 +174,36 @@ def test_a_key_without_value_is_found(data_root: Path) -> None:
         (pickle.dumps({"features": np.ones((3, 4)), "bbox": np.ones((3, 4))}), "bbox and no image_width, image_height"),
         (pickle.dumps(make_features() | {"bbox": np.zeros((2, 4))}), "bbox has shape 2 x 4 instead of 3 x 4"),
         (pickle.dumps(make_features() | {"bbox": np.zeros((3, 3))}), "bbox has shape 3 x 3 instead of 3 x 4"),
-        (pickle.dumps(make_features() | {"bbox": [[0, 0, 1, 1], [0]]}), "bbox is no table of numbers"),
+        (pickle.dumps(make_features() | {"bbox": [[0, 0, 1, 1], [0]]}), "bbox is not a table of numbers"),
         (pickle.dumps(make_features() | {"features": np.full((3, 4), np.nan)}), "not finite"),
         (pickle.dumps(make_features(width=5)), "different widths"),
     ],
 )
-def test_feature_values_are_read_and_looked_at(data_root: Path, value: bytes, said: str) -> None:
-    path = data_root / layout.GQA_FEATURES
+def test_feature_values_are_checked(data_root: Path, value: bytes, said: str) -> None:
+    path = data_root / GQA_FEATURES
     with lmdb.open(str(path)) as environment, environment.begin(write=True) as transaction:
         transaction.put(b"1", value)
-    only(data_root, layout.GQA_FEATURES, "1", said)
+    only(data_root, GQA_FEATURES, "1", said)
 
 
 def test_features_without_boxes_are_noted(data_root: Path) -> None:
-    path = data_root / layout.GQA_FEATURES
+    path = data_root / GQA_FEATURES
     with lmdb.open(str(path)) as environment, environment.begin(write=True) as transaction:
         transaction.put(b"1", pickle.dumps({"features": np.ones((3, 4), np.float32)}))
     report = Checker(data_root).run()
     assert not report.count()
     assert report.notes == [
-        f"{layout.GQA_FEATURES}: bbox is absent, boxes are zero, in 1 of the 3 values read (first key 1)"
+        f"{GQA_FEATURES}: bbox is absent, boxes are zero, in 1 of the 3 values read (first key 1)"
     ]
 
 
 def test_a_vocabulary_without_the_specials_is_found(data_root: Path) -> None:
-    (data_root / layout.VOCABULARY).write_text("yes\nno\n", encoding="utf-8")
-    only(data_root, layout.VOCABULARY, "<pad> <s> </s> <unk>")
+    (data_root / VOCABULARY).write_text("yes\nno\n", encoding="utf-8")
+    only(data_root, VOCABULARY, "<pad> <s> </s> <unk>")
 
 
 def test_prompts_of_a_missing_task_are_found(data_root: Path) -> None:
-    path = data_root / layout.prompts_path("functional")
+    path = data_root / prompts_path("functional")
     prompts = json.loads(path.read_text(encoding="utf-8"))
     del prompts["logical"]
     path.write_text(json.dumps(prompts), encoding="utf-8")
@@ -214,7 +220,7 @@ def test_no_root_is_an_error_of_one_line(tmp_path: Path, run_clove: Run, monkeyp
 
 
 def test_a_report_says_one_finding_in_the_singular(data_root: Path) -> None:
-    (data_root / layout.VOCABULARY).unlink()
+    (data_root / VOCABULARY).unlink()
     assert format_report(Checker(data_root).run()).endswith("\n1 finding")
 
 

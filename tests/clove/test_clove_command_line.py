@@ -1,4 +1,4 @@
-"""``python -m mmclvqa.clove``: quick help, one-line errors."""
+"""``python -m mmclvqa.clove``: fast help, exit codes, and errors on one line."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from mmclvqa.clove.__main__ import COMMANDS, main
+from mmclvqa.clove.errors import DataError
+from mmclvqa.clove.text import run_command
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -43,3 +45,31 @@ def test_what_the_system_refuses_is_one_line(tmp_path: Path, run_clove: Run) -> 
     (tmp_path / "file").write_text("", encoding="utf-8")
     code, _, err = run_clove("download", tmp_path / "file" / "root", "fasttext", "--base-url", "http://127.0.0.1:9")
     assert code == 1 and err.startswith("error: ") and err.count("\n") == 1
+
+
+def _raise(error: BaseException) -> int:
+    raise error
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [
+        (DataError("a.npy: is\n  truncated"), 1, "error: a.npy: is truncated\n"),
+        (OSError(28, "No space left on device"), 1, "error: [Errno 28] No space left on device\n"),
+        (KeyboardInterrupt(), 130, "interrupted\n"),
+    ],
+)
+def test_an_error_becomes_an_exit_code_and_one_line(
+    error: BaseException, code: int, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_command(lambda: _raise(error)) == code
+    assert capsys.readouterr().err == message
+
+
+def test_a_command_without_a_return_value_succeeds() -> None:
+    assert run_command(lambda: None) == 0
+
+
+def test_a_bug_keeps_its_traceback() -> None:
+    with pytest.raises(ZeroDivisionError):
+        run_command(lambda: 1 // 0)

@@ -14,14 +14,21 @@ from urllib.parse import urlsplit
 import pytest
 from clove_server import Site, serve
 
-from mmclvqa.clove import layout
-from mmclvqa.clove.archives import extract
-from mmclvqa.clove.download import Downloader
+from mmclvqa.clove.data_root import (
+    FASTTEXT,
+    FC7_WEIGHT,
+    GQA_FEATURES,
+    PUBLISHED_SIZE,
+    TEXTVQA_FEATURES,
+    TEXTVQA_OCR_FEATURES,
+    VOCABULARY,
+    load_vocabulary,
+    prompts_path,
+)
+from mmclvqa.clove.download import SOURCES, Downloader, Source, select
 from mmclvqa.clove.errors import DataError
 from mmclvqa.clove.prompts import load_prompts
-from mmclvqa.clove.sources import SOURCES, Source, select
-from mmclvqa.clove.transfer import ATTEMPTS, fetch
-from mmclvqa.clove.vocabulary import PUBLISHED_SIZE, load_vocabulary
+from mmclvqa.clove.transfer import ATTEMPTS, extract, fetch
 
 CONTENT = bytes(range(256)) * 4096
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -160,7 +167,7 @@ def test_a_refusal_is_final(site: Site, tmp_path: Path, status: int) -> None:
 
 
 def test_what_is_no_address_is_said_at_once(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no address"):
+    with pytest.raises(DataError, match="not a valid address"):
         fetch("nonsense", tmp_path / "big")
 
 
@@ -207,7 +214,7 @@ def test_a_link_in_a_wanted_place_is_refused(tmp_path: Path) -> None:
 def test_an_archive_without_anything_wanted_lists_what_it_holds(
     tmp_path: Path, make: Callable[[dict[str, bytes]], bytes]
 ) -> None:
-    with pytest.raises(DataError, match=r"holds no \*\.npy; it holds x/a\.txt, b\.txt"):
+    with pytest.raises(DataError, match=r"has no \*\.npy; it contains x/a\.txt, b\.txt"):
         unpack(tmp_path, make({"x/a.txt": b"A", "b.txt": b"B"}))
 
 
@@ -244,11 +251,11 @@ def test_every_published_file_has_a_name_an_address_and_a_place() -> None:
         ("clove", "x/fcl_mmf_unknown_val.npy", None),
         ("clove", "x/clvqa_answer_6k.txt", None),
         ("clove-json", "x/fcl_mmf_logical_val.json", "functional/fcl_mmf_logical_val.json"),
-        ("gqa-features", "defaults/features/gqa.lmdb/data.mdb", f"{layout.GQA_FEATURES}/data.mdb"),
-        ("gqa-features", "gqa.lmdb", layout.GQA_FEATURES),
-        ("textvqa-features", "open_images/detectron.lmdb/data.mdb", f"{layout.TEXTVQA_FEATURES}/data.mdb"),
+        ("gqa-features", "defaults/features/gqa.lmdb/data.mdb", f"{GQA_FEATURES}/data.mdb"),
+        ("gqa-features", "gqa.lmdb", GQA_FEATURES),
+        ("textvqa-features", "open_images/detectron.lmdb/data.mdb", f"{TEXTVQA_FEATURES}/data.mdb"),
         ("textvqa-features", "open_images/resnet152.lmdb/data.mdb", None),
-        ("fc7", "detectron/fc7/fc7_w.pkl", layout.FC7_WEIGHT),
+        ("fc7", "detectron/fc7/fc7_w.pkl", FC7_WEIGHT),
         (
             "replays-functional",
             "x/oarlks_REPLAY[o]_AT[a].npy",
@@ -287,7 +294,7 @@ def test_without_names_data_and_features_are_fetched_and_no_experiments() -> Non
 def test_vocabulary_and_scene_prompts_have_addresses_of_their_own() -> None:
     files = "https://raw.githubusercontent.com/showlab/CLVQA/main/files"
     assert BY_NAME["vocabulary"].url == f"{files}/clvqa_answer_6k.txt"
-    assert BY_NAME["vocabulary"].target == layout.VOCABULARY
+    assert BY_NAME["vocabulary"].target == VOCABULARY
     assert BY_NAME["prompts-scene"].url == f"{files}/stage_sg_scene_setting_50u-50c.json"
     assert BY_NAME["prompts-scene"].target == "scene_graph_prompts/scene.json"
     assert {"vocabulary", "prompts-scene"} <= {source.name for source in select([])}
@@ -308,7 +315,7 @@ def test_the_command_fills_a_root_and_skips_what_is_there(site: Site, tmp_path: 
     assert hashlib.sha256(site.files[path_of("clove")]).hexdigest() in out
     assert (tmp_path / "functional/fcl_mmf_object_train.npy").read_bytes() == b"records"
     asked = len(site.asked)
-    assert "is here already" in run_clove(*arguments)[1]
+    assert "already downloaded" in run_clove(*arguments)[1]
     assert len(site.asked) == asked
 
 
@@ -316,9 +323,9 @@ def test_a_file_that_went_missing_is_fetched_again(site: Site, tmp_path: Path, r
     site.files[path_of("fasttext")] = b"vectors"
     arguments = ("download", tmp_path, "fasttext", "--base-url", site.url)
     run_clove(*arguments)
-    (tmp_path / layout.FASTTEXT).unlink()
+    (tmp_path / FASTTEXT).unlink()
     assert run_clove(*arguments)[0] == 0
-    assert (tmp_path / layout.FASTTEXT).read_bytes() == b"vectors"
+    assert (tmp_path / FASTTEXT).read_bytes() == b"vectors"
 
 
 def test_a_wrong_checksum_ends_the_command_with_one_line(site: Site, tmp_path: Path, run_clove: Run) -> None:
@@ -331,7 +338,7 @@ def test_a_wrong_checksum_ends_the_command_with_one_line(site: Site, tmp_path: P
 def test_a_faulty_archive_is_not_kept(site: Site, tmp_path: Path, run_clove: Run) -> None:
     site.files[path_of("clove")] = b"no archive"
     code, _, err = run_clove("download", tmp_path, "clove", "--base-url", site.url)
-    assert code == 1 and "no whole archive" in err
+    assert code == 1 and "not a complete archive" in err
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
@@ -341,7 +348,7 @@ def test_an_archive_without_anything_wanted_is_kept_and_not_fetched_again(
     site.files[path_of("clove")] = make_zip({"renamed.npy": b"records"})
     for _ in range(2):
         code, _, err = run_clove("download", tmp_path, "clove", "--base-url", site.url)
-        assert code == 1 and "CLOVE-npy.zip: holds no fcl_mmf_" in err and "renamed.npy" in err
+        assert code == 1 and "CLOVE-npy.zip: has no fcl_mmf_" in err and "renamed.npy" in err
     assert len(site.asked) == 1
 
 
@@ -364,7 +371,7 @@ def test_databases_of_a_published_archive_land_in_the_layout(site: Site, tmp_pat
     )
     site.files[urlsplit(source.url).path] = packed
     Downloader(tmp_path, tmp_path, site.url).get(source)
-    assert (tmp_path / layout.TEXTVQA_OCR_FEATURES / "data.mdb").read_bytes() == b"D"
+    assert (tmp_path / TEXTVQA_OCR_FEATURES / "data.mdb").read_bytes() == b"D"
 
 
 def test_replays_go_below_the_experiment_root(
@@ -392,8 +399,8 @@ def test_published_vocabulary_and_prompts_are_fetched_and_readable(
     code, out, err = run_clove("download", tmp_path, *PUBLISHED_FILES, "--base-url", site.url)
     assert code == 0, err
     assert out.count("1 file below") == 2 and "no checksum is published" not in out
-    assert len(load_vocabulary(tmp_path / layout.VOCABULARY)) == PUBLISHED_SIZE
-    assert len(load_prompts(tmp_path / layout.prompts_path("scene"), "scene")) == 6
+    assert len(load_vocabulary(tmp_path / VOCABULARY)) == PUBLISHED_SIZE
+    assert len(load_prompts(tmp_path / prompts_path("scene"), "scene")) == 6
 
 
 @pytest.mark.parametrize("name", PUBLISHED_FILES)
@@ -411,7 +418,7 @@ def test_a_dry_run_says_sizes_where_they_are_known_and_what_is_here(site: Site, 
     run_clove("download", tmp_path, "fasttext", "--base-url", site.url)
     _, out, _ = run_clove("download", tmp_path, "fasttext", "vocabulary", "clove", "--dry-run")
     fasttext, vocabulary, clove = (out.partition(f"{name}: ")[2] for name in ("fasttext", "vocabulary", "clove"))
-    assert fasttext.splitlines()[1:3] == ["  here already", "  size 7 bytes"]
+    assert fasttext.splitlines()[1:3] == ["  already downloaded", "  size 7 bytes"]
     assert vocabulary.splitlines()[2] == "  size 41,128 bytes"
     assert clove.splitlines()[2] == "  size not published"
     assert out.splitlines()[-1] == "to fetch: 2 of 3; 41,128 bytes, and 1 of unpublished size"

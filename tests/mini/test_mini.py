@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import itertools
 import pickle
+import shutil
 import subprocess
 import sys
 import time
@@ -16,43 +16,70 @@ import lmdb
 import numpy as np
 import pytest
 
-from mmclvqa.clove import layout
 from mmclvqa.clove.__main__ import main
-from mmclvqa.clove.annotations import ITEM_END, check_record, load_records
+from mmclvqa.clove.data_root import (
+    BERT,
+    DISTILGPT2,
+    FASTTEXT,
+    FC7_BIAS,
+    FC7_WEIGHT,
+    GQA_FEATURES,
+    MANIFEST,
+    TEXTVQA_FEATURES,
+    TEXTVQA_OCR_FEATURES,
+    VOCABULARY,
+    load_manifest,
+    load_vocabulary,
+    prompts_path,
+    train_size,
+)
 from mmclvqa.clove.errors import DataError
 from mmclvqa.clove.features import FeatureDatabase, databases, feature_path
-from mmclvqa.clove.manifest import load_manifest, train_size
-from mmclvqa.clove.mini import cli, writer
-from mmclvqa.clove.mini.draws import named_random
-from mmclvqa.clove.mini.grammar import FORMS, parse_question
-from mmclvqa.clove.mini.noise import predicted_graph
-from mmclvqa.clove.mini.questions import MIXES, ask
-from mmclvqa.clove.mini.records import TEXT_TASK, draw_records, sample_scenes, sample_text_scenes
-from mmclvqa.clove.mini.render import REGION_CLASSES, Codebook, render_objects
-from mmclvqa.clove.mini.scenes import Scene, relation_between, scene_type
-from mmclvqa.clove.mini.truth import is_true, read_items
-from mmclvqa.clove.mini.vocabulary import ATTRIBUTE_KIND, CATEGORY_OF, UNLISTED_WORDS, YES, answer_vocabulary
 from mmclvqa.clove.prompts import load_prompts
+from mmclvqa.clove.records import ITEM_END, check_record, load_records
 from mmclvqa.clove.tasks import SETTINGS, Task, tasks
-from mmclvqa.clove.vocabulary import load_vocabulary
+from mmclvqa.mini import generator
+from mmclvqa.mini.features import REGION_CLASSES, Codebook, render_objects
+from mmclvqa.mini.generator import Settings, make_root
+from mmclvqa.mini.questions import MIXES, ask
+from mmclvqa.mini.records import TEXT_TASK, draw_records
+from mmclvqa.mini.scenes import (
+    Box,
+    Scene,
+    named_random,
+    predicted_graph,
+    sample_scenes,
+    sample_text_scenes,
+    scene_type,
+)
+from mmclvqa.mini.truth import is_true, read_items
+from mmclvqa.mini.vocabulary import (
+    ATTRIBUTE_KIND,
+    CATEGORY_OF,
+    FORMS,
+    UNLISTED_WORDS,
+    YES,
+    answer_vocabulary,
+    parse_question,
+)
 
-TINY = writer.Settings(train=20, val=10, images=12, regions=14, feature_dim=16)
+TINY = Settings(train=20, val=10, images=12, regions=14, feature_dim=16)
 TASKS = [task for setting in SETTINGS for task in tasks(setting).values()]
 NAMES = [task.name for task in TASKS]
-OPPOSITE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
+INVERSE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
 
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny data root."""
     path = tmp_path_factory.mktemp("mini") / "root"
-    cli.make_root(path, TINY)
+    make_root(path, TINY)
     return path
 
 
 @pytest.fixture(scope="module")
 def scenes() -> list[Scene]:
-    """600 GQA-like pictures."""
+    """600 GQA-like scenes."""
     return sample_scenes(0, "val", 600)
 
 
@@ -60,12 +87,10 @@ def scenes() -> list[Scene]:
 def drawn(scenes: list[Scene]) -> dict[str, list[dict]]:
     """400 records of every task."""
     texts = sample_text_scenes(0, "val", 200)
-    return {
-        task.name: draw_records(task, "val", 400, _pictures(task, scenes, texts), seed=0) for task in TASKS
-    }
+    return {task.name: draw_records(task, "val", 400, _scenes_of(task, scenes, texts), seed=0) for task in TASKS}
 
 
-def _pictures(task: Task, scenes: list[Scene], texts: list[Scene]) -> list[Scene]:
+def _scenes_of(task: Task, scenes: list[Scene], texts: list[Scene]) -> list[Scene]:
     if task.setting == "scene":
         return [scene for scene in scenes if scene.letter == task.letter]
     return texts if task.name == TEXT_TASK else scenes
@@ -80,39 +105,33 @@ def _digests(folder: Path) -> dict[str, str]:
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
-def _arguments(*words: str) -> argparse.Namespace:
-    parser = argparse.ArgumentParser()
-    cli.add_arguments(parser)
-    return parser.parse_args(list(words))
-
-
 def test_one_seed_gives_the_same_bytes_in_every_file(root: Path, tmp_path: Path) -> None:
-    cli.make_root(tmp_path / "again", TINY)
+    make_root(tmp_path / "again", TINY)
     assert _digests(tmp_path / "again") == _digests(root)
 
 
 def test_another_seed_gives_other_records_features_and_weights(root: Path, tmp_path: Path) -> None:
-    cli.make_root(tmp_path / "other", writer.Settings(**{**vars(TINY), "seed": 1}))
-    ours, theirs = _digests(root), _digests(tmp_path / "other")
-    assert ours.keys() == theirs.keys()
+    make_root(tmp_path / "other", Settings(**{**vars(TINY), "seed": 1}))
+    digests, others = _digests(root), _digests(tmp_path / "other")
+    assert digests.keys() == others.keys()
     for name in (
         "functional/fcl_mmf_object_train.npy",
-        f"{layout.GQA_FEATURES}/data.mdb",
-        f"{layout.BERT}/model.safetensors",
-        layout.FASTTEXT,
+        f"{GQA_FEATURES}/data.mdb",
+        f"{BERT}/model.safetensors",
+        FASTTEXT,
     ):
-        assert ours[name] != theirs[name], name
+        assert digests[name] != others[name], name
 
 
 def test_the_root_has_every_file_of_the_real_one(root: Path) -> None:
     wanted = [task.annotation_path(split) for task in TASKS for split in ("train", "val")]
-    wanted += [layout.VOCABULARY, layout.MANIFEST, layout.FASTTEXT, layout.FC7_WEIGHT, layout.FC7_BIAS]
-    wanted += [layout.prompts_path(setting) for setting in SETTINGS]
-    databases_ = (layout.GQA_FEATURES, layout.TEXTVQA_FEATURES, layout.TEXTVQA_OCR_FEATURES)
+    wanted += [VOCABULARY, MANIFEST, FASTTEXT, FC7_WEIGHT, FC7_BIAS]
+    wanted += [prompts_path(setting) for setting in SETTINGS]
+    databases_ = (GQA_FEATURES, TEXTVQA_FEATURES, TEXTVQA_OCR_FEATURES)
     wanted += [f"{path}/data.mdb" for path in databases_]
     bert = ("vocab.txt", "config.json", "tokenizer_config.json", "model.safetensors")
     gpt2 = ("vocab.json", "merges.txt", "config.json", "tokenizer_config.json", "model.safetensors")
-    wanted += [f"{layout.BERT}/{name}" for name in bert] + [f"{layout.DISTILGPT2}/{name}" for name in gpt2]
+    wanted += [f"{BERT}/{name}" for name in bert] + [f"{DISTILGPT2}/{name}" for name in gpt2]
     assert sorted(_digests(root)) == sorted(wanted)
 
 
@@ -159,7 +178,7 @@ def test_train_and_val_share_no_picture(root: Path) -> None:
 
 
 def test_a_plain_lmdb_reader_finds_the_entries(root: Path) -> None:
-    for name in (layout.GQA_FEATURES, layout.TEXTVQA_FEATURES, layout.TEXTVQA_OCR_FEATURES):
+    for name in (GQA_FEATURES, TEXTVQA_FEATURES, TEXTVQA_OCR_FEATURES):
         with lmdb.open(str(root / name), readonly=True, lock=False) as env, env.begin() as transaction:
             keys = pickle.loads(transaction.get(b"keys"))
             assert keys == sorted(keys) and len(keys) == env.stat()["entries"] - 1
@@ -285,17 +304,30 @@ def test_yes_and_no_are_balanced(drawn: dict[str, list[dict]]) -> None:
     assert 0.4 <= np.mean(verdicts) <= 0.6
 
 
-def test_relations_are_those_that_the_boxes_show(scenes: list[Scene]) -> None:
+def _relation(first: Box, second: Box) -> str | None:
+    """The relation of two boxes: near and aligned; ``on`` means that the first overlaps the top of the second."""
+    near, aligned = 0.045, 0.03
+    dx = (first[0] + first[2] - second[0] - second[2]) / 2
+    dy = (first[1] + first[3] - second[1] - second[3]) / 2
+    gaps = {"left of": second[0] - first[2], "right of": first[0] - second[2]} if abs(dy) <= aligned else {}
+    if abs(dx) <= aligned:
+        if 0 <= first[3] - second[1] <= aligned:
+            return "on"
+        gaps |= {"above": second[1] - first[3], "below": first[1] - second[3]}
+    return next((word for word, gap in gaps.items() if 0 < gap <= near), None)
+
+
+def test_relations_agree_with_the_boxes(scenes: list[Scene]) -> None:
     for scene in scenes:
         pairs = itertools.permutations(range(len(scene.things)), 2)
-        seen = {(i, relation_between(scene.things[i].box, scene.things[j].box), j) for i, j in pairs}
-        told = set(scene.relations) | {(j, OPPOSITE[w], i) for i, w, j in scene.relations if w in OPPOSITE}
-        assert {triple for triple in seen if triple[1]} == told
+        seen = {(i, _relation(scene.things[i].box, scene.things[j].box), j) for i, j in pairs}
+        expected = set(scene.relations) | {(j, INVERSE[w], i) for i, w, j in scene.relations if w in INVERSE}
+        assert {triple for triple in seen if triple[1]} == expected
         assert all(0 <= side <= 1 for thing in scene.things for side in thing.box)
 
 
 def _right_by_reading(records: list[dict]) -> float:
-    """How many questions a reader of the predicted graph alone answers, who guesses where several answers fit."""
+    """Accuracy of reading the predicted graph alone, guessing if several answers fit."""
     rng = named_random(0, "oracle")
     right = []
     for record in records:
@@ -310,12 +342,12 @@ def _right_by_reading(records: list[dict]) -> float:
 def test_a_reader_of_the_predicted_graph_alone_answers_three_quarters_of_the_object_questions(
     drawn: dict[str, list[dict]],
 ) -> None:
-    assert 0.7 <= _right_by_reading(drawn["object"]) <= 0.85
+    assert 0.7 <= _right_by_reading(drawn["object"][:200]) <= 0.85
 
 
 def test_in_the_scene_setting_predicted_graphs_tell_what_belongs_in_the_place(drawn: dict[str, list[dict]]) -> None:
     for task in (task for task in TASKS if task.setting == "scene"):
-        assert 0.65 <= _right_by_reading(drawn[task.name]) <= 0.9
+        assert 0.6 <= _right_by_reading(drawn[task.name][:150]) <= 0.9
         classes = scene_type(task.letter).classes
         for record in drawn[task.name]:
             described = {
@@ -325,7 +357,7 @@ def test_in_the_scene_setting_predicted_graphs_tell_what_belongs_in_the_place(dr
 
 
 def test_a_task_of_the_scene_setting_has_a_quarter_of_the_train_records() -> None:
-    sizes = writer.Settings(train=42, val=5).manifest().tasks
+    sizes = Settings(train=42, val=5).manifest().tasks
     assert all(counts == {"train": 42, "val": 5} for counts in sizes["functional"].values())
     assert all(counts == {"train": 10, "val": 5} for counts in sizes["scene"].values())
 
@@ -355,7 +387,7 @@ def test_the_related_items_are_as_many_as_srm_begins_with(drawn: dict[str, list[
 
 
 def test_many_sign_words_must_be_copied(root: Path, drawn: dict[str, list[dict]]) -> None:
-    vocabulary = load_vocabulary(root / layout.VOCABULARY)
+    vocabulary = load_vocabulary(root / VOCABULARY)
     assert vocabulary == list(answer_vocabulary())
     records = drawn[TEXT_TASK]
     assert all(record["answer"] in record["ocr_tokens"] for record in records)
@@ -375,7 +407,7 @@ def test_ocr_boxes_lie_in_their_surface() -> None:
 
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_prompts_hold_items_of_the_tasks_own_kind(root: Path, setting: str) -> None:
-    prompts = load_prompts(root / layout.prompts_path(setting), setting)
+    prompts = load_prompts(root / prompts_path(setting), setting)
     for task in tasks(setting).values():
         items = {i for r in load_records(root / task.annotation_path("train")) for i in _related(r)}
         assert prompts[task.name]
@@ -386,7 +418,7 @@ def test_prompts_hold_items_of_the_tasks_own_kind(root: Path, setting: str) -> N
 
 def test_word_vectors_open_in_fasttext_and_are_finite(root: Path) -> None:
     fasttext = pytest.importorskip("fasttext")
-    model = fasttext.load_model(str(root / layout.FASTTEXT))
+    model = fasttext.load_model(str(root / FASTTEXT))
     assert model.get_dimension() == 300
     known, unseen = model.get_word_vector("kavo"), model.get_word_vector("kavomi")
     assert np.isfinite(known).all() and np.isfinite(unseen).all()
@@ -395,35 +427,33 @@ def test_word_vectors_open_in_fasttext_and_are_finite(root: Path) -> None:
 
 def test_tokenizers_and_models_open_in_transformers(root: Path) -> None:
     transformers = pytest.importorskip("transformers")
-    bert = transformers.AutoTokenizer.from_pretrained(root / layout.BERT)
+    bert = transformers.AutoTokenizer.from_pretrained(root / BERT)
     assert bert.unk_token not in bert.tokenize("What is written on the red sign? katami 96")
-    gpt2 = transformers.AutoTokenizer.from_pretrained(root / layout.DISTILGPT2)
+    gpt2 = transformers.AutoTokenizer.from_pretrained(root / DISTILGPT2)
     assert gpt2.eos_token_id == gpt2.convert_tokens_to_ids("<|endoftext|>")
     assert len(gpt2.tokenize("red metal cup")) == 3
-    assert transformers.AutoModel.from_pretrained(root / layout.BERT).config.vocab_size == len(bert)
-    model = transformers.AutoModelForCausalLM.from_pretrained(root / layout.DISTILGPT2)
+    assert transformers.AutoModel.from_pretrained(root / BERT).config.vocab_size == len(bert)
+    model = transformers.AutoModelForCausalLM.from_pretrained(root / DISTILGPT2)
     assert model.config.vocab_size == len(gpt2)
 
 
 def test_a_root_made_with_the_same_settings_is_left_as_it_is(root: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in root.rglob("*")}
-    assert "is there already" in cli.make_root(root, TINY)
+    assert "already exists" in make_root(root, TINY)
     assert {path: path.stat().st_mtime_ns for path in root.rglob("*")} == before
 
 
-def test_a_root_made_with_other_settings_is_replaced_only_when_asked(tmp_path: Path) -> None:
-    cli.make_root(tmp_path / "root", TINY)
-    larger = writer.Settings(**{**vars(TINY), "val": 12})
+def test_a_root_made_with_other_settings_is_replaced_only_when_asked(root: Path, tmp_path: Path) -> None:
+    shutil.copytree(root, tmp_path / "root")
+    larger = Settings(**{**vars(TINY), "val": 12})
     with pytest.raises(DataError, match="val 10 instead of 12.*--overwrite"):
-        cli.make_root(tmp_path / "root", larger)
-    cli.make_root(tmp_path / "root", larger, overwrite=True)
+        make_root(tmp_path / "root", larger)
+    make_root(tmp_path / "root", larger, overwrite=True)
     assert load_manifest(tmp_path / "root") == larger.manifest()
     assert [path.name for path in tmp_path.iterdir()] == ["root"]
 
 
-def test_a_folder_of_something_else_is_never_replaced(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_folder_of_something_else_is_never_replaced(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "thesis.txt").write_text("three years")
     assert main(["mini", str(tmp_path), "--overwrite"]) == 1
     assert capsys.readouterr().err.startswith("error: ") and (tmp_path / "thesis.txt").exists()
@@ -433,9 +463,9 @@ def test_an_error_in_the_middle_leaves_nothing(tmp_path: Path, monkeypatch: pyte
     def full_disk(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(writer, "write_pretrained", full_disk)
+    monkeypatch.setattr(generator, "write_pretrained", full_disk)
     with pytest.raises(OSError, match="No space"):
-        cli.make_root(tmp_path / "root", TINY)
+        make_root(tmp_path / "root", TINY)
     assert not list(tmp_path.iterdir())
 
 
@@ -448,29 +478,23 @@ def test_a_kill_leaves_no_root_and_the_next_run_cleans_up(tmp_path: Path) -> Non
     process.kill()
     process.wait()
     assert not (tmp_path / "root").exists() and list(tmp_path.iterdir())
-    cli.make_root(tmp_path / "root", TINY)
+    make_root(tmp_path / "root", TINY)
     assert [path.name for path in tmp_path.iterdir()] == ["root"]
 
 
-def test_the_command_line_scales_and_names_what_is_too_small(capsys: pytest.CaptureFixture[str]) -> None:
-    words = (
-        "DIR",
-        "--train",
-        "20000",
-        "--val",
-        "3000",
-        "--regions",
-        "100",
-        "--feature-dim",
-        "2048",
-        "--images",
-        "5000",
-    )
-    settings = cli.settings_from(_arguments(*words))
-    assert settings == writer.Settings(20000, 3000, 5000, 100, 2048, 0)
-    assert settings.pictures("val") == 750
-    assert cli.run(_arguments("DIR", "--regions", "3")) == 1
+def test_val_images_are_in_proportion_to_the_records() -> None:
+    assert Settings(20000, 3000, 5000, 100, 2048).scenes("val") == 750
+
+
+def test_the_command_line_names_what_is_too_small(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["mini", str(tmp_path / "root"), "--regions", "3"]) == 1
     assert "--regions 3" in capsys.readouterr().err
+
+
+def test_the_command_line_sets_the_sizes(tmp_path: Path) -> None:
+    sizes = ("--train", "8", "--val", "6", "--images", "6", "--regions", "12", "--feature-dim", "16", "--seed", "2")
+    assert main(["mini", str(tmp_path / "root"), *sizes]) == 0
+    assert load_manifest(tmp_path / "root") == Settings(8, 6, 6, 12, 16, 2).manifest()
 
 
 def test_regions_have_the_shape_of_the_real_ones(scenes: list[Scene]) -> None:

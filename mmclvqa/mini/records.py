@@ -1,4 +1,4 @@
-"""Drawing the records of a task: which picture is asked what, in the schema of the benchmark."""
+"""Annotation records of the tasks of clove-mini: questions about scenes in the schema of the benchmark."""
 
 from __future__ import annotations
 
@@ -7,50 +7,26 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from mmclvqa.clove.annotations import ANSWERS_PER_RECORD, ITEM_END, new_record
-from mmclvqa.clove.mini.draws import named_random
-from mmclvqa.clove.mini.noise import predicted_graph
-from mmclvqa.clove.mini.questions import MIXES, SCENE_MIX, Question, Share, ask
-from mmclvqa.clove.mini.scenes import Scene, sample_scene, sample_text_scene
-from mmclvqa.clove.mini.vocabulary import SCENE_TYPES
+from mmclvqa.clove.records import ANSWERS_PER_RECORD, ITEM_END, new_record
 from mmclvqa.clove.tasks import Task
+from mmclvqa.mini.questions import MIXES, SCENE_MIX, Question, Share, ask
+from mmclvqa.mini.scenes import Scene, named_random, predicted_graph
 
+RELATION_TASK = "relation"
 TEXT_TASK = "scenetext"
 ATTEMPTS = 100
-"""Pictures tried for one kind of question; after that another kind is drawn, and asking twice is allowed."""
+"""Scenes tried for one kind of question; then another kind is drawn, and repeated questions are allowed."""
 
 
-def sample_scenes(seed: int, split: str, count: int) -> list[Scene]:
-    """``count`` GQA-like pictures, the scene types in turn; ids are numbers that differ between splits."""
-    first = 1 if split == "train" else 5_000_001
-    letters = [kind.letter for kind in SCENE_TYPES]
-    return [
-        sample_scene(named_random(seed, "scene", split, i), str(first + i), letters[i % len(letters)])
-        for i in range(count)
-    ]
-
-
-def sample_text_scenes(seed: int, split: str, count: int) -> list[Scene]:
-    """``count`` TextVQA-like pictures; ids are 16 hexadecimal digits."""
-    letters = [kind.letter for kind in SCENE_TYPES]
-    scenes = []
-    for i in range(count):
-        rng = named_random(seed, "text scene", split, i)
-        scenes.append(sample_text_scene(rng, f"{rng.getrandbits(64):016x}", letters[i % len(letters)]))
-    return scenes
-
-
-def draw_records(
-    task: Task, split: str, count: int, scenes: Sequence[Scene], seed: int
-) -> list[dict[str, Any]]:
-    """``count`` records of a task about ``scenes``, evenly spread over them.
+def draw_records(task: Task, split: str, count: int, scenes: Sequence[Scene], seed: int) -> list[dict[str, Any]]:
+    """Draw ``count`` records of a task, spread evenly over the scenes.
 
     Args:
         task: a task of either setting.
         split: ``train`` or ``val``.
-        count: how many records.
-        scenes: the pictures to ask about; for a task of the scene setting those of its own type.
-        seed: the world's seed.
+        count: number of records.
+        scenes: scenes to ask about; for a task of the scene setting, those of its own type.
+        seed: seed of the data set.
     """
     rng = named_random(seed, "questions", task.setting, task.name, split)
     own = task.setting == "scene"
@@ -80,7 +56,7 @@ def _fresh_question(
     rng: random.Random,
     own: bool,
 ) -> tuple[Scene, Question]:
-    """The next picture that offers a question of a kind drawn from ``mix``, if possible one not asked yet."""
+    """Return the next scene with a question of a kind drawn from ``mix``, preferably one not asked yet."""
     repeat = False
     while True:
         kind = rng.choices(list(mix), [weight for weight, _ in mix.values()])[0]
@@ -131,7 +107,7 @@ def _record(
 
 
 def _with_order(items: list[str], related: Sequence[str]) -> list[str]:
-    """The items with the related ones, where they are, in the order of ``related``: that of the question."""
+    """Permute the related items among their positions into the order of ``related``."""
     turns = iter(related)
     return [next(turns) if item in related else item for item in items]
 

@@ -1,39 +1,49 @@
-"""Region features and boxes of a scene, as a detector's fc6 layer would give them: non-negative float32.
+"""Region features of clove-mini, in MMF's LMDB format.
 
-A region's feature is the sum of the codewords of what it shows (category, class, attributes), which are
-sparse and non-negative, plus half-normal noise. Codewords depend on the seed and the width alone.
+Features have the form of a detector's fc6 layer: non-negative float32. The feature of a region is the sum of the
+codewords of its contents (category, class, attribute), which are sparse and non-negative, plus half-normal noise.
+Codewords depend only on the seed and the width.
 """
 
 from __future__ import annotations
 
+import pickle
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
+from typing import Any
 
+import lmdb
 import numpy as np
+from tqdm import tqdm
 
-from mmclvqa.clove.mini.draws import named_generator
-from mmclvqa.clove.mini.scenes import Box, Scene
-from mmclvqa.clove.mini.vocabulary import ATTRIBUTE_KIND, CATEGORIES, CLASSES, PLACES, SURFACES
+from mmclvqa.clove.errors import DataError
+from mmclvqa.clove.features import KEY_LIST
+from mmclvqa.mini.scenes import Box, Scene, named_generator
+from mmclvqa.mini.vocabulary import ATTRIBUTE_KIND, CATEGORIES, CLASSES, PLACES, SURFACES
 
 BACKGROUND, TEXT = "background", "text"
 REGION_CLASSES: tuple[str, ...] = (*CLASSES, *PLACES, *SURFACES, BACKGROUND, TEXT)
-"""What a region's number in ``objects`` stands for."""
+"""Names of the class indices in ``objects``."""
 
 NOISE = 0.05
-"""Standard deviation of the noise on each component, before its absolute value is taken."""
+"""Standard deviation of the noise of each component before taking the absolute value."""
 SPARSITY = 8
-"""A codeword is non-zero in one component out of this many."""
+"""One in this many components of a codeword is non-zero."""
 BACKGROUND_SHARE = 0.3
-"""Share of the regions beyond one for each thing that show background; the others show a thing again."""
+"""Fraction of background among the additional regions; the others repeat an object."""
+IMAGES_PER_COMMIT = 256
+PICKLE_PROTOCOL = 4
 
 
 @dataclass(frozen=True)
 class Codebook:
-    """The codewords of one world.
+    """The codewords of one data set.
 
     Attributes:
-        seed: the world's seed.
-        width: features per region.
+        seed: seed of the data set.
+        width: width of the features of a region.
     """
 
     seed: int
@@ -41,7 +51,7 @@ class Codebook:
 
     @cached_property
     def codes(self) -> dict[str, np.ndarray]:
-        """Word -> codeword of length 1: ``width`` non-negative float32."""
+        """Word -> codeword: ``width`` non-negative float32 values of norm 1."""
         words = (*CATEGORIES, *ATTRIBUTE_KIND, *REGION_CLASSES)
         return {word: self._code(word) for word in words}
 
@@ -54,16 +64,16 @@ class Codebook:
 
 
 def render_objects(scene: Scene, codebook: Codebook, max_regions: int) -> dict[str, np.ndarray | int]:
-    """The object regions of a scene as an entry of MMF's feature database.
+    """Render the object regions of a scene as an entry of MMF's feature database.
 
     Args:
-        scene: the picture.
-        codebook: the world's codewords.
-        max_regions: most regions a picture has; each has between half and five sixths of that, but never
-            fewer than it needs to show everything once.
+        scene: the scene.
+        codebook: codewords of the data set.
+        max_regions: maximum number of regions; an image has between one half and five sixths of it, but at least one
+            region for each object and surface.
 
     Returns:
-        ``features`` n×width float32, ``bbox`` n×4 float32 in pixels, ``num_boxes``, ``image_width``,
+        ``features`` n x width float32, ``bbox`` n x 4 float32 in pixels, ``num_boxes``, ``image_width``,
         ``image_height``, and ``objects`` n int64, indices into :data:`REGION_CLASSES`.
     """
     rng = named_generator(codebook.seed, "objects", scene.image_id)
@@ -86,7 +96,7 @@ def render_objects(scene: Scene, codebook: Codebook, max_regions: int) -> dict[s
 
 
 def render_words(scene: Scene, codebook: Codebook) -> dict[str, np.ndarray | int]:
-    """The OCR regions of a scene, one per surface in order: the look of the surface behind the word.
+    """Render the OCR regions of a scene, one per surface in order: the appearance of the surface behind the word.
 
     Returns: as :func:`render_objects`.
     """
@@ -122,3 +132,37 @@ def _entry(
         "image_height": height,
         "objects": np.array([REGION_CLASSES.index(name) for name, _, _ in shown], dtype=np.int64),
     }
+
+
+def write_database(
+    path: Path, scenes: Mapping[str, Scene], render: Callable[[Scene], Mapping[str, Any]], entry_bytes: int
+) -> None:
+    """Write a feature database, rendering one image at a time so that memory does not grow with their number.
+
+    Equal input gives equal bytes.
+
+    Args:
+        path: the ``.lmdb`` folder to create.
+        scenes: scenes by key, which is the feature path without extension.
+        render: returns the entry of a scene.
+        entry_bytes: maximum size of a pickled entry, from which the size of the memory map is computed.
+
+    Raises:
+        DataError: the disk is full or the folder cannot be written.
+    """
+    path.mkdir(parents=True)
+    # Without a lock file and with a map size that depends on the input only, the database is one reproducible file.
+    map_size = (len(scenes) + 64) * (entry_bytes + 16384)
+    keys = sorted(scenes, key=str.encode)
+    try:
+        with lmdb.open(str(path), map_size=map_size, lock=False, sync=False) as environment:
+            for start in tqdm(range(0, len(keys), IMAGES_PER_COMMIT), desc=path.name, disable=None, leave=False):
+                with environment.begin(write=True) as transaction:
+                    for key in keys[start : start + IMAGES_PER_COMMIT]:
+                        entry = pickle.dumps(dict(render(scenes[key])), protocol=PICKLE_PROTOCOL)
+                        transaction.put(key.encode(), entry)
+            with environment.begin(write=True) as transaction:
+                transaction.put(KEY_LIST, pickle.dumps([key.encode() for key in keys], protocol=PICKLE_PROTOCOL))
+            environment.sync(True)
+    except lmdb.Error as error:
+        raise DataError(f"{path}: cannot be written ({error})") from None

@@ -1,4 +1,4 @@
-"""Asking about a scene: question, answer, the scene-graph items it is about, program and supporting fact."""
+"""Questions about a scene with their answer, related scene-graph items, program and supporting fact."""
 
 from __future__ import annotations
 
@@ -7,12 +7,11 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from mmclvqa.clove.mini.grammar import FORMS
-from mmclvqa.clove.mini.scenes import Scene, Thing
-from mmclvqa.clove.mini.vocabulary import ATTRIBUTES, CLASSES, FACTS, HORIZONTAL, NO, TEXTS, YES
+from mmclvqa.mini.scenes import Scene, Thing
+from mmclvqa.mini.vocabulary import ATTRIBUTES, CLASSES, FACTS, FORMS, HORIZONTAL, NO, RELATIONS, TEXTS, YES
 
 Share = tuple[float, tuple[str, ...]]
-"""Weight of a kind of question, and the kinds of attribute that the objects have about which it is asked."""
+"""Weight of a kind of question, and the kinds of attribute of the objects about which it is asked."""
 
 _ALL = tuple(ATTRIBUTES)
 
@@ -28,10 +27,10 @@ MIXES: dict[str, dict[str, Share]] = {
     },
     "scenetext": {"text": (0.35, _ALL), "brand": (0.3, _ALL), "number": (0.35, _ALL)},
 }
-"""Functional task -> how its kinds of question are mixed.
+"""Functional task -> its kinds of question.
 
-What is asked about an item is decided by the item: a colour asks for other questions than a material. A
-language model that always takes the likeliest question, as SRM does, so still comes to every kind.
+The item determines the kind of question: an object with a colour has other questions than one with a material. A
+language model that always generates the most likely question, as SRM does, therefore still generates every kind.
 """
 
 SCENE_MIX: dict[str, Share] = {
@@ -42,7 +41,7 @@ SCENE_MIX: dict[str, Share] = {
     "object": (0.15, _ALL),
     "place": (0.1, _ALL),
 }
-"""The mix of every task of the scene setting; it asks only about the objects of its own scene type."""
+"""Kinds of question of every task of the scene setting, asked only about objects of its own scene type."""
 
 
 @dataclass(frozen=True)
@@ -50,12 +49,12 @@ class Question:
     """A question about a scene.
 
     Attributes:
-        kind: its kind in :data:`~mmclvqa.clove.mini.grammar.FORMS`.
-        text: the question, lower case.
-        answer: the only right answer.
-        related: the items of the scene graph that it is about (mask 1), enough to answer it.
-        fact: the supporting fact's triple, if it needs one; it is the first of ``related`` as an item.
-        program: GQA-like steps, dicts of ``operation``, ``argument``, ``dependencies``.
+        kind: kind of question, a key of :data:`~mmclvqa.mini.vocabulary.FORMS`.
+        text: the question in lower case.
+        answer: the only correct answer.
+        related: related items of the scene graph (mask 1), which suffice to answer the question.
+        fact: triple of the supporting fact, if one is required; it is also the first item of ``related``.
+        program: GQA-like steps, dicts with ``operation``, ``argument``, ``dependencies``.
     """
 
     kind: str
@@ -69,14 +68,14 @@ class Question:
 def ask(
     kind: str, scene: Scene, rng: random.Random, own: bool = False, attributes: Sequence[str] = _ALL
 ) -> Question | None:
-    """Draw a question of ``kind`` about ``scene``; None where the scene offers none.
+    """Draw a question of a kind about a scene; None if the scene has no such question.
 
     Args:
-        kind: a key of :data:`~mmclvqa.clove.mini.grammar.FORMS`.
-        scene: the picture.
-        rng: the generator of every draw.
-        own: ask only about the objects of the picture's own scene type.
-        attributes: ask only about objects whose attribute is of these kinds; relations are asked about any.
+        kind: a key of :data:`~mmclvqa.mini.vocabulary.FORMS`.
+        scene: the scene.
+        rng: generator of all draws.
+        own: ask only about objects of the scene's own type.
+        attributes: ask only about objects with an attribute of these kinds, except about relations.
     """
     things = [
         thing for thing in (scene.own_things if own else scene.things) if kind in _RELATIONS or thing.kind in attributes
@@ -129,24 +128,39 @@ def _ask_value_choice(kind: str, scene: Scene, things: list[Thing], rng: random.
     return Question(kind, text, thing.value, (thing.phrase,), program=program)
 
 
-def _ask_relation(kind: str, scene: Scene, things: list[Thing], rng: random.Random) -> Question | None:
-    """About what stands beside something: its name; about what is above, below or on something: where it is.
+def is_about_an_anchor(items: Sequence[str]) -> bool:
+    """Return whether two items are a horizontal and a vertical relation to the same object."""
+    triples = [
+        (subject, word, anchor)
+        for item in items
+        for word in RELATIONS
+        for subject, separator, anchor in [item.partition(f" {word} ")]
+        if separator
+    ]
+    if len(triples) != 2:
+        return False
+    (_, first, anchor), (_, second, other) = triples
+    return anchor == other and (first in HORIZONTAL) != (second in HORIZONTAL)
 
-    In a task of the scene setting, about whichever of the two belongs to it, and nothing else is related. Elsewhere
-    the anchor's other triple is, after the one that is asked about.
+
+def _ask_relation(kind: str, scene: Scene, things: list[Thing], rng: random.Random) -> Question | None:
+    """Ask for the subject of a horizontal relation, or for the object of a vertical relation.
+
+    A task of the scene setting asks for the object of its own scene type, and only one triple is related. In the
+    functional setting, the other triple of the anchor is the second related item.
     """
     names = [thing.name for thing in scene.things]
     every = len(things) == len(names)
     own = {names.index(thing.name) for thing in things}
-    asked = [
+    candidates = [
         triple
         for triple in scene.relations
         if kind == ("subject" if (triple[1] in HORIZONTAL if every else triple[0] in own) else "object")
         and (triple[0] if kind == "subject" else triple[2]) in own
     ]
-    if not asked:
+    if not candidates:
         return None
-    triple = subject, word, anchor = rng.choice(asked)
+    triple = subject, word, anchor = rng.choice(candidates)
     others = [other for other in scene.relations if every and other[2] == anchor and other != triple]
     related = [f"{names[s]} {w} {names[a]}" for s, w, a in (triple, *others)]
     given, answer = (anchor, subject) if kind == "subject" else (subject, anchor)
@@ -171,7 +185,7 @@ def _ask_which(kind: str, scene: Scene, things: list[Thing], rng: random.Random)
     if not pairs:
         return None
     chosen, second = rng.choice(pairs)
-    # The value of the first item is asked for, so that a prompt decides the answer; which is named first, it does not.
+    # The question asks for the first item, so that the prompt determines the answer, but not the order of the names.
     first, other = sorted((chosen.name, second.name), key=CLASSES.index)
     text = _worded(kind, rng, value=chosen.value, thing=first, other=other)
     program = _steps(("select", chosen.value), ("choose", "name"))
@@ -199,26 +213,26 @@ def _ask_fact(kind: str, scene: Scene, things: list[Thing], rng: random.Random) 
 
 
 def _ask_text(kind: str, scene: Scene, things: list[Thing], rng: random.Random) -> Question | None:
-    having = [surface for surface in scene.surfaces if surface.name in TEXTS[kind][0]]
-    if not having:
+    surfaces = [surface for surface in scene.surfaces if surface.name in TEXTS[kind][0]]
+    if not surfaces:
         return None
-    surface = rng.choice(having)
+    surface = rng.choice(surfaces)
     other = rng.choice([other for other in scene.surfaces if other is not surface])
     slots = {"color": surface.color, "surface": surface.name}
     text = _worded(kind, rng, **slots, other_color=other.color, other_surface=other.name)
     program = _steps(("select", f"{surface.color} {surface.name}"), ("read", kind))
-    # One related item, as a scenetext prompt has one: SRM would go on to a second one before it asks.
+    # There is one related item, as in scenetext prompts; otherwise SRM would generate a second item first.
     return Question(kind, text, surface.word, (surface.phrase,), program=program)
 
 
 def _options(right: str, among: Sequence[str], rng: random.Random) -> list[str]:
-    """The right one and a wrong one, in the order of ``among``: so the right one is not always named first."""
+    """Return the correct option and a wrong one, in the order of ``among`` so that the order does not reveal it."""
     wrong = rng.choice([other for other in among if other != right])
     return sorted((right, wrong), key=among.index)
 
 
 def _pairs(things: list[Thing], alike: bool) -> list[tuple[Thing, Thing]]:
-    """Ordered pairs of things with an attribute of one kind, its value the same or not."""
+    """Return ordered pairs of things with an attribute of the same kind and an equal or different value."""
     return [
         (first, second)
         for first, second in itertools.permutations(things, 2)
@@ -232,17 +246,12 @@ _ASKERS: dict[str, Callable[[str, Scene, list[Thing], random.Random], Question |
     "place": _ask_place,
     "color": _ask_color,
     "value_choice": _ask_value_choice,
-    "subject": _ask_relation,
-    "object": _ask_relation,
+    **dict.fromkeys(("subject", "object"), _ask_relation),
     "same": _ask_same,
     "which": _ask_which,
     "both": _ask_both,
-    "fact_value": _ask_fact,
-    "fact_thing": _ask_fact,
-    "fact_purpose": _ask_fact,
-    "text": _ask_text,
-    "brand": _ask_text,
-    "number": _ask_text,
+    **dict.fromkeys(("fact_value", "fact_thing", "fact_purpose"), _ask_fact),
+    **dict.fromkeys(TEXTS, _ask_text),
 }
 
 _RELATIONS = ("subject", "object")

@@ -1,8 +1,8 @@
-"""Does an answer follow? Checks a question and its answer against scene-graph items and the world's rules.
+"""The judge of replays: whether an answer to a question follows from scene-graph items and the facts of clove-mini.
 
-It is how SRM's replays on clove-mini are judged, which have a scene graph but no picture. Items say what
-there is: ``red cup``, ``cup left of plate``, ``red sign with [OCR] kavo``, ``cup used for drinking``,
-``kitchen``. The facts are the world's own, not what an item claims.
+SRM's replays on clove-mini have a scene graph and no image. Items are ``red cup``, ``cup left of plate``,
+``red sign with [OCR] kavo``, ``cup used for drinking`` or ``kitchen``. The facts are those of the world, whatever an
+item states.
 """
 
 from __future__ import annotations
@@ -10,8 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from mmclvqa.clove.mini.grammar import normalized, parse_question
-from mmclvqa.clove.mini.vocabulary import (
+from mmclvqa.mini.vocabulary import (
     ATTRIBUTE_KIND,
     CATEGORY_OF,
     CLASSES,
@@ -21,6 +20,8 @@ from mmclvqa.clove.mini.vocabulary import (
     RELATIONS,
     SURFACES,
     YES,
+    normalized,
+    parse_question,
 )
 
 _OPPOSITES = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
@@ -28,14 +29,14 @@ _OPPOSITES = {"left of": "right of", "right of": "left of", "above": "below", "b
 
 @dataclass
 class Graph:
-    """What a list of items says.
+    """Parsed scene-graph items.
 
     Attributes:
-        attributes: class -> its attribute values; a class that is only mentioned has none.
-        relations: (subject, predicate, object), opposites included.
-        places: places named.
-        texts: (colour or None, surface, word).
-        unread: items that are none of the world's forms.
+        attributes: class -> attribute values, empty if the class occurs without attributes.
+        relations: triples (subject, predicate, object), including the inverse triples.
+        places: names of places.
+        texts: triples (color or None, surface, word).
+        unread: items that have none of the known forms.
     """
 
     attributes: dict[str, set[str]] = field(default_factory=dict)
@@ -45,12 +46,12 @@ class Graph:
     unread: list[str] = field(default_factory=list)
 
     def values(self, name: str, kind: str) -> set[str]:
-        """The values of ``kind`` that ``name`` has."""
+        """Return the attribute values of a kind that the class ``name`` has."""
         return {value for value in self.attributes.get(name, ()) if ATTRIBUTE_KIND[value] == kind}
 
 
 def read_items(items: Iterable[str]) -> Graph:
-    """Parse scene-graph items, with or without their `` [SEP]``."""
+    """Parse scene-graph items, with or without `` [SEP]``."""
     graph = Graph()
     for item in items:
         text = normalized(item)
@@ -66,12 +67,12 @@ def read_items(items: Iterable[str]) -> Graph:
 
 
 def is_true(question: str, answer: str, items: Iterable[str]) -> bool | None:
-    """Whether ``answer`` to ``question`` follows from ``items`` and the world's facts.
+    """Return whether the answer to a question follows from scene-graph items and the facts of the world.
 
-    Where the items hold two candidates (two red cups, say), either is right.
+    If several answers fit the items (for example with two red cups), each of them is true.
 
     Returns:
-        True or False; None when the question is not one that this world asks.
+        True or False; None if the question matches no template.
     """
     parsed = parse_question(question)
     if parsed is None:
@@ -104,8 +105,8 @@ def _read_place(text: str, graph: Graph) -> bool:
 
 def _read_relation(text: str, graph: Graph) -> bool:
     for word in RELATIONS:
-        subject, found, object_ = text.partition(f" {word} ")
-        if found and subject in CLASSES and object_ in CLASSES:
+        subject, separator, object_ = text.partition(f" {word} ")
+        if separator and subject in CLASSES and object_ in CLASSES:
             for name in (subject, object_):
                 graph.attributes.setdefault(name, set())
             graph.relations.add((subject, word, object_))
@@ -120,9 +121,9 @@ def _is_fact(text: str) -> bool:
 
 
 def _read_text(text: str, graph: Graph) -> bool:
-    surface, found, word = text.partition(" with [OCR] ")
+    surface, separator, word = text.partition(" with [OCR] ")
     *colors, name = surface.split()
-    if not found or not word or name not in SURFACES or len(colors) > 1:
+    if not separator or not word or name not in SURFACES or len(colors) > 1:
         return False
     graph.texts.add((colors[0] if colors else None, name, word))
     return True
@@ -142,9 +143,7 @@ def _answers_which(slots: dict[str, str], graph: Graph) -> set[str]:
     if pair[0] == pair[1] or not all(values):
         return set()
     return {
-        name
-        for name, own, other in zip(pair, values, values[::-1], strict=True)
-        if value in own and value not in other
+        name for name, own, other in zip(pair, values, values[::-1], strict=True) if value in own and value not in other
     }
 
 
@@ -178,8 +177,8 @@ def _answers_subject(slots: dict[str, str], graph: Graph) -> set[str]:
 
 
 def _answers_object(slots: dict[str, str], graph: Graph) -> set[str]:
-    asked = (slots["thing"], slots["relation"])
-    return {object_ for subject, relation, object_ in graph.relations if (subject, relation) == asked}
+    wanted = (slots["thing"], slots["relation"])
+    return {object_ for subject, relation, object_ in graph.relations if (subject, relation) == wanted}
 
 
 def _answers_both(slots: dict[str, str], graph: Graph) -> set[str]:

@@ -1,4 +1,4 @@
-"""Pickles of strangers: plain values and arrays come through, code never runs."""
+"""Untrusted pickles: plain values and arrays are loaded, code never runs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from mmclvqa.clove.errors import DataError, UnsafePickleError
-from mmclvqa.clove.pickles import safe_load, safe_loads, safe_numpy_load
+from mmclvqa.clove.files import safe_load, safe_loads, safe_numpy_load
 
 PROTOCOLS = range(pickle.HIGHEST_PROTOCOL + 1)
 
@@ -117,7 +117,7 @@ def test_code_is_refused_by_name_and_not_run(tmp_path: Path, protocol: int) -> N
         ("numpy", "load"),
         ("numpy.core.multiarray", "_reconstruct.__globals__"),
         ("collections", "OrderedDict.fromkeys"),
-        ("mmclvqa.clove.pickles", "safe_load"),
+        ("mmclvqa.clove.files", "safe_load"),
     ],
 )
 def test_anything_outside_the_list_is_refused(module: str, name: str) -> None:

@@ -1,0 +1,186 @@
+"""The data root (``CLOVE_ROOT``): its paths, its manifest with the number of records per task, and its vocabulary.
+
+``manifest.json`` is written with generated data. Published CLOVE has no manifest; its sizes are those of
+:mod:`mmclvqa.clove.tasks`. Replay counts are computed from these sizes, see :mod:`mmclvqa.methods.replay`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mmclvqa.clove.errors import DataError
+from mmclvqa.clove.files import atomic_write, read_json, read_text, write_json
+from mmclvqa.clove.tasks import SETTINGS, Task, task, tasks
+
+VOCABULARY = "vocab/clvqa_answer_6k.txt"
+MANIFEST = "manifest.json"
+GQA_FEATURES = "features/gqa/defaults/features/gqa.lmdb"
+TEXTVQA_FEATURES = "features/textvqa/defaults/features/open_images/detectron.lmdb"
+TEXTVQA_OCR_FEATURES = "features/textvqa/ocr_en/features/ocr_en_frcn_features.lmdb"
+BERT = "pretrained/bert-base-uncased"
+DISTILGPT2 = "pretrained/distilgpt2"
+FASTTEXT = "pretrained/fasttext/wiki.en.bin"
+FC7_WEIGHT = "pretrained/detectron/fc7_w.pkl"
+FC7_BIAS = "pretrained/detectron/fc7_b.pkl"
+
+SPLITS = ("train", "val")
+
+SPECIALS = ("<pad>", "<s>", "</s>", "<unk>")
+"""The first four lines of a vocabulary (index 0 to 3): padding, begin, end and unknown."""
+
+PUBLISHED_SIZE = 6182
+"""Number of lines of CLOVE's vocabulary; it determines shapes in the published checkpoints."""
+
+
+def prompts_path(setting: str) -> str:
+    """Return the path of the scene-graph prompts of a setting, relative to the data root."""
+    return f"scene_graph_prompts/{setting}.json"
+
+
+def annotation_file(root: str | os.PathLike[str], task: Task, split: str) -> Path | None:
+    """Return the annotation file of a task and split: the ``.npy`` file, else the ``.json`` file, else None."""
+    path = Path(root) / task.annotation_path(split)
+    return next((file for file in (path, path.with_suffix(".json")) if file.exists()), None)
+
+
+def existing_root(path: str | os.PathLike[str] | None) -> Path:
+    """Return the data root given on a command line, or ``$CLOVE_ROOT`` if none is given.
+
+    Raises:
+        DataError: neither is set, or the folder does not exist.
+    """
+    path = path or os.environ.get("CLOVE_ROOT")
+    if not path:
+        raise DataError("no data root: name its folder or set CLOVE_ROOT")
+    root = Path(path)
+    if not root.is_dir():
+        raise DataError(f"{root}: there is no such folder; `python -m mmclvqa.clove mini {root}` makes one")
+    return root
+
+
+def pretrained_source(root: str | os.PathLike[str], name: str) -> str:
+    """Return ``<root>/pretrained/<name>`` if that folder exists, else ``name`` as a hub id."""
+    folder = Path(root) / "pretrained" / name
+    return str(folder) if folder.is_dir() else name
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Contents of ``manifest.json``.
+
+    Attributes:
+        name: name of the data set, such as ``clove-mini``.
+        seed: seed of the generator, None if the data is not generated.
+        tasks: ``{setting: {task name: {"train": number of records, "val": number of records}}}``.
+        shape: sizes of features and texts; any keys are allowed.
+    """
+
+    name: str
+    seed: int | None
+    tasks: dict[str, dict[str, dict[str, int]]]
+    shape: dict[str, Any] = field(default_factory=dict)
+
+
+def load_manifest(root: str | os.PathLike[str]) -> Manifest | None:
+    """Read the manifest of a data root, None if it has none.
+
+    Raises:
+        DataError: the file is not a valid manifest.
+    """
+    path = Path(root) / MANIFEST
+    if not path.exists():
+        return None
+    value = read_json(path)
+    if not isinstance(value, dict) or not isinstance(value.get("tasks"), dict):
+        raise DataError(f"{path}: is not a manifest: it has no 'tasks' by setting")
+    for setting, sizes in value["tasks"].items():
+        _check_setting(path, setting, sizes)
+    return Manifest(str(value.get("name", "")), value.get("seed"), value["tasks"], value.get("shape") or {})
+
+
+def _check_setting(path: Path, setting: str, sizes: Any) -> None:
+    if setting not in SETTINGS:
+        raise DataError(f"{path}: {setting!r} is not a setting; the settings are {', '.join(SETTINGS)}")
+    if not isinstance(sizes, dict):
+        raise DataError(f"{path}: the {setting} setting is not a table of tasks")
+    names = [candidate.name for candidate in tasks(setting).values()]
+    for name, counts in sizes.items():
+        if name not in names:
+            raise DataError(f"{path}: {name!r} is not a task of the {setting} setting ({', '.join(names)})")
+        for split in SPLITS:
+            count = counts.get(split) if isinstance(counts, dict) else None
+            if not isinstance(count, int) or isinstance(count, bool) or count < 0:
+                raise DataError(f"{path}: {setting}, {name}: {split!r} is not a number of records")
+
+
+def save_manifest(root: str | os.PathLike[str], manifest: Manifest) -> None:
+    """Write ``manifest.json`` into a data root."""
+    write_json(Path(root) / MANIFEST, asdict(manifest))
+
+
+def sizes(root: str | os.PathLike[str], setting: str, name: str | Task) -> dict[str, int]:
+    """Return the number of records of a task by split: from the manifest, or as published if there is none.
+
+    Args:
+        root: the data root.
+        setting: ``functional`` or ``scene``.
+        name: a task, its letter, its name or a stage.
+
+    Raises:
+        DataError: the manifest is invalid or lacks the task.
+        TaskError: unknown setting or task.
+    """
+    selected = name if isinstance(name, Task) else task(setting, name)
+    manifest = load_manifest(root)
+    if manifest is None:
+        return {"train": selected.train_size, "val": selected.val_size}
+    try:
+        return manifest.tasks[setting][selected.name]
+    except KeyError:
+        path = Path(root) / MANIFEST
+        raise DataError(f"{path}: does not have task {selected.name} of the {setting} setting") from None
+
+
+def train_size(root: str | os.PathLike[str], setting: str, name: str | Task) -> int:
+    """Return the train size n(t) of a task, from which replay counts are computed; see :func:`sizes`."""
+    return sizes(root, setting, name)["train"]
+
+
+def load_vocabulary(path: str | os.PathLike[str]) -> list[str]:
+    """Read the answer vocabulary: one answer word per line, :data:`SPECIALS` first.
+
+    Raises:
+        DataError: the file is missing or not UTF-8, the first lines are not the special words, or a line is blank or
+            repeated; the message gives the line number, counted from 1.
+    """
+    words = [line.strip() for line in read_text(path).removesuffix("\n").split("\n")]
+    _check_vocabulary(words, str(path))
+    return words
+
+
+def save_vocabulary(path: str | os.PathLike[str], words: Iterable[str]) -> None:
+    """Write answer words, one per line.
+
+    Raises:
+        DataError: the words are not a vocabulary that :func:`load_vocabulary` accepts.
+    """
+    words = list(words)
+    _check_vocabulary(words, str(path))
+    with atomic_write(path) as file:
+        file.write("\n".join(words) + "\n")
+
+
+def _check_vocabulary(words: list[str], where: str) -> None:
+    if tuple(words[: len(SPECIALS)]) != SPECIALS:
+        raise DataError(f"{where}: the first lines must be {' '.join(SPECIALS)}, one per line")
+    lines: dict[str, int] = {}
+    for number, word in enumerate(words, start=1):
+        if not word:
+            raise DataError(f"{where}: line {number} is blank")
+        if word in lines:
+            raise DataError(f"{where}: line {number}: {word!r} already occurs on line {lines[word]}")
+        lines[word] = number

@@ -1,0 +1,100 @@
+"""Paths of experiments relative to ``ROOT``, and the published folder names of the methods."""
+
+from __future__ import annotations
+
+from mmclvqa.clove.tasks import Task, order_index
+
+SAVE = "exp/clvqa/save"
+"""Folder of UniVQA's checkpoints. Functions with a ``save`` argument return paths below that folder instead."""
+QAG_SEQ = "exp/clvqa/QAG_seq"
+MODEL = "unicl"
+FINE_TUNING = "ft"
+STAND_ALONE = "stand_alone"
+
+
+def final_weights(folder: str) -> str:
+    """Return the path of the final weights in the folder of a training run."""
+    return f"{folder}/{MODEL}_final.pth"
+
+
+def task_folder(task: Task) -> str:
+    """Return the name of a task's folder within a run or within the single-task models."""
+    return f"{MODEL}_{task.name}"
+
+
+def stand_alone_folder(setting: str, save: str = SAVE) -> str:
+    """Return the folder of the single-task models, with a :func:`task_folder` for each task."""
+    return f"{save}/{STAND_ALONE}/{setting}"
+
+
+def run_folder(setting: str, order: str, experiment: str, save: str = SAVE) -> str:
+    """Return the folder of one method and task order, with a :func:`task_folder` for each task but the first.
+
+    Raises:
+        TaskError: unknown setting or invalid task order.
+    """
+    return f"{save}/{setting}/setting_{order_index(setting, order)}_{order}/{experiment}"
+
+
+def multitask_folder(setting: str, save: str = SAVE) -> str:
+    """Return the folder of UniVQA trained jointly on all tasks of a setting."""
+    return f"{save}/multitask/{MODEL}_{setting}_incremental"
+
+
+def srm_experiment(
+    language_model: str, rate: float, use_gt: bool = False, task_token: bool = True, train_perc: float = 1.0
+) -> str:
+    """Return the folder name of an experiment with SRM replays.
+
+    Args:
+        language_model: name of SRM's language model, such as ``distilgpt2``.
+        rate: number of replays per original record.
+        use_gt: SRM was prompted with the related items of original records.
+        task_token: SRM has a token for each task.
+        train_perc: fraction of the records that SRM is trained on.
+    """
+    trained = _trained_share(train_perc)
+    return f"{language_model}_replay_qag_seq_{_prompting(use_gt)}_{_tokens(task_token)}{trained}_{rate}"
+
+
+def random_experiment(rate: float, mask_images: bool = False, gt_graphs: bool = False) -> str:
+    """Return the folder name of an experiment that replays original records drawn at random.
+
+    Args:
+        rate: number of replays per original record.
+        mask_images: their image features are masked.
+        gt_graphs: the ground-truth scene graph is used instead of the predicted one.
+    """
+    return f"{'gtsg_' if gt_graphs else ''}{'maskimg_' if mask_images else ''}rnd_replay_{rate}"
+
+
+def kmeans_experiment(rate: float) -> str:
+    """Return the folder name of an experiment that replays original records selected by k-means."""
+    return f"kmeans_replay_{rate}"
+
+
+def srm_root(setting: str, use_gt: bool = False, task_token: bool = True, train_perc: float = 1.0) -> str:
+    """Return the folder of all SRM runs: its ``--model_dir_root``, to which ``--train_perc`` adds a suffix."""
+    return f"{QAG_SEQ}/{_prompting(use_gt)}/QAG_{setting}_{_tokens(task_token)}{_trained_share(train_perc)}"
+
+
+def srm_folder(language_model: str, setting: str, order: str) -> str:
+    """Return the folder of one SRM run and its replay files, relative to ``--model_dir_root``."""
+    return f"{language_model}_replay/{language_model}_{setting}_{order}"
+
+
+def replay_file(order: str, past: Task, current: Task) -> str:
+    """Return the file name of the replays of task ``past`` generated before ``current`` is learned."""
+    return f"{order}_REPLAY[{past.letter}]_AT[{current.letter}].npy"
+
+
+def _prompting(use_gt: bool) -> str:
+    return "use_gt" if use_gt else "not_use_gt"
+
+
+def _trained_share(train_perc: float) -> str:
+    return "" if train_perc == 1 else f"_tr{train_perc}"
+
+
+def _tokens(task_token: bool) -> str:
+    return "task_token" if task_token else "wo_token"

@@ -1,0 +1,78 @@
+"""Output of command lines: tables, durations, suggestions for mistyped names, and errors on one line."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import sys
+from collections.abc import Callable, Iterable, Sequence
+
+from mmclvqa.clove.errors import CloveError
+
+
+def run_command(command: Callable[[], int | None]) -> int:
+    """Run a command and return its exit code; errors that a user can fix are printed on one line.
+
+    Args:
+        command: does the work and returns an exit code; None means 0.
+
+    Returns:
+        The exit code of ``command``; 1 after a :class:`CloveError` or :class:`OSError`; 130 after Ctrl-C.
+    """
+    try:
+        return command() or 0
+    except BrokenPipeError:
+        # The reader of stdout has exited, as `head` does. The flush at exit must not fail again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except (CloveError, OSError) as error:
+        print(f"error: {error_line(error)}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
+def error_line(error: BaseException) -> str:
+    """Return an exception on one line: file and reason of an operating-system error, else its message."""
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    return one_line(error) or type(error).__name__
+
+
+def one_line(text: object) -> str:
+    """Return a text, or the message of an exception, with all white space collapsed to single spaces."""
+    return " ".join(str(text).split())
+
+
+def did_you_mean(name: object, candidates: Iterable[str], most: int = 3) -> str:
+    """Return ``; did you mean <names>?`` with the candidates closest to ``name``, empty if none is close."""
+    close = difflib.get_close_matches(str(name), list(candidates), n=most)
+    return f"; did you mean {' or '.join(close)}?" if close else ""
+
+
+def clock(seconds: float) -> str:
+    """Return a duration as ``h:mm:ss``."""
+    minutes, rest = divmod(max(0, round(seconds)), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
+
+
+def format_table(header: Sequence[str], rows: Sequence[Sequence[object]], text_columns: int = 1) -> str:
+    """Format rows below a header, with columns padded to equal width.
+
+    Args:
+        header: column names.
+        rows: cells, one per column.
+        text_columns: number of columns from the left that are left-aligned; the others are right-aligned.
+    """
+    cells = [list(header), *([str(cell) for cell in row] for row in rows)]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
+    cells.insert(1, ["-" * width for width in widths])
+    lines = []
+    for row in cells:
+        padded = [
+            cell.ljust(width) if column < text_columns else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append("  ".join(padded).rstrip())
+    return "\n".join(lines)

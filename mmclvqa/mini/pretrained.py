@@ -1,0 +1,269 @@
+"""The ``pretrained/`` folder of clove-mini: untrained models, tokenizers and word vectors of its own language.
+
+Each file has the name and format of the published one and can be loaded in the same way.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import string
+import struct
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mmclvqa.clove.data_root import BERT, DISTILGPT2, FASTTEXT, FC7_BIAS, FC7_WEIGHT
+from mmclvqa.clove.files import atomic_write, write_json
+from mmclvqa.mini.questions import ask
+from mmclvqa.mini.scenes import named_generator, named_random, sample_scenes, sample_text_scenes
+from mmclvqa.mini.vocabulary import (
+    ATTRIBUTE_KIND,
+    ATTRIBUTES,
+    CATEGORIES,
+    CLASSES,
+    FACT_PREDICATES,
+    FORMS,
+    NO,
+    PLACES,
+    PURPOSES,
+    RELATIONS,
+    SIGN_WORDS,
+    SURFACES,
+    SYLLABLES,
+    UNLISTED_WORDS,
+    YES,
+)
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel
+
+CORPUS_SCENES = 300
+BERT_WIDTH = 64
+BERT_LAYERS = 3
+BERT_HEADS = 4
+BERT_INITIALIZER_RANGE = 0.07
+"""BERT's default 0.02 suits layers of width 768; at this width attention would remain uniform for long."""
+GPT2_WIDTH = 128
+GPT2_LAYERS = 4
+GPT2_HEADS = 4
+POSITIONS = 512
+BPE_SIZE = 1500
+END_OF_TEXT = "<|endoftext|>"
+TIED = ("lm_head.weight",)
+"""Weights that are tied to the input embeddings and not stored."""
+
+VECTOR_WIDTH = 300
+BUCKETS = 2000
+WINDOW = 5
+MIN_SUBWORD, MAX_SUBWORD = 3, 6
+VECTOR_NOISE = 0.1
+"""Weight of a random vector that distinguishes words with the same neighbours."""
+
+_MAGIC, _VERSION = 793712314, 12
+_NEGATIVE_SAMPLING, _SKIPGRAM = 2, 2
+
+
+def write_pretrained(root: Path, seed: int, feature_dim: int) -> None:
+    """Write BERT, GPT-2, fastText and fc7 below ``root``; ``seed`` and ``feature_dim`` determine every byte."""
+    lines = _sentences(seed)
+    _write_bert(root / BERT, seed)
+    _write_gpt2(root / DISTILGPT2, lines, seed)
+    plain = [line.replace("?", "").replace(",", "") for line in lines]
+    _write_word_vectors(root / FASTTEXT, plain, _words(), seed)
+    _write_fc7(root, seed, feature_dim)
+
+
+def _words() -> list[str]:
+    """Return all words of questions, answers and items, sorted."""
+    named = (
+        *CLASSES, *CATEGORIES, *PLACES, *ATTRIBUTE_KIND, *ATTRIBUTES, *PURPOSES, *RELATIONS, *FACT_PREDICATES,
+        *SURFACES, *SIGN_WORDS, YES, NO, "with",
+    )  # fmt: skip
+    templates = (word.strip("?,") for forms in FORMS.values() for form in forms for word in form.split())
+    return sorted({word for name in named for word in name.split()} | {word for word in templates if "{" not in word})
+
+
+def _sentences(seed: int) -> list[str]:
+    """Return items, and questions with answers, of GQA-like and TextVQA-like scenes as training text."""
+    rng = named_random(seed, "corpus")
+    lines: list[str] = []
+    for scene in sample_scenes(seed, "corpus", CORPUS_SCENES) + sample_text_scenes(seed, "corpus", CORPUS_SCENES):
+        lines.extend(scene.items)
+        questions = [ask(kind, scene, rng) for kind in FORMS]
+        lines.extend(f"{question.text} {question.answer}" for question in questions if question)
+    return lines
+
+
+def _wordpieces() -> list[str]:
+    """Return BERT's vocabulary in the order of ``vocab.txt``; sign words outside the answers are in syllables."""
+    letters = string.ascii_lowercase + string.digits + "?,.[]"
+    whole = [word for word in _words() if word not in UNLISTED_WORDS]
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters]
+    pieces += [*(f"##{letter}" for letter in letters), *SYLLABLES, *(f"##{syllable}" for syllable in SYLLABLES)]
+    return list(dict.fromkeys(pieces + whole))
+
+
+def _write_bert(folder: Path, seed: int) -> None:
+    """Write a WordPiece tokenizer and a small BERT with random weights in the format of ``from_pretrained``."""
+    from transformers import BertConfig, BertModel
+
+    pieces = _wordpieces()
+    config = BertConfig(
+        vocab_size=len(pieces),
+        hidden_size=BERT_WIDTH,
+        num_hidden_layers=BERT_LAYERS,
+        num_attention_heads=BERT_HEADS,
+        intermediate_size=2 * BERT_WIDTH,
+        initializer_range=BERT_INITIALIZER_RANGE,
+        max_position_embeddings=POSITIONS,
+    )
+    _save_untrained(BertModel, config, folder, seed)
+    with atomic_write(folder / "vocab.txt") as file:
+        file.write("\n".join(pieces) + "\n")
+    settings = {"do_lower_case": True, "model_max_length": POSITIONS, "tokenizer_class": "BertTokenizer"}
+    write_json(folder / "tokenizer_config.json", settings)
+
+
+def _write_gpt2(folder: Path, lines: list[str], seed: int) -> None:
+    """Write a byte-level BPE tokenizer trained on ``lines`` and a small GPT-2 with random weights."""
+    from tokenizers import ByteLevelBPETokenizer
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    tokenizer = ByteLevelBPETokenizer()
+    # A word is one token both at the beginning of an item and after another word.
+    corpus = lines + [form for word in _words() for form in (word, f" {word}") * 2]
+    tokenizer.train_from_iterator(
+        corpus, vocab_size=BPE_SIZE, min_frequency=2, show_progress=False, special_tokens=[END_OF_TEXT]
+    )
+    vocabulary = json.loads(tokenizer.to_str())["model"]
+    ends = vocabulary["vocab"][END_OF_TEXT]
+    config = GPT2Config(
+        vocab_size=len(vocabulary["vocab"]),
+        n_embd=GPT2_WIDTH,
+        n_layer=GPT2_LAYERS,
+        n_head=GPT2_HEADS,
+        n_positions=POSITIONS,
+        bos_token_id=ends,
+        eos_token_id=ends,
+    )
+    _save_untrained(GPT2LMHeadModel, config, folder, seed)
+    write_json(folder / "vocab.json", vocabulary["vocab"], indent=None)
+    merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in vocabulary["merges"]]
+    with atomic_write(folder / "merges.txt") as file:
+        file.write("\n".join(["#version: 0.2", *merges]) + "\n")
+    settings = {"model_max_length": POSITIONS, "tokenizer_class": "GPT2Tokenizer"}
+    settings |= {role: END_OF_TEXT for role in ("bos_token", "eos_token", "unk_token")}
+    write_json(folder / "tokenizer_config.json", settings)
+
+
+def _write_fc7(root: Path, seed: int, width: int) -> None:
+    """Write fc7's weight (width x width) and bias in float32, close to the identity so that features are preserved."""
+    noise = named_generator(seed, "fc7", width).standard_normal((width, width), dtype=np.float32)
+    weight = np.eye(width, dtype=np.float32) + np.float32(0.1 / width) * noise
+    for path, value in ((FC7_WEIGHT, weight), (FC7_BIAS, np.zeros(width, dtype=np.float32))):
+        with atomic_write(root / path, "wb") as file:
+            pickle.dump(value, file, protocol=4)
+
+
+def _save_untrained(model_class: type[PreTrainedModel], config: PretrainedConfig, folder: Path, seed: int) -> None:
+    import torch
+    from safetensors.torch import save
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = model_class(config)
+    config.architectures = [model_class.__name__]
+    weights = {name: value.contiguous() for name, value in model.state_dict().items() if name not in TIED}
+    with atomic_write(folder / "model.safetensors", "wb") as file:
+        file.write(save(weights, metadata={"format": "pt"}))
+    with atomic_write(folder / "config.json") as file:
+        file.write(config.to_json_string(use_diff=True))
+
+
+def _write_word_vectors(path: Path, lines: Iterable[str], words: Sequence[str], seed: int) -> None:
+    """Write a fastText ``.bin`` file with vectors of width 300 and subwords of 3 to 6 letters.
+
+    The training is not fastText's own: ``fasttext.train_unsupervised`` with one thread reads uninitialized memory, and
+    with several threads it depends on their timing, so that its results are not reproducible. Here the vector of a
+    word is the sum of random index vectors of nearby words (random indexing, Kanerva et al. 2000), and the vector of
+    a subword is the mean over the words that contain it.
+
+    Args:
+        path: the file.
+        lines: training sentences with words separated by spaces; words outside ``words`` are ignored.
+        words: the vocabulary, in ASCII.
+        seed: seed of the index vectors.
+    """
+    counts, vectors = _learn(lines, words, seed)
+    matrix = np.concatenate([vectors, _subword_vectors(words, vectors, seed)]).astype("<f4")
+    with atomic_write(path, "wb") as file:
+        file.write(struct.pack("<2i", _MAGIC, _VERSION))
+        # dim, ws, epoch, minCount, neg, wordNgrams, loss, model, bucket, minn, maxn, lrUpdateRate, t
+        sizes = (
+            VECTOR_WIDTH, WINDOW, 1, 1, 5, 1, _NEGATIVE_SAMPLING, _SKIPGRAM, BUCKETS, MIN_SUBWORD, MAX_SUBWORD, 100,
+        )  # fmt: skip
+        file.write(struct.pack("<12id", *sizes, 1e-4))
+        file.write(struct.pack("<3i2q", len(words), len(words), 0, sum(counts.values()), -1))
+        for word in words:
+            file.write(word.encode() + b"\0" + struct.pack("<qb", counts[word], 0))
+        for rows in (matrix, np.zeros((len(words), VECTOR_WIDTH), dtype="<f4")):
+            file.write(struct.pack("<?2q", False, *rows.shape) + rows.tobytes())
+
+
+def _subword_buckets(word: str) -> list[int]:
+    """Return the buckets of the subwords of a word by fastText's hash (FNV-1a)."""
+    marked = f"<{word}>"
+    return [
+        _hash(marked[start : start + size]) % BUCKETS
+        for start in range(len(marked))
+        for size in range(MIN_SUBWORD, MAX_SUBWORD + 1)
+        if start + size <= len(marked)
+    ]
+
+
+def _hash(text: str) -> int:
+    value = 2166136261
+    for byte in text.encode():
+        value = ((value ^ byte) * 16777619) & 0xFFFFFFFF
+    return value
+
+
+def _learn(lines: Iterable[str], words: Sequence[str], seed: int) -> tuple[Counter[str], np.ndarray]:
+    """Return the counts of the words (at least 1) and their vectors of norm 1 (words x 300)."""
+    row_of = {word: row for row, word in enumerate(words)}
+    near = np.zeros((len(words), len(words)))
+    counts = Counter(dict.fromkeys(words, 1))
+    for line in lines:
+        rows = [row_of[word] for word in line.split() if word in row_of]
+        counts.update(words[row] for row in rows)
+        for position, row in enumerate(rows):
+            for other in rows[position + 1 : position + 1 + WINDOW]:
+                near[row, other] += 1
+                near[other, row] += 1
+    rng = named_generator(seed, "word vectors")
+    index, own = rng.standard_normal((2, len(words), VECTOR_WIDTH))
+    # The logarithm limits the influence of frequent neighbours such as "the".
+    vectors = _unit(np.einsum("ij,jk->ik", np.log1p(near), index))
+    return counts, _unit(vectors + VECTOR_NOISE * own)
+
+
+def _subword_vectors(words: Sequence[str], vectors: np.ndarray, seed: int) -> np.ndarray:
+    """Return the bucket vectors (buckets x 300); an unused bucket has a small random vector."""
+    rng = named_generator(seed, "subwords")
+    sums = rng.standard_normal((BUCKETS, VECTOR_WIDTH)) * VECTOR_NOISE / np.sqrt(VECTOR_WIDTH)
+    hits = np.ones((BUCKETS, 1))
+    for word, vector in zip(words, vectors, strict=True):
+        for bucket in _subword_buckets(word):
+            sums[bucket] += vector
+            hits[bucket] += 1
+    return sums / hits
+
+
+def _unit(rows: np.ndarray) -> np.ndarray:
+    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
