@@ -1,7 +1,7 @@
-"""Batches for training: which examples go together, and their tensors.
+"""Training batches: which examples form a batch, and its tensors.
 
-No example is dropped. Examples of similar length are put together, so that little padding is computed, and a
-batch is as large as its examples and its tokens allow.
+No example is dropped. Examples of similar length share a batch to reduce padding, and the size of a batch is limited in
+examples and in tokens.
 """
 
 from __future__ import annotations
@@ -13,44 +13,44 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from SRM.examples import IGNORED, Drawn, seq2seq_sequences
-from SRM.tokens import Tokens
+from SRM.tokens import IGNORED, Example, Tokens, decoder_sequences, seq2seq_sequences
 
 POOL = 50
-"""Batches' worth of shuffled examples among which those of similar length are put together."""
+"""Size of the pools of shuffled examples that are sorted by length, in batches."""
 
 Batch = dict[str, Tensor]
 
 
 class Layout(Protocol):
-    """How an example becomes rows of a batch."""
+    """How the sequences of examples are arranged in the rows of a batch."""
 
-    def length(self, drawn: Drawn) -> int:
-        """Tokens that the example takes, were it alone in a batch."""
+    def length(self, example: Example) -> int:
+        """Return the number of tokens of the example in a batch of its own."""
 
-    def batch(self, examples: Sequence[Drawn]) -> Batch:
-        """The tensors of a batch."""
+    def batch(self, examples: Sequence[Example]) -> Batch:
+        """Return the tensors of a batch."""
 
 
 def plan(
     lengths: Sequence[int], most_examples: int, most_tokens: int, rng: np.random.Generator | None
 ) -> list[list[int]]:
-    """Which examples form which batch.
+    """Assign examples to batches.
 
     Args:
-        lengths: tokens of each example, padding of its own batch not counted.
-        most_examples: examples in a batch.
-        most_tokens: examples of a batch times its longest; an example that is longer is a batch of its own.
-        rng: shuffles examples and batches; without it everything stays in the order of ``lengths``.
+        lengths: tokens of each example.
+        most_examples: maximum number of examples in a batch.
+        most_tokens: maximum of a batch's number of examples times its longest length; a longer example gets a batch of
+            its own.
+        rng: shuffles examples and batches; None keeps the order of ``lengths``.
 
     Returns:
-        Indices by batch; every index stands exactly once.
+        The indices of each batch; every index occurs exactly once.
     """
     order = np.arange(len(lengths)) if rng is None else rng.permutation(len(lengths))
     batches: list[list[int]] = []
     pool_size = POOL * most_examples if rng is not None else max(len(order), 1)
-    for at in range(0, len(order), pool_size):
-        pool = order[at : at + pool_size].tolist()
+    for first in range(0, len(order), pool_size):
+        pool = order[first : first + pool_size].tolist()
         if rng is not None:
             pool.sort(key=lengths.__getitem__)
         batch: list[int] = []
@@ -67,7 +67,7 @@ def plan(
 
 
 def padded(rows: Sequence[Sequence[int]], fill: int, width: int | None = None) -> Tensor:
-    """Rows of ids as an int64 tensor, filled up at the end."""
+    """Return rows of ids as an int64 tensor of rows x width, padded at the end."""
     width = max(map(len, rows)) if width is None else width
     table = np.full((len(rows), width), fill, dtype=np.int64)
     for row, ids in zip(table, rows, strict=True):
@@ -76,34 +76,34 @@ def padded(rows: Sequence[Sequence[int]], fill: int, width: int | None = None) -
 
 
 class TreeLayout:
-    """Decoder-only: both passes of an example in one row that holds their common beginning once.
+    """Decoder-only: one row holds both passes of an example, with their common prefix only once.
 
-    A row is ``gen c_R``, then the rest of c, then ``[que] q [ans] a``. The last part sees the first but not the
-    second, and its positions go on from the first, so each pass computes exactly what it would compute alone.
+    A row is ``gen c_R``, the rest of c, then ``[que] q [ans] a``. The last part attends to the first but not to the
+    second, and its positions continue those of the first, so each pass is computed as in a sequence of its own.
 
-    Batch: ``input_ids``, ``position_ids``, ``targets`` (rows x width, int64; ``IGNORED`` where nothing counts),
-    ``attention_mask`` (rows x 1 x width x width, bool), ``is_question`` (rows x width, bool: the target belongs to
-    the question-answer pass).
+    Batch: ``input_ids``, ``position_ids``, ``targets`` (int64, rows x width; ``IGNORED`` outside the loss),
+    ``attention_mask`` (bool, rows x 1 x width x width), ``is_question`` (bool, rows x width: the target belongs to the
+    question-answer pass).
     """
 
     def __init__(self, tokens: Tokens) -> None:
         self.tokens = tokens
 
-    def length(self, drawn: Drawn) -> int:
-        return 1 + len(drawn.graph) + 2 + len(drawn.question) + len(drawn.answer)
+    def length(self, example: Example) -> int:
+        return 1 + len(example.graph) + 2 + len(example.question) + len(example.answer)
 
-    def batch(self, examples: Sequence[Drawn]) -> Batch:
+    def batch(self, examples: Sequence[Example]) -> Batch:
         tokens = self.tokens
         width = max(map(self.length, examples))
         rows, targets = [], []
         trunk = np.empty(len(examples), dtype=np.int64)
         branch = np.empty(len(examples), dtype=np.int64)
-        for at, drawn in enumerate(examples):
-            tail = [*drawn.question, tokens.answer, *drawn.answer]
-            rows.append([drawn.start, *drawn.graph, tokens.question, *tail])
-            targets.append([*drawn.graph, tokens.eos, *tail, tokens.eos])
-            trunk[at] = 1 + len(drawn.context)
-            branch[at] = 1 + len(drawn.graph)
+        for row, example in enumerate(examples):
+            tail = [*example.question, tokens.answer, *example.answer]
+            rows.append([example.start, *example.graph, tokens.question, *tail])
+            targets.append([*example.graph, tokens.eos, *tail, tokens.eos])
+            trunk[row] = 1 + len(example.context)
+            branch[row] = 1 + len(example.graph)
         column = np.arange(width)
         in_branch = column[None, :] >= branch[:, None]
         in_rest = ~in_branch & (column[None, :] >= trunk[:, None])
@@ -120,54 +120,45 @@ class TreeLayout:
 
 
 class PairLayout:
-    """Decoder-only, for models that take no mask of two dimensions (openai-gpt): each pass is a row of its own.
+    """Decoder-only without two-dimensional masks (openai-gpt): each pass is a row, question-answer passes first.
 
-    Batch: as of :class:`TreeLayout`, without ``position_ids``, ``attention_mask`` rows x width.
+    Batch: as in :class:`TreeLayout`, without ``position_ids``; ``attention_mask`` is int64, rows x width.
     """
 
     def __init__(self, tokens: Tokens) -> None:
         self.tokens = tokens
 
-    def length(self, drawn: Drawn) -> int:
-        return 2 * max(1 + len(drawn.graph), 3 + len(drawn.context) + len(drawn.question) + len(drawn.answer))
+    def length(self, example: Example) -> int:
+        question = 3 + len(example.context) + len(example.question) + len(example.answer)
+        return 2 * max(1 + len(example.graph), question)
 
-    def batch(self, examples: Sequence[Drawn]) -> Batch:
-        tokens = self.tokens
-        rows, targets = [], []
-        for drawn in examples:
-            tail = [*drawn.question, tokens.answer, *drawn.answer]
-            rows.append([drawn.start, *drawn.context, tokens.question, *tail])
-            targets.append([IGNORED] * (1 + len(drawn.context)) + [*tail, tokens.eos])
-        for drawn in examples:
-            rows.append([drawn.start, *drawn.graph])
-            targets.append([*drawn.graph, tokens.eos])
-        return _rows_with_passes(rows, targets, tokens.pad)
+    def batch(self, examples: Sequence[Example]) -> Batch:
+        sequences = [decoder_sequences(example, self.tokens) for example in examples]
+        rows = [one[name] for name in ("cqa", "gen_X") for one in sequences]
+        targets = [one[name] for name in ("Y", "gen_Y") for one in sequences]
+        return _two_row_batch(rows, targets, self.tokens.pad)
 
 
 class Seq2SeqLayout:
-    """Encoder-decoder: each pass is a row of its own, question-answer passes first.
+    """Encoder-decoder: each pass is a row, question-answer passes first.
 
-    Batch: ``input_ids``, ``attention_mask`` of the sources, ``targets``, ``is_question`` of the targets.
+    Batch: ``input_ids`` and ``attention_mask`` of the sources, ``targets``, and ``is_question`` of the targets.
     """
 
     def __init__(self, tokens: Tokens) -> None:
         self.tokens = tokens
 
-    def length(self, drawn: Drawn) -> int:
-        return (
-            sum(max(map(len, sides)) for sides in zip(*seq2seq_sequences(drawn, self.tokens), strict=True))
-            * 2
-        )
+    def length(self, example: Example) -> int:
+        passes = seq2seq_sequences(example, self.tokens)
+        return 2 * sum(max(map(len, side)) for side in zip(*passes, strict=True))
 
-    def batch(self, examples: Sequence[Drawn]) -> Batch:
-        asked, begun = zip(*(seq2seq_sequences(drawn, self.tokens) for drawn in examples), strict=True)
-        pairs = [*asked, *begun]
-        return _rows_with_passes(
-            [source for source, _ in pairs], [target for _, target in pairs], self.tokens.pad
-        )
+    def batch(self, examples: Sequence[Example]) -> Batch:
+        passes = zip(*(seq2seq_sequences(example, self.tokens) for example in examples), strict=True)
+        pairs = [pair for one_pass in passes for pair in one_pass]
+        return _two_row_batch([source for source, _ in pairs], [target for _, target in pairs], self.tokens.pad)
 
 
-def _rows_with_passes(rows: list[list[int]], targets: list[list[int]], pad: int) -> Batch:
+def _two_row_batch(rows: list[list[int]], targets: list[list[int]], pad: int) -> Batch:
     input_ids, target_ids = padded(rows, pad), padded(targets, IGNORED)
     lengths = torch.tensor([len(row) for row in rows])
     is_question = torch.zeros_like(target_ids, dtype=torch.bool)
@@ -181,7 +172,7 @@ def _rows_with_passes(rows: list[list[int]], targets: list[list[int]], pad: int)
 
 
 def layout_for(model: Any, tokens: Tokens) -> Layout:
-    """The layout that a language model takes."""
+    """Return the layout that a language model requires."""
     if model.config.is_encoder_decoder:
         return Seq2SeqLayout(tokens)
     return TreeLayout(tokens) if model.config.model_type == "gpt2" else PairLayout(tokens)

@@ -1,4 +1,4 @@
-"""The five language models: where they come from, how they grow, what their loss is, how they are saved."""
+"""The five language models: loading, embeddings of new tokens, loss and saving."""
 
 from __future__ import annotations
 
@@ -14,21 +14,20 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
+from mmclvqa.clove.data_root import pretrained_source
 from mmclvqa.clove.errors import CloveError
 from mmclvqa.clove.files import write_json
-from mmclvqa.clove.pretrained import pretrained_source
 from SRM.batches import Batch
-from SRM.examples import IGNORED
-from SRM.tokens import Tokens
+from SRM.tokens import IGNORED, Tokens
 
 
 @dataclass(frozen=True)
 class Kind:
-    """One of the model names.
+    """What distinguishes one ``--model_name``.
 
     Attributes:
-        hub: its name on the hub.
-        model_type: what its configuration calls itself.
+        hub: name on the Hugging Face hub.
+        model_type: ``model_type`` of its configuration.
         loader: the class that loads it.
     """
 
@@ -47,19 +46,19 @@ KINDS: dict[str, Kind] = {
 
 
 class ModelError(CloveError):
-    """A language model that is not there or is of another kind."""
+    """A language model that cannot be found or is of another type."""
 
 
 def load_pretrained(root: Path, name: str, dropout: float | None = None) -> tuple[Any, Tokens]:
-    """The model and tokenizer a run begins with.
+    """Load the model and tokenizer that a run starts from.
 
     Args:
-        root: the data root; ``<root>/pretrained/<name>`` is used where that folder exists, else the hub.
-        name: one of :data:`KINDS`.
-        dropout: sets every dropout of the model, None leaves them.
+        root: the data root; ``<root>/pretrained/<name>`` is preferred to the hub.
+        name: a key of :data:`KINDS`.
+        dropout: the rate of every dropout layer; None keeps the configured rates.
 
     Raises:
-        ModelError: neither place has it, or the folder holds something else.
+        ModelError: neither place has the model, or the folder holds another model.
     """
     local = pretrained_source(root, name)
     if local != name:
@@ -76,19 +75,19 @@ def load_pretrained(root: Path, name: str, dropout: float | None = None) -> tupl
 
 
 def load_model(folder: Path, name: str, dropout: float | None = None) -> tuple[Any, Tokens]:
-    """Model and tokenizer of a folder, written by :func:`save_model` or by transformers.
+    """Load the model and tokenizer of a folder written by :func:`save_model` or by transformers.
 
     Raises:
-        ModelError: the folder holds no model, or one of another kind than ``name``.
+        ModelError: the folder holds no model, or one of another type than ``name``.
     """
     config = folder / "config.json"
     try:
-        found = json.loads(config.read_text(encoding="utf-8")).get("model_type")
+        model_type = json.loads(config.read_text(encoding="utf-8")).get("model_type")
     except (OSError, ValueError, AttributeError) as error:
         raise ModelError(f"{folder}: holds no language model (config.json: {_first_line(error)})") from None
-    if found != KINDS[name].model_type:
+    if model_type != KINDS[name].model_type:
         raise ModelError(
-            f"{folder}: holds a model of type {found}, but {name} is of type {KINDS[name].model_type}"
+            f"{folder}: holds a model of type {model_type}, but {name} is of type {KINDS[name].model_type}"
         )
     try:
         return _load(str(folder), name, dropout)
@@ -99,17 +98,13 @@ def load_model(folder: Path, name: str, dropout: float | None = None) -> tuple[A
 def _load(source: str, name: str, dropout: float | None) -> tuple[Any, Tokens]:
     model = KINDS[name].loader.from_pretrained(source, dtype=torch.float32)
     if dropout is not None:
-        set_dropout(model, dropout)
+        # The configuration keeps its rates.
+        for module in model.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = dropout
+            elif isinstance(getattr(module, "dropout", None), float):
+                module.dropout = dropout
     return model, Tokens(AutoTokenizer.from_pretrained(source))
-
-
-def set_dropout(model: nn.Module, rate: float) -> None:
-    """Give every dropout of a model one rate; its configuration stays as it was."""
-    for part in model.modules():
-        if isinstance(part, nn.Dropout):
-            part.p = rate
-        elif isinstance(getattr(part, "dropout", None), float):
-            part.dropout = rate
 
 
 def _first_line(error: BaseException) -> str:
@@ -117,9 +112,9 @@ def _first_line(error: BaseException) -> str:
 
 
 def grow(model: Any, tokens: Tokens, seed: int) -> None:
-    """Make room in the embeddings for tokens that were added, new rows drawn from ``seed``.
+    """Enlarge the embeddings for tokens that were added; the new rows are drawn from ``seed``.
 
-    The seed is set in a fork of torch's random state, because the library draws from the global one.
+    transformers draws from torch's global generator, which is therefore forked and seeded.
     """
     size = model.get_input_embeddings().weight.shape[0]
     if len(tokens) > size:
@@ -131,50 +126,50 @@ def grow(model: Any, tokens: Tokens, seed: int) -> None:
 
 
 def longest_sequence(model: Any, tokens: Tokens) -> int:
-    """Tokens that a sequence of the model may have."""
-    found = getattr(model.config, "n_positions", None) or tokens.tokenizer.model_max_length
-    return int(min(found, 1 << 20))
+    """Return the maximum number of tokens of a sequence of the model."""
+    length = getattr(model.config, "n_positions", None) or tokens.tokenizer.model_max_length
+    return int(min(length, 1 << 20))
 
 
-def save_model(model: Any, tokens: Tokens, folder: Path, beside: Mapping[str, Any] | None = None) -> None:
-    """Write model (safetensors), configuration and tokenizer; the folder appears when all of it is there.
+def save_model(model: Any, tokens: Tokens, folder: Path, json_files: Mapping[str, Any]) -> None:
+    """Write model (safetensors), configuration and tokenizer to a folder, which appears only when complete.
 
     Args:
-        model, tokens: what is written.
-        folder: where; one that is there is replaced.
-        beside: JSON files by name that go with them.
+        model: the language model.
+        tokens: its tokenizer.
+        folder: the folder; an existing one is replaced.
+        json_files: values of further JSON files in the folder, by file name.
 
     Raises:
-        OSError: the disk is full or the place cannot be written; nothing is left behind.
+        OSError: the disk is full or the folder cannot be written; nothing is left behind.
     """
-    made = folder.with_name(f".{folder.name}.tmp")
-    shutil.rmtree(made, ignore_errors=True)
+    temporary = folder.with_name(f".{folder.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
     try:
-        made.mkdir(parents=True)
-        model.save_pretrained(made)
-        tokens.save(made)
-        for name, value in (beside or {}).items():
-            write_json(made / name, value)
+        temporary.mkdir(parents=True)
+        model.save_pretrained(temporary)
+        tokens.save(temporary)
+        for name, value in json_files.items():
+            write_json(temporary / name, value)
         shutil.rmtree(folder, ignore_errors=True)
-        made.rename(folder)
+        temporary.rename(folder)
     except BaseException as error:
-        shutil.rmtree(made, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
         if isinstance(error, (OSError, KeyboardInterrupt)):
             raise
         raise OSError(f"{folder}: cannot be written ({_first_line(error)})") from error
 
 
 class SRMLoss(nn.Module):
-    """CE(question-answer) + lm_lambda CE(scene graph), each a mean weighted by the target's token.
+    """The sums of CE(question-answer) + lm_lambda CE(scene graph), each a mean weighted by the target token.
 
-    Encoder-decoder models have their own loss, the plain mean.
-
-    Scores are computed at positions that count only: a vocabulary is wide, and much of a batch is context.
+    Encoder-decoder models have an unweighted loss. Logits are computed only at the positions of targets, because the
+    vocabulary is large and most of a batch is context.
 
     Args:
-        model: a language model with a head.
-        weighted: ids of the targets that count ``weight`` times.
-        weight: how often.
+        model: a language model with its head.
+        weighted: ids of the targets with weight ``weight``; others have weight 1.
+        weight: the weight of these targets.
     """
 
     def __init__(self, model: Any, weighted: list[int], weight: float) -> None:
@@ -184,39 +179,37 @@ class SRMLoss(nn.Module):
         self.weight = weight
 
     def forward(self, batch: Batch) -> Tensor:
-        """Sums over a batch of :mod:`SRM.batches`.
+        """Compute the sums over a batch of :mod:`SRM.batches`.
 
         Returns:
-            float32, 4: weighted loss and weights of the question-answer pass, then of the scene-graph pass.
+            float32, 4: summed loss and summed weights of the question-answer pass, then of the scene-graph pass.
         """
         targets = batch["targets"]
-        counts = targets != IGNORED
-        # Without an example (a process that has nothing to do) one position keeps the graph whole, with weight 0.
-        chosen = counts if bool(counts.any()) else torch.ones_like(counts)
-        scores = self._scores(batch, chosen)
-        wanted = torch.where(counts, targets, 0)[chosen]
-        losses = F.cross_entropy(scores.float(), wanted, reduction="none")
+        is_target = targets != IGNORED
+        # In a batch without targets (a process without examples), weights of 0 keep the graph connected.
+        selected = is_target if bool(is_target.any()) else torch.ones_like(is_target)
+        logits = self._logits(batch, selected)
+        labels = torch.where(is_target, targets, 0)[selected]
+        losses = F.cross_entropy(logits.float(), labels, reduction="none")
         weights = torch.ones_like(losses)
         for token in self.weighted:
-            weights = torch.where(wanted == token, self.weight, weights)
-        weights = weights * counts[chosen]
-        asked = batch["is_question"][chosen].to(weights.dtype)
-        sums = [(losses * weights * side).sum() for side in (asked, 1 - asked)]
-        totals = [(weights * side).sum() for side in (asked, 1 - asked)]
+            weights = torch.where(labels == token, self.weight, weights)
+        weights = weights * is_target[selected]
+        is_question = batch["is_question"][selected].to(weights.dtype)
+        sums = [(losses * weights * side).sum() for side in (is_question, 1 - is_question)]
+        totals = [(weights * side).sum() for side in (is_question, 1 - is_question)]
         return torch.stack([sums[0], totals[0], sums[1], totals[1]])
 
-    def _scores(self, batch: Batch, chosen: Tensor) -> Tensor:
-        """Scores at the chosen positions, positions x vocabulary."""
+    def _logits(self, batch: Batch, selected: Tensor) -> Tensor:
+        """Return the logits at the selected positions, positions x vocabulary."""
         model = self.model
         if model.config.is_encoder_decoder:
-            told = torch.where(batch["targets"] == IGNORED, model.config.pad_token_id, batch["targets"])
-            shifted = F.pad(told[:, :-1], (1, 0), value=model.config.decoder_start_token_id)
+            labels = torch.where(batch["targets"] == IGNORED, model.config.pad_token_id, batch["targets"])
+            shifted = F.pad(labels[:, :-1], (1, 0), value=model.config.decoder_start_token_id)
             sources = {name: batch[name] for name in ("input_ids", "attention_mask")}
-            return model(**sources, decoder_input_ids=shifted).logits[chosen]
-        inputs = {
-            name: batch[name] for name in ("input_ids", "attention_mask", "position_ids") if name in batch
-        }
+            return model(**sources, decoder_input_ids=shifted).logits[selected]
+        inputs = {name: batch[name] for name in ("input_ids", "attention_mask", "position_ids") if name in batch}
         if model.config.model_type == "gpt2":
             inputs["use_cache"] = False
         hidden = model.transformer(**inputs).last_hidden_state
-        return model.lm_head(hidden[chosen])
+        return model.lm_head(hidden[selected])

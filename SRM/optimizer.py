@@ -1,9 +1,10 @@
-"""The optimizer that the published code trains with: the AdamW that transformers had until version 4."""
+"""The optimizer of the published code, transformers' former AdamW, and the learning-rate schedule."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,21 +12,21 @@ import torch
 from SRM.settings import Settings
 
 NO_DECAY = ("bias", "LayerNorm.weight")
-"""Parameters whose name contains one of these do not decay. GPT-2 calls its LayerNorms ``ln_*``, so they decay."""
+"""Parameters whose name contains one of these have no weight decay. GPT-2's LayerNorms are ``ln_*``: they decay."""
 
 
 class FormerAdamW(torch.optim.Adam):
-    """AdamW as transformers had it, which differs from torch's in two places.
+    """AdamW as implemented by transformers 4, which differs from torch's in two places.
 
     Epsilon is added to the root of the second moment before the bias correction. torch adds it afterwards, so each
-    step hands torch ``eps / sqrt(1 - beta2 ** step)``. With an epsilon of 1e-4, the first thousand steps are smaller
-    for it. And weights decay after the step rather than before it.
+    step passes ``eps / sqrt(1 - beta2 ** step)`` to torch; an epsilon of 1e-4 thus reduces the first thousand updates.
+    Weight decay is applied after the update instead of before it.
 
     Args:
         groups: parameter groups, each with its ``weight_decay``.
-        lr, betas, eps: as of :class:`torch.optim.AdamW`.
-        fused: update all parameters in one kernel. Without it, a :class:`torch.amp.GradScaler` leaves out steps with
-            infinite gradients entirely, the decay included.
+        lr, betas, eps: as in :class:`torch.optim.AdamW`.
+        fused: update all parameters in one kernel. It must be False with a :class:`torch.amp.GradScaler`, which then
+            skips steps with infinite gradients entirely, the decay included.
     """
 
     def __init__(
@@ -42,9 +43,9 @@ class FormerAdamW(torch.optim.Adam):
         self.steps: int | None = None
 
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
-        """One update; the learning rate is read from the groups."""
+        """Perform one update; the learning rate is read from the groups."""
         if self.steps is None:
-            # A checkpoint may have been loaded. Only now: on a GPU, the count is there as a tensor.
+            # Read once, since a loaded checkpoint may have set it: on a GPU, reading the tensor synchronizes.
             self.steps = max((int(state["step"]) for state in self.state.values()), default=0)
         self.steps += 1
         for group in self.param_groups:
@@ -58,8 +59,8 @@ class FormerAdamW(torch.optim.Adam):
         return loss
 
 
-def optimizer_of(model: torch.nn.Module, settings: Settings, fused: bool) -> FormerAdamW:
-    """The optimizer of a language model, with the published groups: see :data:`NO_DECAY`."""
+def build_optimizer(model: torch.nn.Module, settings: Settings, fused: bool) -> FormerAdamW:
+    """Return the optimizer of a language model, with the published parameter groups; see :data:`NO_DECAY`."""
     decays: tuple[list[Any], list[Any]] = ([], [])
     for name, parameter in model.named_parameters():
         decays[any(part in name for part in NO_DECAY)].append(parameter)
@@ -68,3 +69,31 @@ def optimizer_of(model: torch.nn.Module, settings: Settings, fused: bool) -> For
         {"params": decays[True], "weight_decay": 0.0},
     ]
     return FormerAdamW(groups, lr=settings.learning_rate, eps=settings.adam_epsilon, fused=fused)
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The learning rate of a task by the number of examples seen: linear warm-up, then decay (after LAMOL).
+
+    Attributes:
+        peak: the learning rate after warm-up.
+        warm_up: examples of the warm-up.
+        total: examples of all epochs.
+        style: ``linear`` or ``cos`` (decay to 0), ``const`` or ``None`` (no decay).
+    """
+
+    peak: float
+    warm_up: float
+    total: int
+    style: str
+
+    def rate(self, seen: float) -> float:
+        """Return the learning rate after ``seen`` examples; an update uses the middle of its batch."""
+        if seen < self.warm_up:
+            return self.peak * seen / self.warm_up
+        progress = min(1.0, (seen - self.warm_up) / max(1.0, self.total - self.warm_up))
+        if self.style == "linear":
+            return self.peak * (1 - progress)
+        if self.style == "cos":
+            return self.peak * (1 + math.cos(math.pi * progress)) / 2
+        return self.peak

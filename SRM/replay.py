@@ -1,4 +1,4 @@
-"""Writing the replay files: generation in parts that survive a kill, acceptance, records, statistics."""
+"""Replay files: prompts are generated from in parts that survive a kill, and accepted texts become records."""
 
 from __future__ import annotations
 
@@ -7,43 +7,40 @@ import logging
 import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
 from tqdm import tqdm
 
-from mmclvqa.clove.annotations import load_records, save_records
 from mmclvqa.clove.errors import DataError
 from mmclvqa.clove.files import write_json
+from mmclvqa.clove.records import load_records, save_records
 from mmclvqa.clove.tasks import Task
 from SRM.data import Prompt, Prompts, choose_prompts
-from SRM.draws import named_seed
-from SRM.folders import RunFolder, sidecar
+from SRM.folder import RunFolder, statistics_file
 from SRM.generate import Generator
-from SRM.records import REFUSALS, Generation, finish, refusal
+from SRM.records import REFUSALS, Generation, Judge, finish, refusal, replay_statistics
 from SRM.settings import Settings
-from SRM.statistics import Judge, describe_replays
 from SRM.tokens import task_question_token, task_token
 
 log = logging.getLogger("SRM")
 
 PART = 4096
-"""Prompts of a part. Parts are the same in every run of a command, so a run that goes on makes the same batches."""
+"""Prompts of a part. The parts of a command are always the same, so a resumed run computes the same batches."""
 
 
 class ReplayWriter:
     """Writes the replay files of a run.
 
     Args:
-        settings: of the run.
+        settings: the settings of the run.
         accelerator: its processes share the parts.
-        folder: of the run.
-        judge: whether an answer is true, where the data's world is known.
+        folder: the run folder.
+        judge: verifies answers, where the data allow it.
     """
 
-    def __init__(
-        self, settings: Settings, accelerator: Accelerator, folder: RunFolder, judge: Judge | None
-    ) -> None:
+    def __init__(self, settings: Settings, accelerator: Accelerator, folder: RunFolder, judge: Judge | None) -> None:
         self.settings, self.accelerator, self.folder, self.judge = settings, accelerator, folder, judge
 
     def write(
@@ -54,62 +51,64 @@ class ReplayWriter:
         current: Task,
         real_answers: Mapping[str, int] | None,
     ) -> None:
-        """Write the replays of ``past`` before ``current`` is learned, and their statistics; done files stay.
+        """Write the replays of ``past`` before ``current`` and their statistics, unless the file exists.
 
         Raises:
-            OSError: the files cannot be written.
+            OSError: a file cannot be written.
         """
         path = self.folder.replay(past, current)
         if path.exists():
             return
         chosen = choose_prompts(self.settings, prompts, past, current)
-        # Nothing is drawn in generation: a prompt that was chosen again has the same texts.
+        # Generation is deterministic, so a prompt that is drawn repeatedly is generated from once.
         distinct = list(dict.fromkeys(chosen))
-        parts = [distinct[at : at + PART] for at in range(0, len(distinct), PART)]
+        parts = [distinct[first : first + PART] for first in range(0, len(distinct), PART)]
         for number, part in enumerate(parts):
             if number % self.accelerator.num_processes == self.accelerator.process_index:
                 self._generate(generator, part, past, current, number)
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
-            made, cut = self._read_parts(chosen, parts, past, current)
+            generations, cut = self._read_parts(chosen, parts, past, current)
             outcome = Counter(cut=cut, left_out=prompts.left_out)
-            records = self._accept(made, generator.seq2seq, past, current, outcome)
-            figures = {
+            records = self._accept(generations, generator.encoder_decoder, past, current, outcome)
+            statistics = {
                 "task": past.name,
                 "before": current.name,
                 "model": self.settings.model_name,
                 "seed": self.settings.seed,
             }
-            figures |= describe_replays(records, outcome, real_answers, self.judge)
-            write_json(sidecar(path), figures)
+            statistics |= replay_statistics(records, outcome, real_answers, self.judge)
+            write_json(statistics_file(path), statistics)
             save_records(path, records)
-            self._say(path.name, figures)
+            _log_statistics(path.name, statistics)
             for number in range(len(parts)):
-                self._part(past, current, number).unlink()
+                self._part_file(past, current, number).unlink()
         self.accelerator.wait_for_everyone()
 
     def join(self, earlier: Sequence[Task], current: Task) -> None:
-        """Write all replays made before ``current`` into one file, and statistics by task and of all."""
+        """Write all replays made before ``current`` into one file, with statistics by task and of all of them.
+
+        Raises:
+            DataError: the statistics of a task cannot be read.
+        """
         path = self.folder.joined_replay(current)
         if path.exists() or not self.accelerator.is_main_process:
             return
         records = [record for past in earlier for record in load_records(self.folder.replay(past, current))]
-        figures = {past.name: _figures(self.folder, past, current) for past in earlier}
+        by_task = {past.name: _read_statistics(self.folder.replay(past, current)) for past in earlier}
         outcome = Counter(accepted=len(records))
-        for one in figures.values():
-            outcome += Counter({reason: found["count"] for reason, found in one["refused"].items()})
-            outcome += Counter(cut=one["prompts_cut"], left_out=one["records_without_prompt"])
-        whole = describe_replays(records, outcome, None, self.judge)
-        write_json(sidecar(path), {"before": current.name, "tasks": list(figures)} | whole)
+        for statistics in by_task.values():
+            outcome += Counter({reason: refused["count"] for reason, refused in statistics["refused"].items()})
+            outcome += Counter(cut=statistics["prompts_cut"], left_out=statistics["records_without_prompt"])
+        total = replay_statistics(records, outcome, None, self.judge)
+        write_json(statistics_file(path), {"before": current.name, "tasks": list(by_task)} | total)
         save_records(path, records)
 
-    def _part(self, past: Task, current: Task, number: int) -> Any:
+    def _part_file(self, past: Task, current: Task, number: int) -> Path:
         return self.folder.unfinished / f"replay_{past.letter}_at_{current.letter}_{number:04d}.json"
 
-    def _generate(
-        self, generator: Generator, part: list[Prompt], past: Task, current: Task, number: int
-    ) -> None:
-        path = self._part(past, current, number)
+    def _generate(self, generator: Generator, part: list[Prompt], past: Task, current: Task, number: int) -> None:
+        path = self._part_file(past, current, number)
         if path.exists():
             log.info("replays of %s before %s: part %d is there already", past.name, current.name, number + 1)
             return
@@ -124,21 +123,27 @@ class ReplayWriter:
     def _read_parts(
         self, chosen: list[Prompt], parts: list[list[Prompt]], past: Task, current: Task
     ) -> tuple[list[Generation], int]:
-        """What was generated for each of the ``chosen`` prompts, and how many of them were cut."""
-        made: dict[Prompt, tuple[Generation, bool]] = {}
+        """Return the texts generated for each of the ``chosen`` prompts, and how many of these prompts were cut."""
+        by_prompt: dict[Prompt, tuple[Generation, bool]] = {}
         for number, part in enumerate(parts):
-            found = json.loads(self._part(past, current, number).read_text(encoding="utf-8"))
-            for prompt, texts, cut in zip(part, found["texts"], found["cut"], strict=True):
-                made[prompt] = Generation(prompt, *texts), cut
-        return [made[prompt][0] for prompt in chosen], sum(made[prompt][1] for prompt in chosen)
+            content = json.loads(self._part_file(past, current, number).read_text(encoding="utf-8"))
+            for prompt, texts, cut in zip(part, content["texts"], content["cut"], strict=True):
+                by_prompt[prompt] = Generation(prompt, *texts), cut
+        return [by_prompt[prompt][0] for prompt in chosen], sum(by_prompt[prompt][1] for prompt in chosen)
 
     def _accept(
-        self, made: list[Generation], seq2seq: bool, past: Task, current: Task, outcome: Counter[str]
+        self,
+        generations: list[Generation],
+        graph_must_end: bool,
+        past: Task,
+        current: Task,
+        outcome: Counter[str],
     ) -> list[dict[str, Any]]:
+        """Return the records of the accepted generations, and count acceptances and refusals in ``outcome``."""
         settings, records = self.settings, []
         start = task_token(past, settings.add_task_tokens)
-        for number, generation in enumerate(made):
-            reason = refusal(generation, graph_must_end=seq2seq)
+        for number, generation in enumerate(generations):
+            reason = refusal(generation, graph_must_end)
             outcome[reason or "accepted"] += 1
             if settings.gen_debug:
                 log.info(
@@ -149,34 +154,32 @@ class ReplayWriter:
                 )
             if reason:
                 continue
-            rng = random.Random(named_seed(settings.seed, "predicted", past.name, current.name, number))
+            rng = random.Random(settings.named_seed("predicted", past.name, current.name, number))
             question_id = f"srm_{settings.task_seq}_{past.letter}2{current.letter}_{number:06d}"
             records.append(finish(generation, settings.model_name, past.name, start, question_id, rng))
         return records
 
-    def _say(self, name: str, figures: Mapping[str, Any]) -> None:
-        refused = ", ".join(f"{found['count']} {found['why']}" for found in figures["refused"].values())
-        truth = f", {figures['truth']['share']:.0%} true" if "truth" in figures else ""
-        log.info(
-            "%s: %d of %d prompts accepted (%s)%s, %d distinct questions, %d duplicates",
-            name,
-            figures["accepted"],
-            figures["prompts"],
-            refused or "none refused",
-            truth,
-            figures["distinct_questions"],
-            figures["duplicates"],
-        )
-        if not figures["accepted"]:
-            log.warning("%s: holds no replay; the model may need more training", name)
+
+def _log_statistics(name: str, statistics: Mapping[str, Any]) -> None:
+    refused = ", ".join(f"{reason['count']} {reason['why']}" for reason in statistics["refused"].values())
+    truth = f", {statistics['truth']['share']:.0%} true" if "truth" in statistics else ""
+    log.info(
+        "%s: %d of %d prompts accepted (%s)%s, %d distinct questions, %d duplicates",
+        name,
+        statistics["accepted"],
+        statistics["prompts"],
+        refused or "none refused",
+        truth,
+        statistics["distinct_questions"],
+        statistics["duplicates"],
+    )
+    if not statistics["accepted"]:
+        log.warning("%s: holds no replay; the model may need more training", name)
 
 
-def _figures(folder: RunFolder, past: Task, current: Task) -> dict[str, Any]:
-    path = sidecar(folder.replay(past, current))
+def _read_statistics(replay: Path) -> dict[str, Any]:
+    path = statistics_file(replay)
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise DataError(
-            f"{path}: cannot be read ({error}); remove {folder.replay(past, current).name} to have both "
-            "made again"
-        ) from None
+        raise DataError(f"{path}: cannot be read ({error}); remove {replay.name} to have both made again") from None

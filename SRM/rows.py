@@ -1,82 +1,106 @@
-"""Rows of sequences that grow token by token through a language model, for the search of :mod:`SRM.search`.
+"""Sequences that grow token by token through a language model, one per row, for the search of :mod:`SRM.search`.
 
-transformers' generate() keeps a batch in step: a finished sequence is computed until the last one is finished,
-and beam search copies the whole cache at every token. GPT-2's :class:`Rows` come and go: each has a length of its
-own, its keys and values stand in its own place of fixed buffers, and only rows that really change places are copied.
-The other models' caches do not allow that: :class:`RecomputedRows` has none, and :class:`EncoderDecoderRows` takes in
-new prompts only when all earlier ones are finished.
+transformers' ``generate()`` keeps the sequences of a batch in step: finished ones are computed until the last one ends,
+and beam search copies the whole key-value cache at every token. GPT-2's :class:`CachedRows` each have a length of their
+own and a fixed place in the cache, so prompts can join and leave at any time and only rows that change places are
+copied. The caches of the other models do not allow this: :class:`RecomputedRows` have no cache, and
+:class:`EncoderDecoderRows` accept new prompts only when all earlier ones have ended.
 """
 
 from __future__ import annotations
 
+import copy
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import DynamicCache, EncoderDecoderCache
+from transformers.pytorch_utils import Conv1D
 
 from SRM.batches import padded
 
 FIRST_ROOM = 64
-"""Tokens of a row that there is room for at first."""
+"""Initial size of the key-value cache, in tokens per row."""
 
 
-class GrowingRows(Protocol):
-    """What the search needs of rows: the first :attr:`used` of :attr:`capacity` hold a sequence each.
+class Rows(ABC):
+    """The rows of a language model, of which the first :attr:`used` hold a sequence each.
+
+    Args:
+        model: the model with its head, in evaluation mode, on its device.
+        capacity: maximum number of rows.
 
     Attributes:
         joins: whether prompts may join rows that have grown already.
-        lengths: int64 capacity, tokens of each row.
+        lengths: int64, capacity: the number of tokens of each row.
     """
 
-    joins: bool
-    capacity: int
-    used: int
-    device: torch.device
-    lengths: Tensor
+    joins = True
+
+    def __init__(self, model: Any, capacity: int) -> None:
+        self.model = model
+        self.device: torch.device = model.device
+        self.capacity = capacity
+        self.used = 0
+        self.lengths = torch.zeros(capacity, dtype=torch.long, device=self.device)
 
     def sequences(self, prompts: Sequence[Sequence[int]]) -> Sequence[Sequence[int]]:
-        """The ids that the rows of new prompts hold."""
+        """Return the ids in the rows of new prompts."""
+        return prompts
 
+    @abstractmethod
     def append(self, prompts: Sequence[Sequence[int]], pad: int) -> Tensor:
-        """Take in prompts as new rows behind the used ones.
+        """Add prompts as new rows behind the used ones.
 
         Returns:
-            float32, prompts x vocabulary: scores of the next token.
+            float32, prompts x vocabulary: logits of the next token.
         """
 
+    @abstractmethod
     def step(self, token: Tensor) -> Tensor:
         """Append one token (int64, used) to every used row.
 
         Returns:
-            float32, used x vocabulary: scores of the next token.
+            float32, used x vocabulary: logits of the next token.
         """
 
+    @abstractmethod
     def copy(self, source: Tensor, target: Tensor) -> None:
-        """Make rows ``target`` what rows ``source`` were before the call; other rows stay."""
+        """Copy rows ``source``, as they are before the call, to rows ``target``; other rows are not changed."""
 
     def resize(self, used: int) -> None:
-        """Change how many rows are used: fewer to let the last ones go, more before a :meth:`copy` into them."""
+        """Set the number of used rows: lower to drop the last ones, higher before a :meth:`copy` into them."""
+        self.used = used
 
 
-class _Buffers:
-    """What GPT-2's attention sees as its cache: it writes a row's new tokens and reads all of its old ones."""
+class _Cache:
+    """The key-value cache that GPT-2's attention layers update: fixed buffers of all rows.
 
-    def __init__(
-        self, layers: int, shape: tuple[int, int, int, int], dtype: torch.dtype, device: torch.device
-    ) -> None:
-        # Zeroed, because what a mask hides is still multiplied, and memory as it comes may hold NaN.
+    Attributes:
+        positions: int64, rows: where each row's next token is stored; None while prompts are added.
+        first: the first row of the prompts that are added.
+        rows: number of rows that are computed.
+        width: number of tokens of the longest row, the new one included.
+    """
+
+    def __init__(self, layers: int, shape: tuple[int, int, int, int], dtype: torch.dtype, device: torch.device) -> None:
+        # Masked positions are multiplied by 0, so they must not hold NaN, as uninitialised memory may.
         self.keys = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(layers)]
         self.values = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(layers)]
         self.room = shape[2]
-        self.at: Tensor | None = None
-        self.rows = 0
-        self.first = 0
-        self.width = 0
+        self.positions: Tensor | None = None
+        self.first = self.rows = self.width = 0
 
-    def widen(self, room: int) -> None:
-        """Make room for this many tokens in a row; what is there stays."""
+    def reserve(self, tokens: int, longest: int) -> None:
+        """Double the room until ``tokens`` fit, up to ``longest``: few sequences reach the maximum length."""
+        room = self.room
+        while room < tokens:
+            room *= 2
+        if room == self.room:
+            return
+        room = max(tokens, min(room, longest))
         for buffers in (self.keys, self.values):
             for layer, narrow in enumerate(buffers):
                 rows, heads, _, width = narrow.shape
@@ -85,126 +109,91 @@ class _Buffers:
         self.room = room
 
     def update(self, keys: Tensor, values: Tensor, layer: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        """Store keys and values (rows x heads x new x width) and give those that the new tokens may see."""
-        if self.at is None:
+        """Store keys and values (rows x heads x new x width); return those that the new tokens attend to."""
+        if self.positions is None:
             new = keys.shape[2]
             self.keys[layer][self.first : self.first + self.rows, :, :new] = keys
             self.values[layer][self.first : self.first + self.rows, :, :new] = values
             return keys, values
         every = torch.arange(self.rows, device=keys.device)
-        seen = []
+        visible = []
         for buffer, new in ((self.keys[layer], keys), (self.values[layer], values)):
-            buffer[every, :, self.at] = new[:, :, 0].to(buffer.dtype)
-            seen.append(buffer[: self.rows, :, : self.width])
-        return seen[0], seen[1]
+            buffer[every, :, self.positions] = new[:, :, 0].to(buffer.dtype)
+            visible.append(buffer[: self.rows, :, : self.width])
+        return visible[0], visible[1]
 
 
-class Rows:
-    """Rows of GPT-2, see :class:`GrowingRows`.
+class CachedRows(Rows):
+    """The rows of GPT-2.
 
     Args:
-        model: GPT-2 with its head, in evaluation mode, on its device.
-        capacity: rows at a time.
-        longest: tokens of a row at most.
-        dtype: of the cache: what the model computes in.
+        model, capacity: see :class:`Rows`.
+        longest: maximum number of tokens of a row.
+        dtype: of the cache, the precision of the model's computation.
     """
 
-    joins = True
-
     def __init__(self, model: Any, capacity: int, longest: int, dtype: torch.dtype) -> None:
+        super().__init__(model, capacity)
         config = model.config
-        self.model = model
-        self.device = model.device
-        heads = config.n_head
         self.longest = longest
-        shape = (capacity, heads, min(longest, FIRST_ROOM), config.n_embd // heads)
-        self.buffers = _Buffers(config.n_layer, shape, dtype, self.device)
-        self.lengths = torch.zeros(capacity, dtype=torch.long, device=self.device)
-        self.capacity = capacity
-        self.used = 0
-
-    def sequences(self, prompts: Sequence[Sequence[int]]) -> Sequence[Sequence[int]]:
-        return prompts
+        shape = (capacity, config.n_head, min(longest, FIRST_ROOM), config.n_embd // config.n_head)
+        self.cache = _Cache(config.n_layer, shape, dtype, self.device)
 
     def append(self, prompts: Sequence[Sequence[int]], pad: int) -> Tensor:
-        buffers = self.buffers
+        cache = self.cache
         input_ids = padded(prompts, pad).to(self.device)
-        self._reserve(input_ids.shape[1])
+        cache.reserve(input_ids.shape[1], self.longest)
         lengths = torch.tensor([len(prompt) for prompt in prompts], device=self.device)
         column = torch.arange(input_ids.shape[1], device=self.device)
         mask = (column[:, None] >= column[None, :])[None, None].expand(len(prompts), 1, -1, -1)
-        buffers.at, buffers.first, buffers.rows = None, self.used, len(prompts)
+        cache.positions, cache.first, cache.rows = None, self.used, len(prompts)
         positions = column[None].expand(len(prompts), -1)
-        scores = self._scores(input_ids, positions, mask, lengths - 1)
+        logits = self._logits(input_ids, positions, mask, lengths - 1)
         self.lengths[self.used : self.used + len(prompts)] = lengths
         self.used += len(prompts)
-        return scores
+        return logits
 
     def step(self, token: Tensor) -> Tensor:
-        buffers, lengths = self.buffers, self.lengths[: self.used]
-        buffers.at, buffers.rows = lengths, self.used
-        buffers.width = int(lengths.max()) + 1
-        self._reserve(buffers.width)
-        mask = torch.arange(buffers.width, device=self.device)[None] <= lengths[:, None]
-        scores = self._scores(
-            token[:, None], lengths[:, None], mask[:, None, None], torch.zeros_like(lengths)
-        )
+        cache, lengths = self.cache, self.lengths[: self.used]
+        cache.positions, cache.rows = lengths, self.used
+        cache.width = int(lengths.max()) + 1
+        cache.reserve(cache.width, self.longest)
+        mask = torch.arange(cache.width, device=self.device)[None] <= lengths[:, None]
+        logits = self._logits(token[:, None], lengths[:, None], mask[:, None, None], torch.zeros_like(lengths))
         self.lengths[: self.used] += 1
-        return scores
+        return logits
 
-    def _reserve(self, tokens: int) -> None:
-        """Double the buffers' room until it holds ``tokens``: few sequences get as long as they may."""
-        room = self.buffers.room
-        while room < tokens:
-            room *= 2
-        if room > self.buffers.room:
-            self.buffers.widen(max(tokens, min(room, self.longest)))
-
-    def _scores(self, input_ids: Tensor, positions: Tensor, mask: Tensor, at: Tensor) -> Tensor:
+    def _logits(self, input_ids: Tensor, positions: Tensor, mask: Tensor, last: Tensor) -> Tensor:
         hidden = self.model.transformer(
             input_ids=input_ids,
             position_ids=positions,
             attention_mask=mask,
-            past_key_values=self.buffers,
+            past_key_values=self.cache,
             use_cache=True,
         ).last_hidden_state
-        last = hidden[torch.arange(len(at), device=self.device), at]
-        return self.model.lm_head(last).float()
+        return self.model.lm_head(hidden[torch.arange(len(last), device=self.device), last]).float()
 
     def copy(self, source: Tensor, target: Tensor) -> None:
         if len(source) == 0:
             return
         width = int(self.lengths[source].max())
-        for buffers in (self.buffers.keys, self.buffers.values):
+        for buffers in (self.cache.keys, self.cache.values):
             for buffer in buffers:
                 buffer[target, :, :width] = buffer[source, :, :width]
         self.lengths[target] = self.lengths[source]
 
-    def resize(self, used: int) -> None:
-        self.used = used
 
-
-class RecomputedRows:
-    """Rows of a decoder that has no cache (openai-gpt): every step computes the sequences from their beginning.
+class RecomputedRows(Rows):
+    """The rows of a decoder without a cache (openai-gpt): every step computes the whole sequences.
 
     Args:
-        model: with its head, in evaluation mode, on its device.
-        capacity: rows at a time.
-        longest: tokens of a row at most.
+        model, capacity: see :class:`Rows`.
+        longest: maximum number of tokens of a row.
     """
 
-    joins = True
-
     def __init__(self, model: Any, capacity: int, longest: int) -> None:
-        self.model = model
-        self.device = model.device
+        super().__init__(model, capacity)
         self.text = torch.zeros(capacity, longest, dtype=torch.long, device=self.device)
-        self.lengths = torch.zeros(capacity, dtype=torch.long, device=self.device)
-        self.capacity = capacity
-        self.used = 0
-
-    def sequences(self, prompts: Sequence[Sequence[int]]) -> Sequence[Sequence[int]]:
-        return prompts
 
     def append(self, prompts: Sequence[Sequence[int]], pad: int) -> Tensor:
         new = slice(self.used, self.used + len(prompts))
@@ -212,16 +201,16 @@ class RecomputedRows:
         self.text[new, : input_ids.shape[1]] = input_ids
         self.lengths[new] = torch.tensor([len(prompt) for prompt in prompts], device=self.device)
         self.used = new.stop
-        return self._scores(new)
+        return self._logits(new)
 
     def step(self, token: Tensor) -> Tensor:
         used = slice(0, self.used)
         self.text[used].scatter_(1, self.lengths[used, None], token[:, None])
         self.lengths[used] += 1
-        return self._scores(used)
+        return self._logits(used)
 
-    def _scores(self, rows: slice) -> Tensor:
-        # What stands behind a row's end is not seen from its last token.
+    def _logits(self, rows: slice) -> Tensor:
+        # The last token does not attend to what lies beyond the end of its row.
         last = self.lengths[rows] - 1
         hidden = self.model.transformer(input_ids=self.text[rows, : int(last.max()) + 1]).last_hidden_state
         return self.model.lm_head(hidden[torch.arange(len(last), device=self.device), last]).float()
@@ -230,29 +219,19 @@ class RecomputedRows:
         self.text[target] = self.text[source]
         self.lengths[target] = self.lengths[source]
 
-    def resize(self, used: int) -> None:
-        self.used = used
 
+class EncoderDecoderRows(Rows):
+    """The rows of an encoder-decoder model (T5): prompts are encoded, and rows hold the decoder's output.
 
-class EncoderDecoderRows:
-    """Rows of an encoder-decoder model (T5): prompts are sources, and rows hold what the decoder has written.
-
-    All rows have the same length, since T5 counts positions by its cache.
-
-    Args:
-        model: in evaluation mode, on its device.
-        capacity: rows at a time.
+    All rows have the same length, because T5 derives positions from the size of its cache. Arguments as in
+    :class:`Rows`.
     """
 
     joins = False
 
     def __init__(self, model: Any, capacity: int) -> None:
-        self.model = model
-        self.device = model.device
+        super().__init__(model, capacity)
         self.start: int = model.config.decoder_start_token_id
-        self.lengths = torch.zeros(capacity, dtype=torch.long, device=self.device)
-        self.capacity = capacity
-        self.used = 0
         self.encoded = self.mask = torch.empty(0, device=self.device)
         self.cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
 
@@ -272,14 +251,14 @@ class EncoderDecoderRows:
 
     def step(self, token: Tensor) -> Tensor:
         self.lengths[: self.used] += 1
-        scores = self.model(
+        logits = self.model(
             encoder_outputs=(self.encoded,),
             attention_mask=self.mask,
             decoder_input_ids=token[:, None],
             past_key_values=self.cache,
             use_cache=True,
         ).logits
-        return scores[:, -1].float()
+        return logits[:, -1].float()
 
     def copy(self, source: Tensor, target: Tensor) -> None:
         if len(source):
@@ -298,10 +277,49 @@ class EncoderDecoderRows:
         self.cache.reorder_cache(rows)
 
 
-def rows_for(model: Any, capacity: int, longest: int, dtype: torch.dtype) -> GrowingRows:
-    """The rows that a language model takes; see :class:`Rows` for the arguments."""
+def rows_for(model: Any, capacity: int, longest: int, dtype: torch.dtype) -> Rows:
+    """Return the rows that a language model requires; see :class:`CachedRows` for the arguments."""
     if model.config.is_encoder_decoder:
         return EncoderDecoderRows(model, capacity)
-    if model.config.model_type == "gpt2":
-        return Rows(model, capacity, longest, dtype)
-    return RecomputedRows(model, capacity, longest)
+    if model.config.model_type != "gpt2":
+        return RecomputedRows(model, capacity, longest)
+    on_cpu = model.device.type == "cpu" and dtype == torch.float32
+    return CachedRows(onednn_copy(model) if on_cpu else model, capacity, longest, dtype)
+
+
+class OneDNNLinear(nn.Module):
+    """A linear layer in float32 whose weight is kept in oneDNN's own memory layout, for inference on a CPU.
+
+    On some processors this is more than twice as fast as torch's default (``benchmarks/srm.py``).
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        super().__init__()
+        self.width = weight.shape[0]
+        self.weight = weight.to_mkldnn()
+        self.bias = None if bias is None else bias.to_mkldnn()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ... x in to ... x out."""
+        rows = x.reshape(-1, x.shape[-1]).to_mkldnn()
+        product = torch.ops.aten.mkldnn_linear(rows, self.weight, self.bias).to_dense()
+        return product.view(*x.shape[:-1], self.width)
+
+
+def onednn_copy(model: Any) -> Any:
+    """Return a copy of GPT-2 with :class:`OneDNNLinear` layers, or the model itself if oneDNN is not available."""
+    if not torch.backends.mkldnn.is_available():
+        return model
+    converted = copy.deepcopy(model)
+    converted.lm_head = OneDNNLinear(model.lm_head.weight.detach(), None)
+    for block in converted.transformer.h:
+        for module, name in (
+            (block.attn, "c_attn"),
+            (block.attn, "c_proj"),
+            (block.mlp, "c_fc"),
+            (block.mlp, "c_proj"),
+        ):
+            layer: Conv1D = getattr(module, name)
+            linear = OneDNNLinear(layer.weight.detach().T.contiguous(), layer.bias.detach())
+            setattr(module, name, linear)
+    return converted

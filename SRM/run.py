@@ -1,55 +1,59 @@
-"""The order of work: before each task the replays of all earlier ones, then its training."""
+"""A run: it sets up processes, devices and logs, then for each task generates the replays of earlier ones and trains.
+
+Completed work is recognised by its files, so a run that was interrupted continues when it is started again.
+"""
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from accelerate import Accelerator
+from tqdm.contrib.logging import logging_redirect_tqdm
 
-from mmclvqa.clove.layout import prompts_path
+from mmclvqa.clove.data_root import prompts_path
 from mmclvqa.clove.tasks import Task
-from SRM.data import (
-    Prompts,
-    Record,
-    answer_counts,
-    read_prompts,
-    replay_records,
-    training_file,
-    training_records,
-)
-from SRM.draws import named_seed
-from SRM.examples import Source, read_sources
-from SRM.folders import RunFolder
+from mmclvqa.process_exit import leave_process_group
+from SRM.data import Prompts, Record, read_prompts, replay_records, training_file, training_records
+from SRM.folder import RunFolder
 from SRM.generate import Generator
 from SRM.model import grow, load_model, load_pretrained, save_model
+from SRM.records import answer_counts, judge_for
 from SRM.replay import ReplayWriter
-from SRM.settings import Settings
-from SRM.state import open_folder
-from SRM.statistics import judge_for
-from SRM.tokens import Tokens, task_question_token, task_token
-from SRM.training import Report, TaskTraining
+from SRM.settings import Settings, SettingsError, environment_rank
+from SRM.tokens import Source, Tokens, read_sources, task_question_token, task_token
+from SRM.training import TaskTraining
 
 log = logging.getLogger("SRM")
 
+LOG_FORMAT = "%(asctime)s %(message)s"
 ANSWERS = "answers.json"
-"""In a model's folder: how often each answer stands in the real records it learned from."""
+"""File in a model's folder: how often each answer occurs in the real records that the model was trained on."""
 DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Run:
-    """One model along one task order.
+    """The training of one language model along one task order.
 
     Args:
-        settings: of the run.
-        accelerator: devices and arithmetic.
-        report: told of losses: task name, updates, measures.
+        settings: the settings of the run.
+        accelerator: device, precision and processes.
+        report: called with the task name, the number of updates and the measured values at each log step.
     """
 
-    def __init__(self, settings: Settings, accelerator: Accelerator, report: Any = lambda *_: None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        accelerator: Accelerator,
+        report: Callable[[str, int, dict[str, float]], object] = lambda *_: None,
+    ) -> None:
         self.settings, self.accelerator, self.report = settings, accelerator, report
         self.order = settings.order
         self.folder = RunFolder.of(settings)
@@ -60,10 +64,10 @@ class Run:
         self.tokens: Tokens | None = None
 
     def open(self) -> None:
-        """See that the data are there and that the run folder may be used.
+        """Check that the data exist and open the run folder.
 
         Raises:
-            CloveError: see :func:`SRM.state.open_folder` and :func:`SRM.data.training_file`.
+            CloveError: see :meth:`SRM.folder.RunFolder.open` and :func:`SRM.data.training_file`.
         """
         files = [training_file(self.settings.root, task) for task in self.order]
         if not self.settings.use_gt:
@@ -71,93 +75,85 @@ class Run:
         sizes = {f"size of {file.name}": file.stat().st_size for file in files if file.exists()}
         if self.accelerator.is_main_process:
             skipped = self.order[: len(self.settings.skip_tasks)]
-            told = self.settings.decisive() | sizes
-            open_folder(self.folder, told, self.settings.overwrite, skipped)
+            self.folder.open(self.settings.decisive() | sizes, self.settings.overwrite, skipped)
         self.accelerator.wait_for_everyone()
 
     def work(self) -> None:
-        """Do what is left to do.
+        """Generate and train everything that is not complete yet.
 
         Raises:
-            CloveError: something the user can mend.
+            CloveError: the data, a model or the settings are not valid.
             OSError: a file cannot be written.
         """
-        left = [number for number in range(len(self.order)) if not self._is_done(number)]
-        if not left:
+        remaining = [index for index in range(len(self.order)) if not self._is_complete(index)]
+        if not remaining:
             log.info("%s: everything is done", self.folder.path)
             return
         self._read()
-        for number in left:
-            self._load(number)
-            if number:
-                self._write_replays(number)
-            if not self.folder.model(self.order[number]).is_dir():
-                self._train(number)
+        for index in remaining:
+            self._load(index)
+            if index:
+                self._write_replays(index)
+            if not self.folder.model(self.order[index]).is_dir():
+                self._train(index)
         if self.accelerator.is_main_process and not any(self.folder.unfinished.iterdir()):
             self.folder.unfinished.rmdir()
         log.info("%s: done", self.folder.path)
 
-    def _is_done(self, number: int) -> bool:
-        """Whether task ``number`` of the order is trained, with all replays before it."""
-        task = self.order[number]
-        if number < len(self.settings.skip_tasks):
+    def _is_complete(self, index: int) -> bool:
+        """Return whether the task at ``index`` of the order is trained and all replays before it are written."""
+        task = self.order[index]
+        if index < len(self.settings.skip_tasks):
             return True
-        replays = [self.folder.replay(past, task) for past in self.order[:number]]
-        if number:
+        replays = [self.folder.replay(past, task) for past in self.order[:index]]
+        if index:
             replays.append(self.folder.joined_replay(task))
         return self.folder.model(task).is_dir() and all(path.exists() for path in replays)
 
     def _read(self) -> None:
-        """Read all records and prompts before the work begins, so that a broken file is told of at once."""
-        for number, task in enumerate(self.order):
+        """Read all records and prompts before training starts, so that damaged files are reported immediately."""
+        for index, task in enumerate(self.order):
             self.records[task] = training_records(self.settings, task)
             log.info("task %s: %d records", task.name, len(self.records[task]))
-            if number < len(self.order) - 1:
+            if index < len(self.order) - 1:
                 self.prompts[task] = read_prompts(self.settings, task, self.records[task])
 
-    def _load(self, number: int) -> None:
-        """The weights that task ``number`` begins with."""
+    def _load(self, index: int) -> None:
+        """Load the weights that the task at ``index`` starts from."""
         name, dropout = self.settings.model_name, self.settings.dropout
-        if number == 0:
+        if index == 0:
             self.model, self.tokens = load_pretrained(self.settings.root, name, dropout)
         elif self.model is None:
-            self.model, self.tokens = load_model(self.folder.model(self.order[number - 1]), name, dropout)
+            self.model, self.tokens = load_model(self.folder.model(self.order[index - 1]), name, dropout)
         self.model.to(self.accelerator.device)
 
-    def _write_replays(self, number: int) -> None:
-        current, earlier = self.order[number], self.order[:number]
+    def _write_replays(self, index: int) -> None:
+        current, earlier = self.order[index], self.order[:index]
         if not all(self.folder.replay(past, current).exists() for past in earlier):
             dtype = DTYPES[self.accelerator.mixed_precision]
             generator = Generator(self.settings, self.model, self.tokens, dtype)
             for past in earlier:
-                self.writer.write(generator, self.prompts[past], past, current, self._answers(past))
+                self.writer.write(generator, self.prompts[past], past, current, self._real_answers(past))
         self.writer.join(earlier, current)
         self.accelerator.wait_for_everyone()
 
-    def _answers(self, task: Task) -> Mapping[str, int] | None:
+    def _real_answers(self, task: Task) -> Mapping[str, int] | None:
         path = self.folder.model(task) / ANSWERS
         return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
-    def _train(self, number: int) -> None:
-        task = self.order[number]
+    def _train(self, index: int) -> None:
+        task, records = self.order[index], self.records[self.order[index]]
         self.tokens.add(task_token(task, self.settings.add_task_tokens))
         if self.model.config.is_encoder_decoder:
             self.tokens.add(task_question_token(task, self.settings.add_task_tokens))
-        grow(self.model, self.tokens, named_seed(self.settings.seed, "embeddings", task.name))
-        sources = self._sources(self.records[task], task)
-        files = {past: self.folder.replay(past, task) for past in self.order[:number]}
+        grow(self.model, self.tokens, self.settings.named_seed("embeddings", task.name))
+        sources = self._sources(records, task)
+        files = {past: self.folder.replay(past, task) for past in self.order[:index]}
         for past, replays in replay_records(self.settings, files, task).items():
-            log.info(
-                "task %s: %d replays of %s join its %d records",
-                task.name,
-                len(replays),
-                past.name,
-                len(self.records[task]),
-            )
+            log.info("task %s: %d replays of %s join its %d records", task.name, len(replays), past.name, len(records))
             sources += self._sources(replays, past)
         checkpoint = self.folder.unfinished / "training.safetensors"
-        report: Report = lambda updates, measures: self.report(task.name, updates, measures)  # noqa: E731
-        training = TaskTraining(
+        TaskTraining(
             self.settings,
             self.accelerator,
             self.model,
@@ -166,13 +162,12 @@ class Run:
             self._epochs(task),
             task.name,
             checkpoint,
-            report,
-        )
-        training.run()
+            lambda updates, measures: self.report(task.name, updates, measures),
+        ).run()
         self.accelerator.free_memory()
         if self.accelerator.is_main_process:
             target = self.folder.model(task)
-            save_model(self.model, self.tokens, target, {ANSWERS: answer_counts(self.records[task])})
+            save_model(self.model, self.tokens, target, {ANSWERS: answer_counts(records)})
             checkpoint.unlink(missing_ok=True)
             log.info("task %s: learned, %s", task.name, target)
         self.accelerator.wait_for_everyone()
@@ -183,10 +178,111 @@ class Run:
         return read_sources(records, self.tokens, self.tokens.id(start), self.tokens.id(question_start))
 
     def _epochs(self, task: Task) -> int:
-        """Passes over a task's examples; with ``--dynamic_epochs`` more for a task with fewer records."""
+        """Return the number of epochs of a task; ``--dynamic_epochs`` gives tasks with fewer records more of them."""
         epochs = self.settings.n_train_epochs
         if self.settings.dynamic_epochs:
             largest = max(map(len, self.records.values()))
             epochs = min(self.settings.max_n_epochs, epochs * largest // len(self.records[task]))
             log.info("task %s: %d epochs", task.name, epochs)
         return epochs
+
+
+def launch(settings: Settings, argv: Sequence[str]) -> int:
+    """Run in this process, or replace it by torchrun with one process per GPU.
+
+    Raises:
+        CloveError, OSError: see :class:`Run`.
+    """
+    gpus = usable_gpus(settings.n_gpus)
+    rank, processes = environment_rank()
+    if gpus > 1 and processes == 1:
+        script = str(Path(__file__).resolve().with_name("train.py"))
+        command = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={gpus}", script, *argv]
+        os.execv(sys.executable, [sys.executable, *command])
+    # Texts are tokenised in a few large calls; the tokenizers' own threads would only warn about forks.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    if settings.n_threads or "OMP_NUM_THREADS" not in os.environ:
+        # By default torch uses half of the processors where it takes them for hyper-threads.
+        torch.set_num_threads(settings.n_threads or max(1, len(os.sched_getaffinity(0)) // processes))
+    accelerator = Accelerator(cpu=gpus == 0, mixed_precision=mixed_precision(settings.precision, gpus))
+    log.setLevel(logging.INFO)
+    log.handlers = [logging.StreamHandler()] if rank == 0 else [logging.NullHandler()]
+    log.propagate = False
+    try:
+        run = Run(settings, accelerator)
+        run.open()
+        if accelerator.is_main_process:
+            _work_with_logs(run, argv)
+        else:
+            run.work()
+        return 0
+    finally:
+        leave_process_group()
+
+
+def _work_with_logs(run: Run, argv: Sequence[str]) -> None:
+    settings, accelerator = run.settings, run.accelerator
+    file = logging.FileHandler(run.folder.log, encoding="utf-8")
+    file.setFormatter(logging.Formatter(LOG_FORMAT))
+    log.addHandler(file)
+    log.info("SRM %s", " ".join(argv))
+    log.info(
+        "%s, %d process(es); training and generation compute in %s (--precision %s)",
+        accelerator.device,
+        accelerator.num_processes,
+        "fp32" if accelerator.mixed_precision == "no" else accelerator.mixed_precision,
+        settings.precision,
+    )
+    if settings.ignored:
+        log.info("without effect: %s", " ".join(f"--{name}" for name in settings.ignored))
+    board = _tensorboard(run.folder.tensorboard) if settings.tensorboard else None
+
+    def report(task: str, updates: int, measures: dict[str, float]) -> None:
+        for name, value in measures.items():
+            board.add_scalar(f"{task}/{name.replace(' ', '_')}", value, updates)
+
+    if board:
+        run.report = report
+    try:
+        with logging_redirect_tqdm([log]):
+            run.work()
+    finally:
+        if board:
+            board.close()
+
+
+def usable_gpus(requested: int) -> int:
+    """Return how many GPUs the run uses: the requested number, or 0 on a machine without GPUs.
+
+    Raises:
+        SettingsError: more GPUs are requested than the machine has.
+    """
+    available = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if requested > available > 0 or (requested > 1 and available == 0):
+        raise SettingsError(f"--n_gpus {requested}: this machine has {available}")
+    return min(requested, available)
+
+
+def mixed_precision(precision: str, gpus: int) -> str:
+    """Return accelerate's name of a ``--precision``.
+
+    Raises:
+        SettingsError: fp16 without a GPU.
+    """
+    if precision == "auto":
+        if gpus == 0:
+            return "no"
+        return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+    if precision == "fp16" and gpus == 0:
+        raise SettingsError("--precision fp16 needs a GPU; bf16 and fp32 run on the CPU")
+    return "no" if precision == "fp32" else precision
+
+
+def _tensorboard(folder: Path) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise SettingsError("--tensorboard: needs the package tensorboard; pip install tensorboard") from None
+    return SummaryWriter(folder)

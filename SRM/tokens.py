@@ -1,17 +1,33 @@
-"""Special tokens, and how texts become token ids.
+"""Token sequences: the special tokens, the tokenizer, and the training sequences of a record.
 
-Texts are tokenised piece by piece (an item, a question, an answer), because the special tokens between the
-pieces split the text for the tokenizer as well: the ids are those of the whole text, and each piece is
-tokenised once, however often it is drawn.
+A record has related items R (mask 1) and other items U. With c_R and c the items of R and of R + U joined by
+``[SEP]``, the sequences of a decoder-only model are::
+
+    question-answer  input  gen c_R [que] q [ans] a     target  q [ans] a eos, from the position of [que] on
+    scene graph      input  gen c                       target  c eos
+
+and those of an encoder-decoder model::
+
+    question-answer  source  que c_R que                target  q [ans] a eos
+    scene graph      source  gen, items up to a random [SEP], target  the items after it, eos
+
+where ``gen`` is ``__<task>__`` or ``__gen__``, and ``que`` is ``[que_<task>]`` or ``[que]``, with and without task
+tokens. The items and one of the ten answers are drawn anew in every epoch.
+
+Texts are tokenised piece by piece (an item, a question, an answer). The tokenizer splits a text at special tokens, so
+the ids are those of the whole text, while each piece is tokenised only once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mmclvqa.clove.annotations import ITEM_END
+import numpy as np
+
+from mmclvqa.clove.records import ITEM_END
 from mmclvqa.clove.tasks import Task
 
 EOS = "<|endoftext|>"
@@ -22,24 +38,31 @@ QUESTION = "[que]"
 ANSWER = "[ans]"
 OCR = "[OCR]"
 WEIGHTED = (ANSWER, QUESTION, OCR, SEP)
-"""Targets that count more in the loss."""
+"""Targets with a larger weight in the loss (``--tokens_weight``)."""
+IGNORED = -100
+"""Target of a position that is not part of the loss."""
 
 
-def task_token(task: Task | str, own: bool = True) -> str:
-    """What a task's sequences begin with: ``__<task>__``, or ``__gen__`` where all tasks share one."""
-    return f"__{task if isinstance(task, str) else task.name}__" if own else "__gen__"
+def task_token(task: Task, own: bool = True) -> str:
+    """Return the token that a task's sequences start with: ``__<task>__``, or ``__gen__`` shared by all tasks."""
+    return f"__{task.name}__" if own else "__gen__"
 
 
-def task_question_token(task: Task | str, own: bool = True) -> str:
-    """What the questions of encoder-decoder models begin with: ``[que_<task>]``, or ``[que]`` where tasks share it."""
-    return f"[que_{task if isinstance(task, str) else task.name}]" if own else QUESTION
+def task_question_token(task: Task, own: bool = True) -> str:
+    """Return the token of encoder-decoder questions: ``[que_<task>]``, or ``[que]`` shared by all tasks."""
+    return f"[que_{task.name}]" if own else QUESTION
+
+
+def bare(item: str) -> str:
+    """Return a scene-graph item without its final `` [SEP]``."""
+    return item.removesuffix(ITEM_END)
 
 
 class Tokens:
-    """A tokenizer with SRM's special tokens, and the ids of texts.
+    """A tokenizer with SRM's special tokens and a cache of tokenised texts.
 
     Args:
-        tokenizer: of the transformers library; the special tokens are added where it lacks them.
+        tokenizer: a tokenizer of transformers; missing special tokens are added to it.
     """
 
     def __init__(self, tokenizer: Any) -> None:
@@ -57,43 +80,34 @@ class Tokens:
         return len(self.tokenizer)
 
     def add(self, *tokens: str) -> None:
-        """Add special tokens that are not there yet."""
+        """Add special tokens that the vocabulary does not have yet."""
         self.tokenizer.add_tokens(
             [token for token in tokens if token not in self.tokenizer.get_vocab()], special_tokens=True
         )
 
     def id(self, token: str) -> int:
-        """The id of a special token."""
+        """Return the id of a special token."""
         return self.tokenizer.convert_tokens_to_ids(token)
 
     def weighted_ids(self) -> list[int]:
-        """Ids of the targets that count more in the loss."""
+        """Return the ids of :data:`WEIGHTED`."""
         return [self.id(token) for token in WEIGHTED]
 
-    def remember(self, pieces: Iterable[str]) -> None:
-        """Tokenise many pieces at once; :meth:`ids` of them is then a look-up."""
+    def cache(self, pieces: Iterable[str]) -> None:
+        """Tokenise pieces of text in one call, so that :meth:`ids` only looks them up."""
         fresh = [piece for piece in dict.fromkeys(pieces) if piece not in self._pieces]
         if fresh:
             lists = self.tokenizer(fresh, add_special_tokens=False)["input_ids"]
             self._pieces.update(zip(fresh, lists, strict=True))
 
     def ids(self, piece: str) -> list[int]:
-        """The ids of a piece of text; do not change the list."""
+        """Return the ids of a piece of text; the list must not be modified."""
         if piece not in self._pieces:
-            self.remember([piece])
+            self.cache([piece])
         return self._pieces[piece]
 
-    def join(self, items: Sequence[str]) -> list[int]:
-        """The ids of items with ``[SEP]`` between them."""
-        joined: list[int] = []
-        for item in items:
-            if joined:
-                joined.append(self.sep)
-            joined.extend(self.ids(item))
-        return joined
-
     def text(self, ids: Sequence[int]) -> str:
-        """Ids as text, special tokens included."""
+        """Decode ids, including special tokens."""
         return self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
 
     def save(self, folder: Path) -> None:
@@ -101,6 +115,166 @@ class Tokens:
         self.tokenizer.save_pretrained(folder)
 
 
-def bare(item: str) -> str:
-    """An item of a scene graph without its `` [SEP]``."""
-    return item.removesuffix(ITEM_END)
+@dataclass(frozen=True)
+class Source:
+    """A tokenised record.
+
+    Attributes:
+        start: id of the token that the sequences of its task start with.
+        question_start: id of the token that encoder-decoder questions start with.
+        related, others: ids of each item of R and of U.
+        question: ids of the question.
+        answers: ids of each distinct answer.
+        shares: how many of the ten answers equal each distinct one.
+    """
+
+    start: int
+    question_start: int
+    related: list[list[int]]
+    others: list[list[int]]
+    question: list[int]
+    answers: list[list[int]]
+    shares: list[int]
+
+
+@dataclass
+class Example:
+    """The training example drawn from a record for one epoch, cut to the longest sequence of the model.
+
+    Attributes:
+        start, question_start: as in :class:`Source`.
+        context: ids of c_R as it fits the question-answer sequence.
+        graph: ids of c as it fits the scene-graph sequence.
+        split: for encoder-decoder models, how many ids of ``graph`` belong to the source, its last ``[SEP]`` included.
+        question: ids of q.
+        answer: ids of a.
+        cut: whether something was left out to fit.
+    """
+
+    start: int
+    question_start: int
+    context: list[int]
+    graph: list[int]
+    split: int
+    question: list[int]
+    answer: list[int]
+    cut: bool
+
+
+def read_sources(records: Sequence[Mapping[str, Any]], tokens: Tokens, start: int, question_start: int) -> list[Source]:
+    """Tokenise records of one task; see :class:`Source` for ``start`` and ``question_start``."""
+    items = [[bare(item) for item in record["gt_scene_graph_seq"]] for record in records]
+    for texts, record in zip(items, records, strict=True):
+        tokens.cache([*texts, record["question"], *record["answers"]])
+    sources = []
+    for record, texts in zip(records, items, strict=True):
+        parts: tuple[list[list[int]], list[list[int]]] = ([], [])
+        for item, related in zip(texts, record["gt_scene_graph_mask"], strict=True):
+            parts[not related].append(tokens.ids(item))
+        distinct = list(dict.fromkeys(record["answers"]))
+        sources.append(
+            Source(
+                start=start,
+                question_start=question_start,
+                related=parts[0],
+                others=parts[1],
+                question=tokens.ids(record["question"]),
+                answers=[tokens.ids(answer) for answer in distinct],
+                shares=[list(record["answers"]).count(answer) for answer in distinct],
+            )
+        )
+    return sources
+
+
+def draw(source: Source, rng: np.random.Generator, n_items: int, longest: int, sep: int) -> Example:
+    """Draw the items and the answer of an example.
+
+    Args:
+        source: the tokenised record.
+        rng: the generator of the random draws.
+        n_items: maximum number of items; R is reduced to it at random, or U to what R leaves of it.
+        longest: maximum number of tokens of a sequence; what is cut see :func:`cut_items`.
+        sep: id of ``[SEP]``.
+    """
+    related, others = source.related, source.others
+    if len(related) >= n_items:
+        related = _sample(related, n_items, rng)
+    elif len(others) > n_items - len(related):
+        others = _sample(others, n_items - len(related), rng)
+    answer = source.answers[0]
+    if len(source.answers) > 1:
+        position = rng.integers(sum(source.shares))
+        answer = source.answers[int(np.searchsorted(np.cumsum(source.shares), position, side="right"))]
+    # Besides the context, the sequence has the start token, [que], the question, [ans] and the answer.
+    question = source.question
+    cut = len(question) + len(answer) + 3 > longest
+    if cut:
+        answer = answer[: longest - 3]
+        question = question[: longest - 3 - len(answer)]
+    context, context_cut = cut_items(related, longest - len(question) - len(answer) - 3, sep)
+    graph, graph_cut = cut_items([*related, *others], longest - 1, sep)
+    breaks = [index + 1 for index, token in enumerate(graph) if token == sep]
+    split = breaks[rng.integers(len(breaks))] if breaks else len(graph)
+    return Example(
+        source.start,
+        source.question_start,
+        context,
+        graph,
+        split,
+        question,
+        answer,
+        cut or context_cut or graph_cut,
+    )
+
+
+def cut_items(items: Sequence[list[int]], most: int, sep: int) -> tuple[list[int], bool]:
+    """Join items by ``[SEP]`` and drop the last ones if the result would be longer than ``most``.
+
+    A first item that is longer than ``most`` is truncated.
+
+    Returns:
+        The ids, and whether anything was dropped.
+    """
+    joined: list[int] = []
+    for item in items:
+        if len(joined) + len(item) + bool(joined) > most:
+            return (joined or item[: max(most, 0)]), True
+        if joined:
+            joined.append(sep)
+        joined.extend(item)
+    return joined, False
+
+
+def _sample(items: list[list[int]], count: int, rng: np.random.Generator) -> list[list[int]]:
+    return [items[i] for i in rng.permutation(len(items))[:count]]
+
+
+def decoder_sequences(example: Example, tokens: Tokens) -> dict[str, list[int]]:
+    """Return the sequences of a decoder-only model by their names in the published code.
+
+    Returns:
+        ``cqa`` and ``Y``, input and target of the question-answer pass; ``context``, the part of ``cqa`` up to
+        ``[que]``; ``gen_X`` and ``gen_Y``, input and target of the scene-graph pass.
+    """
+    context = [example.start, *example.context, tokens.question]
+    tail = [*example.question, tokens.answer, *example.answer]
+    return {
+        "context": context,
+        "cqa": [*context, *tail],
+        "Y": [IGNORED] * (len(context) - 1) + [*tail, tokens.eos],
+        "gen_X": [example.start, *example.graph],
+        "gen_Y": [*example.graph, tokens.eos],
+    }
+
+
+def seq2seq_sequences(
+    example: Example, tokens: Tokens
+) -> tuple[tuple[list[int], list[int]], tuple[list[int], list[int]]]:
+    """Return source and target of the question-answer and the scene-graph pass of an encoder-decoder model."""
+    question_source = [example.question_start, *example.context, example.question_start]
+    question_target = [*example.question, tokens.answer, *example.answer, tokens.eos]
+    graph_source = [example.start, *example.graph[: example.split]]
+    if example.split == len(example.graph):
+        graph_source.append(tokens.sep)
+    graph_target = [*example.graph[example.split :], tokens.eos]
+    return (question_source, question_target), (graph_source, graph_target)

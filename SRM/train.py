@@ -1,4 +1,4 @@
-"""Train SRM along a task order and write its replay files: ``python SRM/train.py --help``."""
+"""Train SRM along a task order and generate its replay files; see ``python SRM/train.py --help``."""
 
 from __future__ import annotations
 
@@ -7,29 +7,30 @@ from collections.abc import Sequence
 from pathlib import Path
 
 if not __package__:
-    # Run as a script: Python then has this folder on its path instead of the one that holds both packages.
+    # Run as a script, Python puts this folder on its path instead of the one that holds both packages.
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from mmclvqa.clove.errors import CloveError  # noqa: E402
+from mmclvqa.clove.text import one_line  # noqa: E402
 from mmclvqa.process_exit import INTERRUPTED, run_program  # noqa: E402
 from SRM.settings import environment_rank, parse  # noqa: E402
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run one command line.
+    """Run a command line.
 
     Returns:
-        The exit code: 0, 1 when something a user can mend is wrong, 130 when interrupted.
+        The exit code: 0 for success, 1 for an error of the user's input or of the file system, 130 when interrupted.
     """
     try:
         settings = parse(argv)
-        # Only now: torch and transformers take seconds, which --help and a wrong flag should not wait for.
-        from SRM.launch import launch
+        # Importing torch and transformers takes seconds, which --help and wrong flags do without.
+        from SRM.run import launch
 
         return launch(settings, argv)
     except (CloveError, OSError) as error:
         if environment_rank()[0] == 0:
-            print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+            print(f"error: {one_line(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("interrupted; the same command continues", file=sys.stderr)

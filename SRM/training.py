@@ -1,78 +1,55 @@
-"""Training on one task: its records and the replays of earlier ones."""
+"""Training on one task: epochs over its records and the replays of earlier tasks, with a checkpoint after each."""
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from accelerate import Accelerator
-from torch import Tensor
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
 from tqdm import tqdm
 
-from mmclvqa.clove.errors import CloveError
+from mmclvqa.clove.errors import CloveError, DataError
+from mmclvqa.clove.files import atomic_write
 from SRM.batches import Batch, layout_for, plan
-from SRM.checkpoint import load_checkpoint, read_progress, save_checkpoint
-from SRM.draws import named_seed
-from SRM.examples import IGNORED, Drawn, Source, draw
 from SRM.model import SRMLoss, longest_sequence
-from SRM.optimizer import optimizer_of
-from SRM.schedule import Schedule
+from SRM.optimizer import Schedule, build_optimizer
 from SRM.settings import Settings
-from SRM.tokens import Tokens
+from SRM.tokens import IGNORED, Example, Source, Tokens, draw
 
 log = logging.getLogger("SRM")
 
 PREPARED = 4
-"""Batches that each worker thread prepares ahead."""
-
-Report = Callable[[int, dict[str, float]], None]
-"""Told updates so far and what was measured: ``loss``, ``qa loss``, ``lm loss``, ``lr``."""
+"""Batches that each worker thread prepares in advance."""
 
 
 class DivergedError(CloveError):
-    """The loss is no number any more."""
-
-
-@dataclass
-class _Sums:
-    """Losses since the last log line, on the device: nothing waits for it between two lines."""
-
-    values: Tensor
-    updates: int = 0
-
-    def add(self, qa: Tensor, lm: Tensor) -> None:
-        self.values += torch.stack([qa.detach(), lm.detach()])
-        self.updates += 1
-
-    def take(self, accelerator: Accelerator) -> tuple[float, float]:
-        """Mean question-answer and scene-graph loss of all processes since the last call."""
-        qa, lm = (accelerator.reduce(self.values, "mean") / max(1, self.updates)).tolist()
-        self.values.zero_()
-        self.updates = 0
-        return qa, lm
+    """The loss is not finite."""
 
 
 class TaskTraining:
-    """The training of one task.
+    """The training on one task.
 
     Args:
-        settings: of the run.
-        accelerator: devices and arithmetic.
-        model: as the task before left it, grown for this one.
+        settings: the settings of the run.
+        accelerator: device, precision and processes.
+        model: the language model after the previous task, with embeddings for the tokens of this one.
         tokens: its tokenizer.
-        sources: the examples.
-        epochs: passes over them.
+        sources: the tokenised records.
+        epochs: number of epochs.
         name: the task.
-        checkpoint: where the state is kept after each epoch; training goes on from there.
-        report: told of losses.
+        checkpoint: the checkpoint file, written after each epoch; training resumes from it.
+        report: called at each log step with the number of updates and ``loss``, ``qa loss``, ``lm loss`` and ``lr``.
     """
 
     def __init__(
@@ -85,7 +62,7 @@ class TaskTraining:
         epochs: int,
         name: str,
         checkpoint: Path,
-        report: Report,
+        report: Callable[[int, dict[str, float]], object],
     ) -> None:
         self.settings, self.accelerator, self.tokens = settings, accelerator, tokens
         self.sources, self.epochs, self.name = sources, epochs, name
@@ -94,18 +71,21 @@ class TaskTraining:
         self.longest = longest_sequence(model, tokens)
         self.model = model
         loss = SRMLoss(model, tokens.weighted_ids(), settings.tokens_weight)
-        optimizer = optimizer_of(model, settings, fused=accelerator.scaler is None)
+        optimizer = build_optimizer(model, settings, fused=accelerator.scaler is None)
         self.loss, self.optimizer = accelerator.prepare(loss, optimizer)
         warm_up = settings.n_warmup_ratio * len(sources)
         self.schedule = Schedule(settings.learning_rate, warm_up, len(sources) * epochs, settings.decay_style)
         self.most_examples = max(len(sources) // settings.min_n_steps, settings.min_batch_size)
-        self.sums = _Sums(torch.zeros(2, device=accelerator.device))
+        # Losses since the last log line, kept on the device so that updates do not synchronize.
+        self.logged_losses = torch.zeros(2, device=accelerator.device)
+        self.logged_updates = 0
 
     def run(self) -> None:
-        """Train, or go on where a checkpoint of this task stopped; the model holds the result.
+        """Train the model in place, from the checkpoint of this task if there is one.
 
         Raises:
-            DivergedError: the loss is no number any more.
+            DivergedError: the loss is not finite.
+            DataError: the checkpoint is damaged.
             OSError: the checkpoint cannot be written.
         """
         epoch, updates = self._resume()
@@ -121,33 +101,30 @@ class TaskTraining:
             updates = self._epoch(epoch, updates, bar)
             epoch += 1
             if self.accelerator.is_main_process and epoch < self.epochs:
-                progress = {"task": self.name, "epoch": epoch, "updates": updates, "scale": self._scale()}
-                save_checkpoint(self.checkpoint, self.model, self._optimizer(), progress)
+                scaler = self.accelerator.scaler
+                scale = scaler.state_dict() if scaler else None
+                progress = {"task": self.name, "epoch": epoch, "updates": updates, "scale": scale}
+                save_checkpoint(self.checkpoint, self.model, self.optimizer.optimizer, progress)
         bar.close()
         self.accelerator.wait_for_everyone()
 
     def _resume(self) -> tuple[int, int]:
-        """Epochs and updates that a checkpoint has behind it."""
+        """Load the checkpoint of this task; return its number of epochs and of updates."""
         progress = read_progress(self.checkpoint)
         if not progress or progress["task"] != self.name:
             return 0, 0
-        load_checkpoint(self.checkpoint, self.model, self._optimizer())
+        load_checkpoint(self.checkpoint, self.model, self.optimizer.optimizer)
         if progress["scale"] is not None:
             self.accelerator.scaler.load_state_dict(progress["scale"])
         log.info("task %s: continues after epoch %d of %d", self.name, progress["epoch"], self.epochs)
         return progress["epoch"], progress["updates"]
 
-    def _optimizer(self) -> torch.optim.Optimizer:
-        return self.optimizer.optimizer
-
-    def _scale(self) -> dict[str, Any] | None:
-        return self.accelerator.scaler.state_dict() if self.accelerator.scaler else None
-
     def _epoch(self, epoch: int, updates: int, bar: tqdm) -> int:
+        """Train one epoch; return the number of updates so far."""
         settings, accelerator = self.settings, self.accelerator
-        examples, batches = self.draw_epoch(epoch)
-        # Dropout draws from torch's global state, which therefore begins every epoch at a known place.
-        torch.manual_seed(named_seed(settings.seed, "dropout", self.name, epoch, accelerator.process_index))
+        examples, batches = self._draw_epoch(epoch)
+        # Dropout draws from torch's global generator, which is seeded at the start of every epoch for exact resume.
+        torch.manual_seed(settings.named_seed("dropout", self.name, epoch, accelerator.process_index))
         seen = epoch * len(self.sources)
         for batch, size in self._prepared(examples, batches):
             rate = self.schedule.rate(seen + size / 2)
@@ -162,12 +139,12 @@ class TaskTraining:
         self._log(epoch, updates, rate)
         return updates
 
-    def draw_epoch(self, epoch: int) -> tuple[list[Drawn], list[list[int]]]:
-        """Examples of an epoch as drawn, and which of them form which batch."""
+    def _draw_epoch(self, epoch: int) -> tuple[list[Example], list[list[int]]]:
+        """Draw the examples of an epoch and assign them to batches."""
         settings = self.settings
-        rng = np.random.default_rng(named_seed(settings.seed, "examples", self.name, epoch))
+        rng = np.random.default_rng(settings.named_seed("examples", self.name, epoch))
         examples = [draw(s, rng, settings.n_sg_seq, self.longest, self.tokens.sep) for s in self.sources]
-        cut = sum(drawn.cut for drawn in examples)
+        cut = sum(example.cut for example in examples)
         if cut:
             log.info(
                 "task %s, epoch %d: %d of %d examples are cut to %d tokens",
@@ -177,34 +154,34 @@ class TaskTraining:
                 len(examples),
                 self.longest,
             )
-        lengths = [self.layout.length(drawn) for drawn in examples]
+        lengths = [self.layout.length(example) for example in examples]
         most_tokens = settings.train_batch_size * self.accelerator.num_processes
         return examples, plan(lengths, self.most_examples, most_tokens, None if settings.debug else rng)
 
-    def _prepared(self, examples: list[Drawn], batches: list[list[int]]) -> Iterator[tuple[Batch, int]]:
-        """This process' share of every batch on its device, and how many examples the whole batch has."""
+    def _prepared(self, examples: list[Example], batches: list[list[int]]) -> Iterator[tuple[Batch, int]]:
+        """Yield this process' share of every batch on its device, and the size of the whole batch in examples."""
         device = self.accelerator.device
 
-        def ready(indices: list[int]) -> Batch:
+        def share(indices: list[int]) -> Batch:
             return self._share([examples[i] for i in indices])
 
         def moved(batch: Batch) -> Batch:
             return {name: value.to(device, non_blocking=True) for name, value in batch.items()}
 
         if not self.settings.n_workers:
-            yield from ((moved(ready(indices)), len(indices)) for indices in batches)
+            yield from ((moved(share(indices)), len(indices)) for indices in batches)
             return
         with ThreadPoolExecutor(self.settings.n_workers) as workers:
-            coming: deque[tuple[Future[Batch], int]] = deque()
-            waiting = iter(batches)
+            pending: deque[tuple[Future[Batch], int]] = deque()
+            remaining = iter(batches)
             for _ in batches:
-                while len(coming) < PREPARED * self.settings.n_workers and (indices := next(waiting, None)):
-                    coming.append((workers.submit(ready, indices), len(indices)))
-                batch, size = coming.popleft()
+                while len(pending) < PREPARED * self.settings.n_workers and (indices := next(remaining, None)):
+                    pending.append((workers.submit(share, indices), len(indices)))
+                batch, size = pending.popleft()
                 yield moved(batch.result()), size
 
-    def _share(self, examples: list[Drawn]) -> Batch:
-        """The batch of this process; one with nothing to do gets an example that does not count."""
+    def _share(self, examples: list[Example]) -> Batch:
+        """Return the batch of this process; without examples, it is one example outside the loss."""
         world = self.accelerator.num_processes
         own = examples[self.accelerator.process_index :: world]
         batch = self.layout.batch(own or examples[:1])
@@ -214,20 +191,24 @@ class TaskTraining:
 
     def _update(self, batch: Batch) -> None:
         accelerator = self.accelerator
-        own = self.loss(batch)
-        # Means over the batch of all processes, of whose gradients the average is taken.
-        weights = accelerator.reduce(own[1::2].detach(), "sum").clamp(min=1e-9)
-        qa, lm = own[::2] / weights * accelerator.num_processes
+        sums = self.loss(batch)
+        # Means over the batches of all processes, whose gradients are averaged.
+        weights = accelerator.reduce(sums[1::2].detach(), "sum").clamp(min=1e-9)
+        qa, lm = sums[::2] / weights * accelerator.num_processes
         accelerator.backward(qa + self.settings.lm_lambda * lm)
         accelerator.clip_grad_norm_(self.loss.parameters(), self.settings.max_grad_norm)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        self.sums.add(qa, lm)
+        self.logged_losses += torch.stack([qa.detach(), lm.detach()])
+        self.logged_updates += 1
 
     def _log(self, epoch: int, updates: int, rate: float) -> None:
-        if not self.sums.updates:
+        """Log the mean losses of all processes since the last log line."""
+        if not self.logged_updates:
             return
-        qa, lm = self.sums.take(self.accelerator)
+        qa, lm = (self.accelerator.reduce(self.logged_losses, "mean") / self.logged_updates).tolist()
+        self.logged_losses.zero_()
+        self.logged_updates = 0
         loss = qa + self.settings.lm_lambda * lm
         if not math.isfinite(loss):
             raise DivergedError(
@@ -246,3 +227,51 @@ class TaskTraining:
             rate,
         )
         self.report(updates, {"loss": loss, "qa loss": qa, "lm loss": lm, "lr": rate})
+
+
+def save_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, progress: dict[str, Any]) -> None:
+    """Write a checkpoint to one safetensors file.
+
+    Args:
+        path: the file.
+        model: its parameters are saved, shared ones once.
+        optimizer: an optimizer of these parameters, whose tensors are saved.
+        progress: JSON values.
+
+    Raises:
+        OSError: the file cannot be written; an earlier one is kept.
+    """
+    tensors: dict[str, Tensor] = {}
+    for name, parameter in model.named_parameters():
+        tensors[f"model/{name}"] = parameter.detach().contiguous()
+        for key, value in optimizer.state[parameter].items():
+            tensors[f"{key}/{name}"] = torch.as_tensor(value).contiguous()
+    with atomic_write(path, "wb") as file:
+        file.write(save(tensors, metadata={"progress": json.dumps(progress)}))
+
+
+def read_progress(path: Path) -> dict[str, Any] | None:
+    """Return the progress of a checkpoint; None if the file does not exist.
+
+    Raises:
+        DataError: the file is damaged.
+    """
+    if not path.exists():
+        return None
+    try:
+        with safe_open(path, "pt") as file:
+            return json.loads(file.metadata()["progress"])
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        raise DataError(f"{path}: is not a valid checkpoint ({error}); remove it to begin the task again") from None
+
+
+def load_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Restore the parameters and the optimizer state of :func:`save_checkpoint`."""
+    with safe_open(path, "pt") as file:
+        keys = {name.partition("/")[0] for name in file.keys()}  # noqa: SIM118 (not a dict)
+        for name, parameter in model.named_parameters():
+            with torch.no_grad():
+                parameter.copy_(file.get_tensor(f"model/{name}"))
+            optimizer.state[parameter] = {
+                key: file.get_tensor(f"{key}/{name}").to(parameter.device) for key in sorted(keys - {"model"})
+            }

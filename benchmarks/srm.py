@@ -1,16 +1,16 @@
-"""What SRM's batches and its search are worth, at distilgpt2's real size (6 layers, 768 wide, 50266 tokens).
+"""Measures the speed-up of SRM's batching and search at the size of distilgpt2 (6 layers, width 768, 50266 tokens).
 
-Compares, in one run, on one machine and with the same random weights:
+It compares, with the same random weights:
 
-* training: SRM's updates (examples of similar length together, both passes in one row, scores where they count)
-  with plain ones (file order, each pass a padded batch, scores everywhere), in tokens of the examples per second;
-* generation: SRM's search (finished prompts make room) with transformers' generate() on batches of 32 in file order,
-  scene graph with 5 beams and question-answer text, in prompts per second. The model is given a way to end, so
-  that its texts have the lengths of short scene graphs; both sides must write the same.
+* training: SRM's updates (batches of similar lengths, both passes in one row, logits only where they are used) with
+  plain updates (file order, one padded batch per pass, all logits), in tokens per second;
+* generation: SRM's search (new prompts take the place of finished ones) with transformers' generate() on batches of
+  32 in file order, in prompts per second: the scene graph with 5 beams, then question and answer. The model is
+  modified to end its texts at the lengths of short scene graphs. Both sides must generate the same texts.
 
     python benchmarks/srm.py [--device cpu] [--threads N] [--json FILE]
 
-Exit code 0 if the targets of 1.5 and 2 are reached.
+The exit code is 0 if the targets of 1.5 and 2 are reached.
 """
 
 from __future__ import annotations
@@ -35,25 +35,24 @@ sys.path.insert(0, str(ROOT))
 
 from mmclvqa.clove.files import write_json  # noqa: E402
 from SRM.batches import TreeLayout, padded, plan  # noqa: E402
-from SRM.examples import IGNORED, Drawn, Source, decoder_sequences, draw  # noqa: E402
 from SRM.generate import BEAMS  # noqa: E402
 from SRM.model import SRMLoss  # noqa: E402
-from SRM.packed import packed  # noqa: E402
-from SRM.rows import Rows  # noqa: E402
+from SRM.rows import CachedRows, onednn_copy  # noqa: E402
 from SRM.search import Search  # noqa: E402
+from SRM.tokens import IGNORED, Example, Source, decoder_sequences, draw  # noqa: E402
 
 WORDS = 50256
 TARGETS = {"training": 1.5, "generation": 2.0}
 UNITS = {"training": "tokens/s", "generation": "prompts/s"}
 EXAMPLES_PER_BATCH = 13
-"""What 20000 records and the published ``min_n_steps`` of 1500 give."""
+"""The batch size that follows from 20000 records and the published ``min_n_steps`` of 1500."""
 PLAIN_PROMPTS = 32
 LM_LAMBDA, TOKENS_WEIGHT = 0.25, 5.0
 
 
 @dataclass(frozen=True)
 class Ids:
-    """Special tokens as distilgpt2 has them after SRM's are added."""
+    """Ids of the special tokens, as in distilgpt2 with SRM's tokens added."""
 
     eos: int = 50256
     pad: int = 50257
@@ -64,7 +63,7 @@ class Ids:
     start: int = 50263
 
     def weighted_ids(self) -> list[int]:
-        """Targets that count more."""
+        """Return the ids whose loss has a higher weight."""
         return [self.answer, self.question, self.ocr, self.sep]
 
 
@@ -72,7 +71,7 @@ IDS = Ids()
 
 
 def clove_sources(count: int, seed: int = 0) -> list[Source]:
-    """Records of CLOVE's shape: graphs of 15 items in the median with a long tail, 1 to 3 of them related."""
+    """Return records of CLOVE's shape: graphs with a median of 15 items and a long tail, 1 to 3 of them related."""
     rng = np.random.default_rng(seed)
 
     def words(least: int, most: int) -> list[int]:
@@ -91,7 +90,7 @@ def clove_sources(count: int, seed: int = 0) -> list[Source]:
 
 
 def plain_sums(model: GPT2LMHeadModel, sequences: list[dict[str, list[int]]], device: torch.device) -> Tensor:
-    """Two padded batches with scores everywhere; sums as :class:`SRM.model.SRMLoss` gives them."""
+    """Return the sums of :class:`SRM.model.SRMLoss`, computed with two padded batches and all logits."""
     weights_of = torch.ones(model.config.vocab_size, device=device)
     weights_of[IDS.weighted_ids()] = TOKENS_WEIGHT
     sums = []
@@ -111,7 +110,7 @@ def plain_sums(model: GPT2LMHeadModel, sequences: list[dict[str, list[int]]], de
 
 
 def measure_training(model: GPT2LMHeadModel, device: torch.device, batches: int) -> dict[str, float]:
-    """Tokens of the examples' sequences per second on both sides, and how far their losses are apart."""
+    """Return tokens per second of both sides, and the relative difference of their losses."""
     rng = np.random.default_rng(1)
     drawn = [draw(source, rng, 30, 1024, IDS.sep) for source in clove_sources(1300)]
     layout = TreeLayout(IDS)
@@ -121,17 +120,17 @@ def measure_training(model: GPT2LMHeadModel, device: torch.device, batches: int)
     loss = SRMLoss(model, IDS.weighted_ids(), TOKENS_WEIGHT)
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.0)
 
-    def ours(chosen: list[Drawn]) -> Tensor:
+    def ours(chosen: list[Example]) -> Tensor:
         return loss({name: value.to(device) for name, value in layout.batch(chosen).items()})
 
-    def plain(chosen: list[Drawn]) -> Tensor:
+    def plain(chosen: list[Example]) -> Tensor:
         return plain_sums(model, [decoder_sequences(one, IDS) for one in chosen], device)
 
     def tokens(indices: list[list[int]]) -> int:
         chosen = [decoder_sequences(drawn[i], IDS) for batch in indices for i in batch]
         return sum(len(one["cqa"]) + len(one["gen_X"]) for one in chosen)
 
-    def update(side: Callable[[list[Drawn]], Tensor], batch: list[int]) -> None:
+    def update(side: Callable[[list[Example]], Tensor], batch: list[int]) -> None:
         sums = side([drawn[i] for i in batch])
         (sums[0] / sums[1] + LM_LAMBDA * sums[2] / sums[3]).backward()
         optimizer.step()
@@ -154,9 +153,9 @@ def measure_training(model: GPT2LMHeadModel, device: torch.device, batches: int)
 
 
 def let_it_end(model: GPT2LMHeadModel) -> None:
-    """Plant a way to end: the score of eos grows with the position, and some tokens invite it.
+    """Modify the weights so that texts end: the logit of eos grows with the position and depends on the last token.
 
-    Random weights never end a sequence at the same places twice; trained ones end scene graphs at all lengths.
+    Like trained weights, and unlike random ones, they end scene graphs at many different lengths.
     """
     generator = torch.Generator().manual_seed(0)
     by_place, by_word = F.normalize(torch.randn(2, model.config.n_embd, generator=generator))
@@ -169,7 +168,7 @@ def let_it_end(model: GPT2LMHeadModel) -> None:
 def measure_generation(
     model: GPT2LMHeadModel, device: torch.device, count: int, longest: int
 ) -> dict[str, float]:
-    """Prompts per second on both sides, and the share of texts that differ."""
+    """Return prompts per second of both sides, and the fraction of texts that differ."""
     rng = np.random.default_rng(2)
     starts = [[IDS.start, *rng.integers(0, WORDS, rng.integers(2, 12)).tolist()] for _ in range(count)]
     passes = [
@@ -179,21 +178,21 @@ def measure_generation(
     model.eval()
 
     def ours() -> list[list[int]]:
-        quick = packed(model) if device.type == "cpu" else model
-        rows = Rows(quick, PLAIN_PROMPTS * BEAMS, longest, torch.float32)
+        quick = onednn_copy(model) if device.type == "cpu" else model
+        rows = CachedRows(quick, PLAIN_PROMPTS * BEAMS, longest, torch.float32)
         order = sorted(range(count), key=lambda i: len(starts[i]))
         texts = []
         for beams, prompts in passes:
             search = Search(IDS.eos, IDS.pad, longest, beams, unique_pairs=beams > 1, length_rule="generated")
-            found = dict(zip(order, search.run(rows, [prompts[i] for i in order]), strict=True))
-            texts += [found[i] for i in range(count)]
+            generated = dict(zip(order, search.run(rows, [prompts[i] for i in order]), strict=True))
+            texts += [generated[i] for i in range(count)]
         return texts
 
     def plain() -> list[list[int]]:
         texts = []
         for beams, prompts in passes:
-            for at in range(0, count, PLAIN_PROMPTS):
-                texts += library(model, prompts[at : at + PLAIN_PROMPTS], beams, longest, device)
+            for first in range(0, count, PLAIN_PROMPTS):
+                texts += library(model, prompts[first : first + PLAIN_PROMPTS], beams, longest, device)
         return texts
 
     results, rates = [], {}
@@ -203,14 +202,14 @@ def measure_generation(
         _wait(device)
         rates[name] = count / (time.perf_counter() - begun)
     graphs = [len(text) for text in results[1][:count]]
-    print(f"generated graphs: {min(graphs)} to {max(graphs)} tokens, {sum(graphs) / count:.0f} in the mean")
+    print(f"generated graphs: {min(graphs)} to {max(graphs)} tokens, {sum(graphs) / count:.0f} on average")
     return rates | {"difference": sum(a != b for a, b in zip(*results, strict=True)) / (2 * count)}
 
 
 def library(
     model: GPT2LMHeadModel, prompts: list[list[int]], beams: int, longest: int, device: torch.device
 ) -> list[list[int]]:
-    """transformers' search on one padded batch."""
+    """Return the texts that transformers generates from one padded batch of prompts."""
     width = max(map(len, prompts))
     input_ids = torch.tensor(
         [[IDS.pad] * (width - len(prompt)) + prompt for prompt in prompts], device=device
@@ -234,10 +233,10 @@ def main() -> int:
     )
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads (default: all)")
-    parser.add_argument("--batches", type=int, default=3, help="training batches on either side")
+    parser.add_argument("--batches", type=int, default=3, help="number of training batches")
     parser.add_argument("--prompts", type=int, default=64)
-    parser.add_argument("--longest", type=int, default=100, help="tokens of a text at most")
-    parser.add_argument("--json", type=Path, help="also write the figures here")
+    parser.add_argument("--longest", type=int, default=100, help="maximum number of tokens of a text")
+    parser.add_argument("--json", type=Path, help="also write the measurements to this file")
     args = parser.parse_args()
     torch.set_num_threads(args.threads or len(os.sched_getaffinity(0)))
     logging.set_verbosity_error()
@@ -250,7 +249,7 @@ def main() -> int:
     generation = measure_generation(model.to(device), device, args.prompts, args.longest)
 
     reached = True
-    print(f"{'':12} {'plain':>8} {'here':>8} {'ratio':>6} {'target':>6} {'difference':>10}")
+    print(f"{'':12} {'plain':>8} {'SRM':>8} {'ratio':>6} {'target':>6} {'difference':>10}")
     figures = {"training": training, "generation": generation}
     for name, rates in figures.items():
         rates["ratio"] = rates["ours"] / rates["plain"]

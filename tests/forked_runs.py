@@ -1,9 +1,9 @@
-"""Many runs of two processes in little time.
+"""Starts many runs of two processes quickly, by forking.
 
-Run as a script, ``forked_runs.py PROGRAM LIMIT PORTS [argument ...]``, it imports the libraries of ``mmf_run`` or
-SRM once and forks two processes for each run. They run the whole command line and end as those do that torchrun
-starts: they find their rank in the environment, and their store at the run's port. A line on stdout names the
-exit codes of each run. After LIMIT seconds the processes of a run write their stacks and are aborted.
+As a script, ``forked_runs.py PROGRAM LIMIT PORTS [argument ...]``, it imports the libraries of ``mmf_run`` or SRM once
+and forks two processes for each run. Each process executes the complete command line as under torchrun, with its rank
+in the environment and the store at the port of the run. The exit codes of each run are printed in one line. After
+LIMIT seconds, the processes of a run write their stacks and are aborted.
 """
 
 from __future__ import annotations
@@ -19,18 +19,19 @@ from pathlib import Path
 
 PROCESSES = 2
 RUN = "{run}"
-"""Stands for the number of the run in arguments."""
+"""Placeholder for the number of the run in arguments."""
 LIMIT = 60
-"""Seconds for one run, which takes a few."""
+"""Time limit of a run in seconds; it normally takes a few seconds."""
 
 
 def many_runs(program: str, runs: int, arguments: list[str], busy: bool = False) -> list[tuple[int, ...]]:
-    """The exit codes of two processes in each of ``runs`` runs of ``mmf_run`` or ``SRM``.
+    """Return the exit codes of the two processes of each run of ``mmf_run`` or SRM.
 
     Args:
         program: ``mmf_run`` or ``SRM``.
-        arguments: of the command line, see :data:`RUN`.
-        busy: keep two cores busy meanwhile.
+        runs: number of runs.
+        arguments: arguments of the command line, see :data:`RUN`.
+        busy: whether to keep two cores busy during the runs.
     """
     from torch.distributed import TCPStore
 
@@ -47,21 +48,21 @@ def many_runs(program: str, runs: int, arguments: list[str], busy: bool = False)
             loop.kill()
             loop.wait()
     print(done.stdout[-20000:], done.stderr[-20000:], sep="\n")
-    found = re.findall(r"^run \d+: exit codes \[(.+)\]", done.stdout, re.MULTILINE)
-    return [tuple(map(int, codes.split(", "))) for codes in found]
+    exit_code_lists = re.findall(r"^run \d+: exit codes \[(.+)\]", done.stdout, re.MULTILINE)
+    return [tuple(map(int, codes.split(", "))) for codes in exit_code_lists]
 
 
 def load(program: str) -> None:
-    """Import what takes long, so that the processes need not."""
+    """Import the slow libraries before forking."""
     if program == "mmf_run":
         import mmclvqa.cli  # noqa: F401, I001
         from mmf.utils.build import build_trainer  # noqa: F401
     else:
-        import SRM.launch  # noqa: F401
+        import SRM.run  # noqa: F401
 
 
 def start(program: str, arguments: list[str], rank: int, port: str) -> int:
-    """Fork a process of a run; gives its process ID."""
+    """Fork a process of a run and return its process ID."""
     pid = os.fork()
     if pid:
         return pid
@@ -82,7 +83,7 @@ def start(program: str, arguments: list[str], rank: int, port: str) -> int:
 
 
 def exit_codes(pids: list[int], limit: float) -> list[int]:
-    """The exit codes (negative: the signal) of processes, which are aborted when the time is over."""
+    """Return the exit codes of processes (negative: signal), which are aborted after ``limit`` seconds."""
     codes: dict[int, int] = {}
     deadline = time.monotonic() + limit
     overdue = False

@@ -1,10 +1,10 @@
-"""SRM against sequences and records of the published code.
+"""Compares SRM with sequences and records of the published code.
 
     python tests/parity/check_srm.py DIR
 
-DIR holds ``srm.json`` and the tokenizer ``tiny_gpt2/``. Id sequences, acceptance and finished records must be
-equal. Where an example is not deterministic (items are drawn), the numbers of items and of tokens are compared,
-and the multiset of items: equal where all of them are taken, else both sides must be draws from the same items.
+DIR has ``srm.json`` and the tokenizer ``tiny_gpt2/``. Id sequences, acceptance and finished records must be equal. If
+an example is random (its items are drawn), the numbers of items and tokens must be equal, and so must the multisets of
+items if all items are used; otherwise both sides must be draws from the same items.
 """
 
 from __future__ import annotations
@@ -22,9 +22,17 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from SRM.examples import IGNORED, Drawn, Source, decoder_sequences, draw, read_sources  # noqa: E402
 from SRM.records import Generation, finish, refusal  # noqa: E402
-from SRM.tokens import SEP, Tokens  # noqa: E402
+from SRM.tokens import (  # noqa: E402
+    IGNORED,
+    SEP,
+    Example,
+    Source,
+    Tokens,
+    decoder_sequences,
+    draw,
+    read_sources,
+)
 
 N_SG_SEQ = 30
 N_POSITIONS = 1024
@@ -80,7 +88,7 @@ def _example(example: dict[str, Any], tokens: Tokens, starts: dict[str, str]) ->
 
 
 def _drawn(
-    source: Source, drawn: Drawn, got: dict[str, list[int]], expected: dict[str, list[int]], tokens: Tokens
+    source: Source, drawn: Example, got: dict[str, list[int]], expected: dict[str, list[int]], tokens: Tokens
 ) -> Iterator[str]:
     """Compare sequences whose items are drawn."""
     related, every = (
@@ -109,7 +117,7 @@ def _drawn(
 
 
 def _question_and_answer(side: dict[str, list[int]], source: Source, tokens: Tokens) -> Iterator[str]:
-    """Whether a sequence ends in the record's question and one of its answers, and they are all that counts."""
+    """Yield problems unless a sequence ends in the record's question and an answer, and only these have targets."""
     tail = side["cqa"][len(side["context"]) :]
     allowed = [[*source.question, tokens.answer, *answer] for answer in source.answers]
     if tail not in allowed:

@@ -1,11 +1,11 @@
-"""SRM's beam search and optimizer against results of the published code.
+"""Compares SRM's beam search and optimizer with results of the published code.
 
     python tests/parity/check_srm_search.py FILE
 
-FILE is of the form of ``tests/fixtures/srm_search_and_optimizer.json``: a small GPT-2 whose weights follow from their
-names, prompts with the tokens that beam search gives under both length rules, and steps of the optimizer. Token
-sequences must be equal, each prompt alone and all of them in batches; parameters to 1e-7. Exits with 0 when all are
-equal, and prints what differs.
+FILE has the form of ``tests/fixtures/srm_search_and_optimizer.json``: a small GPT-2 whose weights are derived from
+their names, prompts with the tokens that beam search returns with both length rules, and steps of the optimizer. Token
+sequences must be equal, for single prompts and for batches; parameters must agree to 1e-7. Differences are printed;
+the exit code is 0 if there are none.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from SRM.optimizer import FormerAdamW  # noqa: E402
-from SRM.rows import Rows  # noqa: E402
+from SRM.rows import CachedRows  # noqa: E402
 from SRM.search import Search  # noqa: E402
 
 RULES = {"published": "published", "generated_length": "generated"}
-"""The fixture's name of each length rule, and ours."""
+"""The fixture's name of each length rule, and this project's."""
 PROMPTS_AT_A_TIME = (1, 3, 64)
 TOLERANCE = 1e-7
 
 
 def small_model(search: Mapping[str, Any], direction: Mapping[str, Any]) -> Any:
-    """GPT-2 in float32 without dropout; each weight is drawn from a seed made of its name."""
+    """Build a GPT-2 in float32 without dropout, whose weights are drawn with seeds derived from their names."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
     dropouts = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0)
@@ -68,7 +68,7 @@ def check_search(search: Mapping[str, Any], direction: Mapping[str, Any]) -> Ite
     cases = [search["cases"][index] for index in order]
     for recorded, rule in RULES.items():
         for most in PROMPTS_AT_A_TIME:
-            rows = Rows(model, most * beams, longest, torch.float32)
+            rows = CachedRows(model, most * beams, longest, torch.float32)
             found = Search(search["eos"], search["pad"], longest, beams, True, rule).run(
                 rows, [case["prompt"] for case in cases]
             )

@@ -1,4 +1,4 @@
-"""Fixtures of the SRM tests; what they are made of stands in ``srm_runs.py``."""
+"""Fixtures of the SRM tests, which ``srm_runs.py`` defines."""
 
 from __future__ import annotations
 
@@ -7,6 +7,6 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from srm_runs import fresh_accelerate, shared_world, srm, world  # noqa: E402
+from srm_runs import fresh_accelerate, shared_world, srm, trained, world  # noqa: E402
 
-__all__ = ["fresh_accelerate", "shared_world", "srm", "world"]
+__all__ = ["fresh_accelerate", "shared_world", "srm", "trained", "world"]

@@ -1,11 +1,11 @@
-"""A tiny data root with tiny models of all five names, and runs of SRM on it."""
+"""A tiny data root with tiny language models of all five names, and runs of SRM on it."""
 
 from __future__ import annotations
 
 import json
 import random
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,8 +24,8 @@ from transformers import (
     T5Tokenizer,
 )
 
-from mmclvqa.clove.annotations import new_record, save_records
 from mmclvqa.clove.prompts import save_prompts
+from mmclvqa.clove.records import new_record, save_records
 from mmclvqa.clove.tasks import tasks
 from SRM.train import main
 
@@ -33,10 +33,14 @@ FIXTURES = Path(__file__).resolve().parents[1] / "fixtures"
 COLORS = ("red", "blue", "green", "white")
 THINGS = ("cup", "dog", "tree", "car", "table")
 RECORDS = 24
+TRAINED = ("--n_train_epochs", "15", "--learning_rate", "1e-2", "--n_replay", "3")
+"""Flags of a run in which most generated texts are accepted."""
+DEBUG = ("--debug", "--n_prompts", "2", "--max_length", "20")
+"""Flags of a run in seconds, in which no generated text is accepted."""
 
 
 def record(rng: random.Random, task_name: str, number: int) -> dict:
-    """A record about one coloured thing among three."""
+    """Return a record about one coloured thing among three."""
     things = rng.sample(THINGS, 3)
     colors = [rng.choice(COLORS) for _ in things]
     items = [f"{color} {thing} [SEP]" for color, thing in zip(colors, things, strict=True)]
@@ -54,7 +58,7 @@ def record(rng: random.Random, task_name: str, number: int) -> dict:
 
 
 def _models(root: Path) -> None:
-    """Untrained models small enough to be trained in a second, below ``pretrained/``."""
+    """Write untrained models that are small enough to be trained in seconds."""
     torch.manual_seed(0)
     gpt2 = GPT2Tokenizer.from_pretrained(FIXTURES / "tiny_gpt2")
     for name in ("gpt2", "distilgpt2"):
@@ -96,16 +100,14 @@ def _models(root: Path) -> None:
 
 
 def make_root(root: Path) -> Path:
-    """A data root with both settings' annotations and prompts."""
+    """Write a data root with the annotations and prompts of both settings, and with models."""
     for setting in ("functional", "scene"):
         prompts = {}
         for task in tasks(setting).values():
             rng = random.Random(task.name)
             records = [record(rng, task.name, number) for number in range(RECORDS)]
             save_records(root / task.annotation_path("train"), records)
-            prompts[task.name] = [
-                [f"{rng.choice(COLORS)} {rng.choice(THINGS)}" for _ in range(3)] for _ in range(40)
-            ]
+            prompts[task.name] = [[f"{rng.choice(COLORS)} {rng.choice(THINGS)}" for _ in range(3)] for _ in range(40)]
         save_prompts(root / f"scene_graph_prompts/{setting}.json", prompts)
     _models(root / "pretrained")
     return root
@@ -113,19 +115,19 @@ def make_root(root: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def shared_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny data root; do not change it."""
+    """The tiny data root; tests must not change it."""
     return make_root(tmp_path_factory.mktemp("srm") / "data")
 
 
 @pytest.fixture
 def world(shared_world: Path, tmp_path: Path) -> Path:
-    """A copy of the tiny data root that a test may spoil."""
+    """A copy of the tiny data root that a test may change."""
     return Path(shutil.copytree(shared_world, tmp_path / "data"))
 
 
 @pytest.fixture(autouse=True)
 def fresh_accelerate() -> Iterator[None]:
-    """accelerate keeps the arithmetic of the first run in a process."""
+    """Reset accelerate, which otherwise keeps the precision of the first run of a process."""
     yield
     AcceleratorState._reset_state(reset_partial_state=True)
 
@@ -136,10 +138,10 @@ class Runs:
 
     data: Path
     root: Path
-    capsys: pytest.CaptureFixture[str]
+    capsys: pytest.CaptureFixture[str] | None = None
 
     def argv(self, *flags: str, setting: str = "functional", order: str = "oarlks") -> list[str]:
-        """A command line: small and quick unless ``flags`` say otherwise."""
+        """Return the command line of a small run, with further ``flags``."""
         return [
             *("--cl_setting", setting, "--task_seq", order, "--model_dir_root", str(self.root)),
             *("--data_dir", str(self.data), "--add_task_tokens", "--n_train_epochs", "2", "--n_prompts", "8"),
@@ -148,13 +150,13 @@ class Runs:
         ]
 
     def __call__(self, *flags: str, **named: str) -> Path:
-        """Run, and give the run folder."""
+        """Run and return the run folder."""
         code = main(self.argv(*flags, **named))
-        assert code == 0, self.capsys.readouterr().err
+        assert code == 0, self.capsys and self.capsys.readouterr().err
         return next(self.root.glob("*_replay/*"))
 
     def error(self, *flags: str, **named: str) -> str:
-        """Run a command line that must be refused, and give its one line."""
+        """Run a command line that must fail and return its error, which must be one line."""
         code = main(self.argv(*flags, **named))
         error = self.capsys.readouterr().err
         lines = [line for line in error.splitlines() if line.startswith("error: ")]
@@ -162,14 +164,20 @@ class Runs:
         return lines[0]
 
 
+@pytest.fixture(scope="session")
+def trained(shared_world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run with :data:`TRAINED`, whose models have learned to generate; tests must not change it."""
+    return Runs(shared_world, tmp_path_factory.mktemp("trained") / "exp")(*TRAINED)
+
+
 @pytest.fixture
 def srm(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Runs:
-    """Runs on a data root of the test's own."""
+    """Runs on a copy of the tiny data root."""
     return Runs(world, tmp_path / "exp", capsys)
 
 
 def file_bytes(folder: Path, pattern: str = "**/*") -> dict[str, bytes]:
-    """Every file below ``folder`` but the logs, by name."""
+    """Return the content of every file below ``folder``, except logs, by relative path."""
     return {
         str(path.relative_to(folder)): path.read_bytes()
         for path in sorted(folder.glob(pattern))
@@ -179,6 +187,3 @@ def file_bytes(folder: Path, pattern: str = "**/*") -> dict[str, bytes]:
 
 def read_json(path: Path) -> dict:
     return json.loads(path.read_text(encoding="utf-8"))
-
-
-Refused = Callable[..., str]

@@ -1,6 +1,8 @@
-"""Batches hold every example once, and computing both passes in one row is exact."""
+"""Batches contain every example once, and both passes in one row have exactly the losses of separate sequences."""
 
 from __future__ import annotations
+
+import random
 
 import numpy as np
 import pytest
@@ -19,9 +21,8 @@ from transformers import (
 )
 
 from SRM.batches import PairLayout, Seq2SeqLayout, TreeLayout, layout_for, plan
-from SRM.examples import Drawn, decoder_sequences, draw, read_sources, seq2seq_sequences
 from SRM.model import SRMLoss
-from SRM.tokens import Tokens
+from SRM.tokens import Example, Tokens, decoder_sequences, draw, read_sources, seq2seq_sequences
 
 
 def test_every_example_is_in_exactly_one_batch_within_both_limits() -> None:
@@ -51,9 +52,7 @@ def tokens() -> Tokens:
     return made
 
 
-def examples(tokens: Tokens, longest: int) -> list[Drawn]:
-    import random
-
+def examples(tokens: Tokens, longest: int) -> list[Example]:
     records = [record(random.Random(n), "object", n) for n in range(9)]
     for number, one in enumerate(records):
         one["gt_scene_graph_mask"] = [int(number % 4 > n) for n in range(3)]
@@ -62,19 +61,19 @@ def examples(tokens: Tokens, longest: int) -> list[Drawn]:
     return [draw(one, np.random.default_rng(0), 30, longest, tokens.sep) for one in sources]
 
 
-def separate_loss(model: torch.nn.Module, tokens: Tokens, drawn: list[Drawn], weight: float) -> Tensor:
-    """The oracle: each sequence alone, scores everywhere, means weighted by the target's token."""
+def separate_loss(model: torch.nn.Module, tokens: Tokens, drawn: list[Example], weight: float) -> Tensor:
+    """Compute the sums sequence by sequence, with logits at all positions."""
     sums = torch.zeros(4)
     for one in drawn:
         sequences = decoder_sequences(one, tokens)
-        for at, (fed, wanted) in enumerate((("cqa", "Y"), ("gen_X", "gen_Y"))):
-            scores = model(torch.tensor([sequences[fed]])).logits[0]
-            targets = torch.tensor(sequences[wanted])
+        for side, (inputs, labels) in enumerate((("cqa", "Y"), ("gen_X", "gen_Y"))):
+            scores = model(torch.tensor([sequences[inputs]])).logits[0]
+            targets = torch.tensor(sequences[labels])
             weights = torch.where(torch.isin(targets, torch.tensor(tokens.weighted_ids())), weight, 1.0)
             weights = weights * (targets != -100)
             losses = F.cross_entropy(scores, targets.clamp(min=0), reduction="none")
-            sums[2 * at] += (losses * weights).sum()
-            sums[2 * at + 1] += weights.sum()
+            sums[2 * side] += (losses * weights).sum()
+            sums[2 * side + 1] += weights.sum()
     return sums
 
 
@@ -84,27 +83,25 @@ def test_a_batch_gives_the_losses_of_each_sequence_alone(tokens: Tokens, kind: s
     torch.manual_seed(0)
     sizes = {"vocab_size": len(tokens), "n_positions": 64, "n_embd": 32, "n_layer": 2, "n_head": 4}
     model = (
-        GPT2LMHeadModel(GPT2Config(**sizes))
-        if kind == "gpt2"
-        else OpenAIGPTLMHeadModel(OpenAIGPTConfig(**sizes))
+        GPT2LMHeadModel(GPT2Config(**sizes)) if kind == "gpt2" else OpenAIGPTLMHeadModel(OpenAIGPTConfig(**sizes))
     ).eval()
     layout = layout_for(model, tokens)
     assert isinstance(layout, TreeLayout if kind == "gpt2" else PairLayout)
     drawn = examples(tokens, longest)
     loss = SRMLoss(model, tokens.weighted_ids(), 5.0)
-    ours = loss(layout.batch(drawn))
-    theirs = separate_loss(model, tokens, drawn, 5.0)
-    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-3)
+    sums = loss(layout.batch(drawn))
+    expected = separate_loss(model, tokens, drawn, 5.0)
+    torch.testing.assert_close(sums, expected, rtol=1e-5, atol=1e-3)
 
-    (ours[0] / ours[1] + 0.25 * ours[2] / ours[3]).backward()
+    (sums[0] / sums[1] + 0.25 * sums[2] / sums[3]).backward()
     gradients = [p.grad.clone() for p in model.parameters()]
     model.zero_grad()
-    (theirs[0] / theirs[1] + 0.25 * theirs[2] / theirs[3]).backward()
-    for ours_grad, parameter in zip(gradients, model.parameters(), strict=True):
-        torch.testing.assert_close(ours_grad, parameter.grad, rtol=1e-3, atol=1e-5)
+    (expected[0] / expected[1] + 0.25 * expected[2] / expected[3]).backward()
+    for gradient, parameter in zip(gradients, model.parameters(), strict=True):
+        torch.testing.assert_close(gradient, parameter.grad, rtol=1e-3, atol=1e-5)
 
 
-def test_encoder_decoder_models_have_their_own_unweighted_loss(tokens: Tokens) -> None:
+def test_encoder_decoder_models_have_the_unweighted_loss_of_transformers(tokens: Tokens) -> None:
     torch.manual_seed(0)
     sizes = {"vocab_size": len(tokens), "d_model": 32, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 4}
     model = T5ForConditionalGeneration(
@@ -112,15 +109,13 @@ def test_encoder_decoder_models_have_their_own_unweighted_loss(tokens: Tokens) -
     ).eval()
     drawn = examples(tokens, 64)[:1]
     sums = SRMLoss(model, tokens.weighted_ids(), 5.0)(Seq2SeqLayout(tokens).batch(drawn))
-    for at, (source, target) in enumerate(seq2seq_sequences(drawn[0], tokens)):
+    for side, (source, target) in enumerate(seq2seq_sequences(drawn[0], tokens)):
         own = model(input_ids=torch.tensor([source]), labels=torch.tensor([target])).loss
-        torch.testing.assert_close(sums[2 * at] / sums[2 * at + 1], own)
+        torch.testing.assert_close(sums[2 * side] / sums[2 * side + 1], own)
 
 
-def test_a_process_without_an_example_adds_nothing(tokens: Tokens) -> None:
-    model = GPT2LMHeadModel(
-        GPT2Config(vocab_size=len(tokens), n_positions=64, n_embd=32, n_layer=1, n_head=2)
-    )
+def test_a_batch_without_targets_has_no_loss_and_zero_gradients(tokens: Tokens) -> None:
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=len(tokens), n_positions=64, n_embd=32, n_layer=1, n_head=2))
     batch = TreeLayout(tokens).batch(examples(tokens, 64)[:1])
     batch["targets"].fill_(-100)
     sums = SRMLoss(model, tokens.weighted_ids(), 5.0)(batch)

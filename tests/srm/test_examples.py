@@ -1,4 +1,4 @@
-"""From records to id sequences: what is drawn, what is cut."""
+"""From records to token sequences: which items and answers are drawn, and what is cut."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ import pytest
 from srm_runs import FIXTURES
 from transformers import GPT2Tokenizer
 
-from mmclvqa.clove.annotations import new_record
-from SRM.examples import cut_items, decoder_sequences, draw, read_sources, seq2seq_sequences
-from SRM.tokens import Tokens
+from mmclvqa.clove.records import new_record
+from SRM.tokens import Tokens, cut_items, decoder_sequences, draw, read_sources, seq2seq_sequences
 
 
 @pytest.fixture(scope="module")
@@ -51,20 +50,20 @@ def test_related_items_are_cut_first_and_others_fill_up(
     assert not drawn.cut
 
 
-def test_every_epoch_draws_other_items_and_one_seed_the_same(tokens: Tokens) -> None:
+def test_items_are_drawn_by_seed(tokens: Tokens) -> None:
     one = source(tokens, 2, 40)
     draws = [draw(one, np.random.default_rng(seed), 10, 1000, tokens.sep).graph for seed in (1, 1, 2)]
     assert draws[0] == draws[1] != draws[2]
 
 
-def test_answers_are_drawn_as_often_as_they_stand(tokens: Tokens) -> None:
+def test_answers_are_drawn_by_their_frequency(tokens: Tokens) -> None:
     one = source(tokens, 1, 0, answers=["man"] * 7 + ["lady"] * 3)
     rng = np.random.default_rng(0)
     drawn = Counter(tokens.text(draw(one, rng, 10, 1000, tokens.sep).answer) for _ in range(1000))
     assert drawn["man"] == pytest.approx(700, abs=60) and sum(drawn.values()) == 1000
 
 
-def test_an_example_longer_than_the_model_loses_whole_items_of_its_context(tokens: Tokens) -> None:
+def test_an_example_longer_than_the_model_drops_whole_items_of_its_context(tokens: Tokens) -> None:
     drawn = draw(source(tokens, 20, 20), np.random.default_rng(0), 30, 60, tokens.sep)
     sequences = decoder_sequences(drawn, tokens)
     assert drawn.cut
@@ -73,16 +72,16 @@ def test_an_example_longer_than_the_model_loses_whole_items_of_its_context(token
     assert all(item.startswith("man near tree") for item in tokens.text(drawn.context).split("[SEP]"))
 
 
-def test_an_item_that_is_alone_too_long_is_cut_itself() -> None:
+def test_a_first_item_that_is_too_long_is_truncated() -> None:
     assert cut_items([[1, 2, 3, 4], [5]], 3, sep=0) == ([1, 2, 3], True)
     assert cut_items([[1], [2, 3], [4]], 4, sep=0) == ([1, 0, 2, 3], True)
 
 
 def test_encoder_decoder_graph_is_split_at_a_separator(tokens: Tokens) -> None:
     drawn = draw(source(tokens, 2, 3), np.random.default_rng(0), 30, 1000, tokens.sep)
-    (asked, told), (begun, rest) = seq2seq_sequences(drawn, tokens)
-    assert tokens.text(asked) == "[que_object]man near tree0[SEP]man near tree1[que_object]"
-    assert tokens.text(told) == "who is it?[ans]man<|endoftext|>"
-    assert begun[-1] == tokens.sep and rest[-1] == tokens.eos
+    (question_source, question_target), (graph_source, graph_target) = seq2seq_sequences(drawn, tokens)
+    assert tokens.text(question_source) == "[que_object]man near tree0[SEP]man near tree1[que_object]"
+    assert tokens.text(question_target) == "who is it?[ans]man<|endoftext|>"
+    assert graph_source[-1] == tokens.sep and graph_target[-1] == tokens.eos
     whole = "[SEP]".join(f"man near tree{n}" for n in range(5))
-    assert tokens.text(begun) + tokens.text(rest) == f"__object__{whole}<|endoftext|>"
+    assert tokens.text(graph_source) + tokens.text(graph_target) == f"__object__{whole}<|endoftext|>"

@@ -1,4 +1,4 @@
-"""What SRM's replays are worth on clove-mini, at the sizes of SRM/mini.args: the checker reads every one of them."""
+"""Quality of the replays on clove-mini with the sizes of SRM/mini.args; every answer is verified."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ def test_replays_are_accepted_true_and_different(setting: str, order: str, clove
     command += ["--n_train_epochs", "8"] if setting == "scene" else []  # as compare.sh does
     subprocess.run(command, cwd=PROJECT, check=True)
     folder = tmp_path / "distilgpt2_replay" / f"distilgpt2_{setting}_{order}"
-    found = {}
+    quality = {}
     for past, current in combinations(order, 2):
-        figures = json.loads((folder / f"{order}_REPLAY[{past}]_AT[{current}].json").read_text())
-        found[past + current] = (
-            figures["acceptance"], figures["truth"]["share"], figures["distinct_question_share"],
+        statistics = json.loads((folder / f"{order}_REPLAY[{past}]_AT[{current}].json").read_text())
+        quality[past + current] = (
+            statistics["acceptance"], statistics["truth"]["share"], statistics["distinct_question_share"],
         )  # fmt: skip
         assert (folder / f"{order}_REPLAY[{past}]_AT[{current}].npy").is_file()
-    print(found)
-    assert len(found) == 15
+    print(quality)
+    assert len(quality) == 15
     first, last = order[0], order[-1]
-    assert all(acceptance >= 0.8 for acceptance, _, _ in found.values()), found
-    assert all(truth >= (0.7 if pair == first + last else 0.8) for pair, (_, truth, _) in found.items()), found
-    # A scene type has some 600 different prompts, and so few questions.
-    assert all(distinct >= (0.25 if setting == "scene" else 0.3) for _, _, distinct in found.values()), found
+    assert all(acceptance >= 0.8 for acceptance, _, _ in quality.values()), quality
+    assert all(truth >= (0.7 if pair == first + last else 0.8) for pair, (_, truth, _) in quality.items()), quality
+    # A scene type has about 600 distinct prompts, and therefore few questions.
+    assert all(distinct >= (0.25 if setting == "scene" else 0.3) for _, _, distinct in quality.values()), quality

@@ -1,4 +1,4 @@
-"""Several processes share every batch and give what one process gives."""
+"""Several processes share every batch and have the results of one process."""
 
 from __future__ import annotations
 
@@ -20,18 +20,10 @@ TRAIN = Path(__file__).resolve().parents[2] / "SRM" / "train.py"
 
 @pytest.mark.slow
 def test_two_processes_learn_what_one_learns(srm: Runs) -> None:
-    flags = ("--dropout", "0", "--n_prompts", "4", "--min_batch_size", "5", "--n_replay", "0")
+    flags = ("--debug", "--dropout", "0", "--n_prompts", "2", "--min_batch_size", "5", "--n_replay", "0")
     alone = load_file(srm(*flags) / "models" / "object" / "model.safetensors")
     srm.root = srm.root.with_name("two")
-    command = [
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc_per_node",
-        "2",
-        TRAIN,
-        *srm.argv(*flags),
-    ]
+    command = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", TRAIN, *srm.argv(*flags)]
     subprocess.run([sys.executable, *command], check=True, capture_output=True)
     folder = next(srm.root.glob("*/*"))
     together = load_file(folder / "models" / "object" / "model.safetensors")
@@ -43,7 +35,7 @@ def test_two_processes_learn_what_one_learns(srm: Runs) -> None:
 @pytest.mark.long
 @pytest.mark.parametrize("busy", [False, True], ids=["alone", "on busy cores"])
 def test_no_run_of_two_processes_hangs_or_aborts(srm: Runs, busy: bool) -> None:
-    """The runs train the last task; PROCESS_RUNS says how many there are."""
+    """Runs that train the last task; PROCESS_RUNS sets their number."""
     runs = int(os.environ.get("PROCESS_RUNS", "10"))
     flags = ("--debug", "--n_prompts", "2", "--n_replay", "0", "--n_train_epochs", "1")
     srm(*flags)

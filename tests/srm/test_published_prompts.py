@@ -1,4 +1,4 @@
-"""The published prompts of the scene setting, 20000 per task, are read, sampled, batched and written at full size."""
+"""The published prompts of the scene setting, 20000 per task, are read, sampled and generated from at full size."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from srm_runs import Runs, read_json
 
-from mmclvqa.clove.annotations import load_records
+from mmclvqa.clove.records import load_records
 from mmclvqa.clove.tasks import tasks
 from SRM.data import choose_prompts, read_prompts
 from SRM.settings import parse
@@ -16,7 +16,7 @@ from SRM.settings import parse
 PUBLISHED = "stage_sg_scene_setting_50u-50c.json"
 
 
-def test_at_most_15000_of_the_20000_are_drawn_and_each_time_others(shared_data: Path, srm: Runs) -> None:
+def test_15000_of_the_20000_are_drawn_anew_for_each_file(shared_data: Path, srm: Runs) -> None:
     shutil.copy(shared_data / PUBLISHED, srm.data / "scene_graph_prompts" / "scene.json")
     settings = parse(
         ["--cl_setting", "scene", "--task_seq", "abcdef", "--model_dir_root", str(srm.root)]

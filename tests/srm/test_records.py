@@ -1,4 +1,4 @@
-"""Acceptance tests and finished records."""
+"""The acceptance tests of generated texts, and the finished records."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import random
 
 import pytest
 
-from mmclvqa.clove.annotations import check_record
-from SRM.records import REFUSALS, Generation, finish, graph_items, ocr_words, refusal
+from mmclvqa.clove.records import check_record
+from SRM.records import REFUSALS, Generation, finish, refusal
 
 GRAPH = "__object__dog[SEP]red car[SEP]sign [OCR] stop[SEP]<|endoftext|>"
 QA = "__object__dog[que]what is it?[ans]dog<|endoftext|>"
@@ -41,21 +41,23 @@ def test_an_encoder_decoder_graph_must_end() -> None:
     assert refusal(Generation(("dog",), GRAPH, QA), graph_must_end=True) is None
 
 
+def finished(graph: str) -> dict:
+    return finish(Generation(("dog",), graph, QA), "distilgpt2", "object", "__object__", "id1", random.Random(0))
+
+
 def test_a_finished_record_fits_the_schema_and_marks_the_prompt() -> None:
-    made = finish(
-        Generation(("dog",), GRAPH, QA), "distilgpt2", "object", "__object__", "id1", random.Random(0)
-    )
+    made = finished(GRAPH)
     check_record(made, "made")
     assert made["gt_scene_graph_seq"] == ["dog [SEP]", "red car [SEP]", "sign  [OCR]  stop [SEP]"]
     assert made["gt_scene_graph_mask"] == [1, 0, 0]
-    assert made["ocr_tokens"] == ["stop"]
     assert (made["question"], made["answer"], made["answers"]) == ("what is it?", "dog", ["dog"] * 10)
     assert sorted(made["pred_scene_graph_seq"]) == sorted(made["gt_scene_graph_seq"])
 
 
 def test_items_without_text_and_after_the_last_separator_are_left_out() -> None:
-    assert graph_items("[pad]__gen__dog[SEP] [SEP]cat[SEP]half an it", "__gen__") == ["dog", "cat"]
+    made = finished("[pad]__object__dog[SEP] [SEP]cat[SEP]half an it")
+    assert made["gt_scene_graph_seq"] == ["dog [SEP]", "cat [SEP]"]
 
 
 def test_the_word_after_the_ocr_token_is_an_ocr_token() -> None:
-    assert ocr_words(["red sign with  [OCR]  stop now", "dog", "sign  [OCR] "]) == ["stop"]
+    assert finished("__object__red sign [OCR] stop now[SEP]dog[SEP]sign [OCR][SEP]")["ocr_tokens"] == ["stop"]

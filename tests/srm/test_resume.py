@@ -1,4 +1,4 @@
-"""A run that is killed and started again ends with the files of a run that was left alone."""
+"""A run that is killed and restarted has the files of an uninterrupted run."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from srm_runs import Runs, file_bytes
+from srm_runs import DEBUG, TRAINED, Runs, file_bytes
+
+from SRM.generate import Generator
 
 TRAIN = Path(__file__).resolve().parents[2] / "SRM" / "train.py"
-FLAGS = ("--n_train_epochs", "6", "--learning_rate", "1e-2")
 
 
 def kill_when(srm: Runs, reached: Callable[[Path], bool]) -> None:
-    """Start the run as a process of its own and kill it as soon as ``reached(run folder)``."""
+    """Start the run in another process and kill it as soon as ``reached`` is true of the run folder."""
     process = subprocess.Popen(
-        [sys.executable, TRAIN, *srm.argv(*FLAGS)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        [sys.executable, TRAIN, *srm.argv(*TRAINED)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     folder = srm.root / "distilgpt2_replay" / "distilgpt2_functional_oarlks"
     while not reached(folder):
@@ -30,32 +31,28 @@ def kill_when(srm: Runs, reached: Callable[[Path], bool]) -> None:
 
 
 @pytest.mark.slow
-def test_killed_in_training_and_in_generation_it_ends_with_the_same_files(srm: Runs) -> None:
-    undisturbed = file_bytes(srm(*FLAGS))
-    srm.root = srm.root.with_name("killed")
+def test_a_run_killed_in_training_and_in_generation_has_the_same_files(srm: Runs, trained: Path) -> None:
     kill_when(srm, lambda folder: (folder / "unfinished" / "training.safetensors").exists())
     kill_when(
         srm,
         lambda folder: any(folder.glob("unfinished/replay_a_at_r*")) or any(folder.glob("*[[]a]_AT[[]r]*")),
     )
-    kill_when(srm, lambda folder: (folder / "models" / "logical").exists())
-    assert file_bytes(srm(*FLAGS)) == undisturbed
+    assert file_bytes(srm(*TRAINED)) == file_bytes(trained)
 
 
-def test_what_a_kill_left_half_written_is_removed(srm: Runs) -> None:
-    folder = srm("--debug")
+def test_a_complete_run_is_not_repeated_and_temporary_files_are_removed(srm: Runs) -> None:
+    folder = srm(*DEBUG)
+    times = {path: path.stat().st_mtime_ns for path in folder.glob("**/*.npy")}
     (folder / ".oarlks_REPLAY[o]_AT[a].npy.x.tmp").write_text("half")
     (folder / "models" / ".scenetext.tmp").mkdir()
-    srm("--debug")
+    srm(*DEBUG)
+    assert {path: path.stat().st_mtime_ns for path in folder.glob("**/*.npy")} == times
     assert not [path for path in folder.rglob("*") if path.name.endswith(".tmp")]
 
 
-def test_parts_of_a_replay_file_that_are_there_are_not_generated_again(
-    srm: Runs, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from SRM.generate import Generator
-
-    monkeypatch.setattr("SRM.replay.PART", 3)
+def test_complete_parts_of_a_replay_file_are_not_generated_again(srm: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
+    flags = (*DEBUG, "--n_prompts", "4")
+    monkeypatch.setattr("SRM.replay.PART", 2)
     real, calls, stop_at = Generator.texts, [], 0
 
     def texts(self: Generator, *args: object) -> object:
@@ -65,13 +62,13 @@ def test_parts_of_a_replay_file_that_are_there_are_not_generated_again(
         return real(self, *args)
 
     monkeypatch.setattr(Generator, "texts", texts)
-    undisturbed = file_bytes(srm("--debug"))
+    undisturbed = file_bytes(srm(*flags))
     parts, stop_at = calls.copy(), 5
     assert len(parts) > 15
     calls.clear()
     srm.root = srm.root.with_name("stopped")
-    assert "stopped" in srm.error("--debug")
+    assert "stopped" in srm.error(*flags)
     assert calls == parts[:5]
     stop_at = 0
-    assert file_bytes(srm("--debug")) == undisturbed
+    assert file_bytes(srm(*flags)) == undisturbed
     assert calls == parts[:5] + parts[4:]

@@ -1,15 +1,17 @@
-"""What a run writes, in which order, and what its switches do."""
+"""The files of a run and the effect of its flags."""
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
-from srm_runs import RECORDS, Runs, file_bytes, read_json
+from srm_runs import DEBUG, RECORDS, Runs, file_bytes, read_json
 
-from mmclvqa.clove.annotations import load_records, save_records
+from mmclvqa.clove.records import load_records, save_records
+from SRM.data import read_prompts, replay_records, training_file, training_records
+from SRM.generate import Generator
+from SRM.settings import parse
 from SRM.train import main
 
 ORDER = "oarlks"
@@ -22,12 +24,10 @@ def replay(folder: Path, past: str, current: str) -> Path:
 
 
 @pytest.mark.slow
-def test_a_run_writes_all_replay_files_models_and_statistics(srm: Runs) -> None:
-    folder = srm("--n_train_epochs", "40")
-    assert folder == srm.root / "distilgpt2_replay" / "distilgpt2_functional_oarlks"
-    expected = {replay(folder, *pair).name for pair in PAIRS} | {
-        f"{ORDER}_REPLAY_AT[{c}].npy" for c in ORDER[1:]
-    }
+def test_a_run_writes_all_replay_files_models_and_statistics(trained: Path) -> None:
+    folder = trained
+    assert folder.parts[-2:] == ("distilgpt2_replay", "distilgpt2_functional_oarlks")
+    expected = {replay(folder, *pair).name for pair in PAIRS} | {f"{ORDER}_REPLAY_AT[{c}].npy" for c in ORDER[1:]}
     assert {path.name for path in folder.glob("*.npy")} == expected
     assert {path.stem for path in folder.glob(f"{ORDER}*.json")} == {Path(name).stem for name in expected}
     for name in NAMES.values():
@@ -36,13 +36,13 @@ def test_a_run_writes_all_replay_files_models_and_statistics(srm: Runs) -> None:
     assert not (folder / "unfinished").exists()
 
     records = load_records(replay(folder, "o", "s"))
-    figures = read_json(replay(folder, "o", "s").with_suffix(".json"))
-    assert figures["accepted"] == len(records) > 0
+    statistics = read_json(replay(folder, "o", "s").with_suffix(".json"))
+    assert statistics["accepted"] == len(records) > 0
     assert (
-        figures["prompts"] == 8 == figures["accepted"] + sum(r["count"] for r in figures["refused"].values())
+        statistics["prompts"] == 8 == statistics["accepted"] + sum(r["count"] for r in statistics["refused"].values())
     )
-    assert {"duplicates", "distinct_questions", "distinct_answers", "lengths", "answers"} <= set(figures)
-    assert {"replay", "real"} < set(figures["answers"][0])
+    assert {"duplicates", "distinct_questions", "distinct_answers", "lengths", "answers"} <= set(statistics)
+    assert {"replay", "real"} < set(statistics["answers"][0])
     assert {record["stage"] for record in records} == {"object_gen"}
     assert all(record["gt_scene_graph_mask"][0] == 1 for record in records)
     joined = load_records(folder / f"{ORDER}_REPLAY_AT[s].npy")
@@ -53,56 +53,41 @@ def test_a_run_writes_all_replay_files_models_and_statistics(srm: Runs) -> None:
     assert "loss" in log and "/ qa loss" in log and "/ lm loss" in log and "/ lr" in log
 
 
-@pytest.mark.slow
-def test_two_runs_with_one_seed_write_the_same_bytes(srm: Runs) -> None:
-    first = file_bytes(srm("--seed", "3"))
-    srm.root = srm.root.with_name("again")
-    assert file_bytes(srm("--seed", "3")) == first
-    srm.root = srm.root.with_name("other")
-    assert file_bytes(srm("--seed", "4")) != first
-
-
-def test_a_finished_run_is_not_done_again(srm: Runs) -> None:
-    folder = srm()
-    before = {path: path.stat().st_mtime_ns for path in folder.glob("**/*.npy")}
-    srm()
-    assert {path: path.stat().st_mtime_ns for path in folder.glob("**/*.npy")} == before
-
-
-def test_the_scene_setting_is_learned_under_its_own_names(srm: Runs) -> None:
-    folder = srm("--debug", setting="scene", order="abcdef")
+def test_the_scene_setting_has_its_own_names(scene_run: Path) -> None:
+    folder = scene_run
     assert folder.name == "distilgpt2_scene_abcdef"
     assert (folder / "abcdef_REPLAY[a]_AT[f].npy").exists()
     assert (folder / "models" / "f#Outdoors").is_dir()
 
 
-def test_without_add_task_tokens_all_tasks_share_one_token(srm: Runs) -> None:
-    argv = [word for word in srm.argv("--debug") if word != "--add_task_tokens"]
-    assert main(argv) == 0
+@pytest.mark.parametrize("name", ["distilgpt2", "t5-small"])
+def test_without_add_task_tokens_all_tasks_share_their_tokens(srm: Runs, name: str) -> None:
+    argv = srm.argv(*DEBUG, "--model_name", name)
+    assert main([argument for argument in argv if argument != "--add_task_tokens"]) == 0
     folder = next(srm.root.glob("*/*"))
-    assert "__gen__" in _tokenizer_text(folder) and "__object__" not in _tokenizer_text(folder)
+    files = (folder / "models" / "scenetext").glob("*token*.json")
+    text = "".join(path.read_text(encoding="utf-8") for path in files)
+    assert "__gen__" in text and "__object__" not in text and "[que_" not in text
 
 
-def test_embeddings_grow_with_every_task(srm: Runs) -> None:
-    folder = srm("--debug")
+def test_embeddings_grow_with_every_task(trained: Path) -> None:
     rows = [
-        load_file(folder / "models" / NAMES[letter] / "model.safetensors")["transformer.wte.weight"].shape[0]
+        load_file(trained / "models" / NAMES[letter] / "model.safetensors")["transformer.wte.weight"].shape[0]
         for letter in ORDER
     ]
     assert rows == list(range(rows[0], rows[0] + 6))
 
 
-def test_train_perc_takes_that_share_of_each_task_and_of_the_replays_in_a_root_of_its_own(srm: Runs) -> None:
-    root = srm.root
-    srm.root = root.with_name(f"{root.name}_tr0.25")
-    assert main(srm.argv("--train_perc", "0.25", "--n_train_epochs", "40", "--model_dir_root", str(root))) == 0
-    assert not root.exists()
-    folder = next(srm.root.glob("*_replay/*"))
-    log = (folder / "log_train.txt").read_text()
-    assert f"task object: {RECORDS // 4} records" in log
-    accepted = sum(len(load_records(replay(folder, past, "s"))) for past in ORDER[:-1])
-    joined = [int(count) for count in re.findall(r"task scenetext: (\d+) replays of", log)]
-    assert len(joined) == 5 and sum(joined) == accepted // 4 > 0
+def test_train_perc_keeps_that_share_of_the_records_and_of_all_replays(shared_world: Path, tmp_path: Path) -> None:
+    settings = parse(Runs(shared_world, tmp_path).argv("--train_perc", "0.25", "--n_replay", "7"))
+    *earlier, current = settings.order
+    records = load_records(training_file(shared_world, current))
+    assert len(training_records(settings, current)) == RECORDS // 4
+    files = {past: tmp_path / f"{past.name}.npy" for past in earlier}
+    for path in files.values():
+        save_records(path, records)
+    replays = replay_records(settings, files, current)
+    assert list(replays) == earlier and sum(map(len, replays.values())) == 5 * 7 // 4
 
 
 def test_use_gt_prompts_with_the_related_items_of_real_records(srm: Runs) -> None:
@@ -113,102 +98,81 @@ def test_use_gt_prompts_with_the_related_items_of_real_records(srm: Runs) -> Non
     records[0]["gt_scene_graph_mask"] = [0, 0, 0]
     save_records(path, records)
     (srm.data / "scene_graph_prompts" / "functional.json").unlink()
-    folder = srm("--use_gt", "--n_train_epochs", "20")
-    real = {tuple(r["gt_scene_graph_seq"][0::2]) for r in records[1:]}
-    replays = load_records(replay(folder, "o", "a"))
-    prompts = {
-        tuple(i for i, m in zip(r["gt_scene_graph_seq"], r["gt_scene_graph_mask"], strict=True) if m)
-        for r in replays
-    }
-    assert prompts and prompts <= real
-    assert read_json(replay(folder, "o", "a").with_suffix(".json"))["records_without_prompt"] == 1
+    settings = parse(srm.argv("--use_gt"))
+    prompts = read_prompts(settings, settings.order[0], records)
+    items = [record["gt_scene_graph_seq"] for record in records[1:]]
+    assert [tuple(f"{item} [SEP]" for item in prompt) for prompt in prompts.items] == [(a, c) for a, _, c in items]
+    statistics = read_json(replay(srm("--use_gt", *DEBUG), "o", "a").with_suffix(".json"))
+    assert statistics["records_without_prompt"] == 1
 
 
-def test_functional_two_item_tasks_are_prompted_with_two_items_and_others_with_one(srm: Runs) -> None:
-    folder = srm("--n_train_epochs", "20")
+def test_functional_prompts_have_two_items_in_some_tasks_and_one_in_others(trained: Path) -> None:
     for past, items in (("o", 1), ("a", 1), ("r", 2), ("k", 2)):
-        for record in load_records(replay(folder, past, "s")):
-            assert sum(record["gt_scene_graph_mask"]) == items
+        prompted = {sum(record["gt_scene_graph_mask"]) for record in load_records(replay(trained, past, "s"))}
+        assert prompted == {items}
 
 
-def test_skip_tasks_goes_on_from_models_that_are_there(srm: Runs) -> None:
-    folder = srm()
+def test_skip_tasks_continues_from_existing_models(srm: Runs) -> None:
+    folder = srm(*DEBUG)
     models = file_bytes(folder, "models/object/*") | file_bytes(folder, "models/attribute/*")
-    srm("--overwrite", "--skip_tasks", "o", "a", "--learning_rate", "1e-3")
+    srm(*DEBUG, "--overwrite", "--skip_tasks", "o", "a", "--learning_rate", "1e-3")
     assert file_bytes(folder, "models/object/*") | file_bytes(folder, "models/attribute/*") == models
     assert not replay(folder, "o", "a").exists()
     assert replay(folder, "o", "r").exists() and (folder / "models" / "scenetext").is_dir()
 
 
-def test_debug_takes_few_records_in_file_order_for_one_epoch_and_logs_every_update(srm: Runs) -> None:
+def test_debug_trains_one_epoch_on_few_records_and_logs_every_update(srm: Runs) -> None:
     path = srm.data / "functional" / "fcl_mmf_object_train.npy"
     save_records(path, [dict(r, question_id=f"{n}") for n in range(6) for r in load_records(path)])
-    log = (srm("--debug", "--n_train_epochs", "9") / "log_train.txt").read_text()
+    log = (srm(*DEBUG, "--n_train_epochs", "9") / "log_train.txt").read_text()
     assert "task object: 64 records" in log
     assert "task object epoch 1/1 update 1:" in log and "task object epoch 1/1 update 16:" in log
 
 
-def test_gen_debug_takes_few_prompts_and_logs_every_text(srm: Runs) -> None:
-    folder = srm("--gen_debug", "--n_prompts", "1000", "--debug")
-    figures = read_json(replay(folder, "o", "a").with_suffix(".json"))
-    assert figures["prompts"] == 32
+def test_gen_debug_logs_every_text_and_repeated_prompts_are_generated_from_once(
+    srm: Runs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts, calls = Generator.texts, []
+
+    def recorded(self: Generator, prompts: list, *args: object) -> object:
+        calls.append(prompts)
+        return texts(self, prompts, *args)
+
+    monkeypatch.setattr(Generator, "texts", recorded)
+    folder = srm(*DEBUG, "--gen_debug", "--n_prompts", "1000")
+    statistics = [read_json(replay(folder, *pair).with_suffix(".json")) for pair in PAIRS]
+    assert [each["prompts"] for each in statistics] == [32] * 15
     assert (folder / "log_train.txt").read_text().count("\n  graph __object__") == 32 * 5
+    assert all(len(set(prompts)) == len(prompts) for prompts in calls)
+    assert len(calls[0]) < 32, "prompts of one item are drawn repeatedly"
 
 
-def test_dynamic_epochs_gives_small_tasks_more_epochs(srm: Runs) -> None:
-    path = srm.data / "functional" / "fcl_mmf_attribute_train.npy"
-    save_records(path, load_records(path)[: RECORDS // 3])
-    log = (srm("--dynamic_epochs", "--n_train_epochs", "2") / "log_train.txt").read_text()
-    assert "task object: 2 epochs" in log and "task attribute: 6 epochs" in log
-
-
-def test_dynamic_epochs_are_rounded_down_and_capped(srm: Runs) -> None:
-    for name, count in (("attribute", 5), ("relation", 1)):
+def test_dynamic_epochs_are_rounded_down_and_limited(srm: Runs) -> None:
+    for name, count in (("attribute", RECORDS // 3), ("relation", 5), ("logical", 1)):
         path = srm.data / "functional" / f"fcl_mmf_{name}_train.npy"
         save_records(path, load_records(path)[:count])
-    log = (srm("--dynamic_epochs", "--n_train_epochs", "2", "--max_n_epochs", "12") / "log_train.txt").read_text()
-    assert "task attribute: 9 epochs" in log and "task relation: 12 epochs" in log
+    flags = ("--dynamic_epochs", "--n_train_epochs", "2", "--max_n_epochs", "12", "--n_prompts", "2")
+    log = (srm(*flags, "--max_length", "20") / "log_train.txt").read_text()
+    epochs = {"object": 2, "attribute": 6, "relation": 9, "logical": 12}
+    assert all(f"task {name}: {number} epochs" in log for name, number in epochs.items())
 
 
-def test_the_log_says_which_arithmetic_is_used_and_which_flags_have_no_effect(srm: Runs) -> None:
-    log = (srm("--debug", "--use_sep", "--qp_margin", "0.5") / "log_train.txt").read_text()
+@pytest.fixture(scope="module")
+def scene_run(shared_world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run on the scene setting with TensorBoard and two flags without effect."""
+    flags = (*DEBUG, "--tensorboard", "--use_sep", "--qp_margin", "0.5")
+    return Runs(shared_world, tmp_path_factory.mktemp("scene"))(*flags, setting="scene", order="abcdef")
+
+
+def test_the_log_names_the_precision_and_the_flags_without_effect(scene_run: Path) -> None:
+    log = (scene_run / "log_train.txt").read_text()
     assert "training and generation compute in fp32 (--precision auto)" in log
     assert "without effect: --use_sep --qp_margin" in log
 
 
-def test_encoder_decoder_models_without_task_tokens_share_one_question_token(srm: Runs) -> None:
-    argv = srm.argv("--debug", "--model_name", "t5-small")
-    assert main([word for word in argv if word != "--add_task_tokens"]) == 0
-    folder = next(srm.root.glob("*/*"))
-    assert "__gen__" in _tokenizer_text(folder) and "[que_" not in _tokenizer_text(folder)
+def test_tensorboard_files_are_written_on_request(scene_run: Path) -> None:
+    assert any((scene_run / "tensorboard").iterdir())
 
 
-def test_at_most_n_replay_replays_join_a_task(srm: Runs) -> None:
-    log = (srm("--n_replay", "3", "--n_train_epochs", "20") / "log_train.txt").read_text()
-    assert "task scenetext: 3 replays of object join its 24 records" in log
-
-
-def test_tensorboard_is_written_when_asked(srm: Runs) -> None:
-    assert any((srm("--tensorboard", "--debug") / "tensorboard").iterdir())
-
-
-def _tokenizer_text(folder: Path) -> str:
-    return "".join(
-        path.read_text(encoding="utf-8") for path in (folder / "models" / "scenetext").glob("*token*.json")
-    )
-
-
-def test_a_prompt_that_was_drawn_again_is_not_generated_again(srm: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
-    from SRM.generate import Generator
-
-    real, given = Generator.texts, []
-
-    def texts(self: Generator, prompts: list, *args: object) -> object:
-        given.append(prompts)
-        return real(self, prompts, *args)
-
-    monkeypatch.setattr(Generator, "texts", texts)
-    folder = srm("--debug", "--n_prompts", "40")
-    figures = [read_json(replay(folder, *pair).with_suffix(".json")) for pair in PAIRS]
-    assert [each["prompts"] for each in figures] == [40] * 15
-    assert all(len(set(prompts)) == len(prompts) < 40 for prompts in given)
+def test_at_most_n_replay_replays_join_a_task(trained: Path) -> None:
+    assert "task scenetext: 3 replays of object join its 24 records" in (trained / "log_train.txt").read_text()

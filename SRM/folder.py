@@ -1,0 +1,137 @@
+"""The run folder: the paths of its files, and the checks made before a run uses it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mmclvqa.clove import experiment_paths as experiments
+from mmclvqa.clove.files import write_json
+from mmclvqa.clove.tasks import Task
+from SRM.settings import Settings, SettingsError
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The folder of one language model trained along one task order.
+
+    Attributes:
+        path: ``<model_dir_root>/<model>_replay/<model>_<setting>_<order>``; ``--train_perc p`` appends ``_tr<p>`` to
+            the root.
+        order: the task order, six letters.
+    """
+
+    path: Path
+    order: str
+
+    @classmethod
+    def of(cls, settings: Settings) -> RunFolder:
+        """Return the run folder of the settings."""
+        folder = experiments.srm_folder(settings.model_name, settings.cl_setting, settings.task_seq)
+        return cls(settings.model_root / folder, settings.task_seq)
+
+    def replay(self, past: Task, current: Task) -> Path:
+        """Return the path of the replays of ``past`` that are generated before ``current`` is trained."""
+        return self.path / experiments.replay_file(self.order, past, current)
+
+    def joined_replay(self, current: Task) -> Path:
+        """Return the path of the replays of all earlier tasks, generated before ``current`` is trained."""
+        return self.path / f"{self.order}_REPLAY_AT[{current.letter}].npy"
+
+    def model(self, task: Task) -> Path:
+        """Return the folder of the model, configuration and tokenizer after training on ``task``."""
+        return self.path / "models" / task.name
+
+    @property
+    def settings(self) -> Path:
+        """The file of the settings that determine the results."""
+        return self.path / "settings.json"
+
+    @property
+    def log(self) -> Path:
+        """The log file; every start of the run appends to it."""
+        return self.path / "log_train.txt"
+
+    @property
+    def tensorboard(self) -> Path:
+        """The folder of TensorBoard's event files."""
+        return self.path / "tensorboard"
+
+    @property
+    def unfinished(self) -> Path:
+        """The folder of the training checkpoint and of partly generated replays; removed when the run is complete."""
+        return self.path / "unfinished"
+
+    def open(self, decisive: Mapping[str, Any], overwrite: bool, skipped: Sequence[Task]) -> None:
+        """Create the folder, or check that the run may continue in it, and remove temporary files.
+
+        Args:
+            decisive: the settings that determine the results, as JSON values.
+            overwrite: delete the files of an earlier run, except the models of ``skipped``.
+            skipped: tasks that are not trained, whose models must exist.
+
+        Raises:
+            SettingsError: the folder was made with other settings (the message names them), holds replays without
+                settings, or lacks the model of a skipped task.
+            OSError: the folder cannot be written.
+        """
+        if overwrite:
+            self._clear(skipped)
+        for task in skipped:
+            if not self.model(task).is_dir():
+                raise SettingsError(
+                    f"--skip_tasks: {self.model(task)} is not there, so task {task.name} must be trained"
+                )
+        self.unfinished.mkdir(parents=True, exist_ok=True)
+        for stale in [*self.path.rglob(".*.tmp")]:
+            shutil.rmtree(stale) if stale.is_dir() else stale.unlink()
+        decisive = json.loads(json.dumps(decisive))
+        if self.settings.exists():
+            self._check_settings(decisive)
+            return
+        if any(self.path.glob("*.npy")):
+            raise SettingsError(
+                f"{self.path}: holds replay files but no {self.settings.name}, so it is not known how they were made; "
+                "choose another --model_dir_root, or --overwrite"
+            )
+        write_json(self.settings, decisive)
+
+    def _check_settings(self, decisive: Mapping[str, Any]) -> None:
+        try:
+            previous = json.loads(self.settings.read_text(encoding="utf-8"))
+            changes = [
+                f"{name} was {previous.get(name)}, now {decisive.get(name)}"
+                for name in sorted({*previous, *decisive})
+                if previous.get(name) != decisive.get(name)
+            ]
+        except (ValueError, TypeError, AttributeError) as error:
+            raise SettingsError(
+                f"{self.settings}: is not a valid settings file ({error}); --overwrite starts from the beginning"
+            ) from None
+        if changes:
+            raise SettingsError(
+                f"{self.path}: was made with other settings ({'; '.join(changes)}); "
+                "choose another --model_dir_root, or --overwrite"
+            )
+
+    def _clear(self, skipped: Sequence[Task]) -> None:
+        """Delete the files that a run writes and nothing else."""
+        kept = {self.model(task) for task in skipped}
+        for path in self.path.glob(f"{self.order}_REPLAY*_AT*"):
+            path.unlink()
+        for path in self.path.glob("models/*"):
+            if path not in kept:
+                shutil.rmtree(path)
+        for path in (self.unfinished, self.tensorboard):
+            shutil.rmtree(path, ignore_errors=True)
+        for path in (self.settings, self.log):
+            path.unlink(missing_ok=True)
+
+
+def statistics_file(replay: Path) -> Path:
+    """Return the path of the statistics beside a replay file."""
+    return replay.with_suffix(".json")
