@@ -1,8 +1,7 @@
-"""CLVQA as an MMF plugin: the CLOVE benchmark, UniVQA and the continual-learning trainers.
+"""CLVQA as an MMF plugin: the CLOVE benchmark, the model UniVQA and continual-learning methods.
 
-Importing this package is light. It only arranges that a later ``import mmf`` works on today's
-libraries and then registers what the plugin brings (see :mod:`mmclvqa.compat`), so that
-:mod:`mmclvqa.clove` and SRM can be used without MMF.
+Importing this package only installs an import hook (see :mod:`mmclvqa.compat`), which makes a later ``import mmf`` work
+with current libraries and registers the plugin's classes. :mod:`mmclvqa.clove` and SRM can be used without MMF.
 """
 
 from __future__ import annotations

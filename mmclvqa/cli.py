@@ -1,7 +1,7 @@
-"""The console scripts ``mmf_run`` and ``mmf_predict``: MMF's entry with the plugin loaded.
+"""The console scripts ``mmf_run`` and ``mmf_predict``: MMF's command line with the plugin.
 
-A problem that the user can mend is one line on stderr and exit code 1; a fault of the code keeps its
-traceback. Several GPUs: ``accelerate launch -m mmclvqa.cli ...`` or ``torchrun ... -m mmclvqa.cli ...``.
+A user error is reported in one line on stderr with exit code 1; a bug shows its traceback. To use several GPUs, run
+``accelerate launch -m mmclvqa.cli ...`` or ``torchrun ... -m mmclvqa.cli ...``.
 """
 
 from __future__ import annotations
@@ -13,20 +13,21 @@ import warnings
 from collections.abc import Mapping
 
 from mmclvqa.clove.errors import CloveError
+from mmclvqa.clove.text import error_line
 from mmclvqa.process_exit import INTERRUPTED, leave_process_group, run_program
 
 USAGE = "mmf_run config=EXP_CONFIG/functional/cl_object_unicl_standalone.yaml model=unicl dataset=clvqa [key=value ...]"
 
 
 def run(opts: list[str] | None = None, predict: bool = False) -> None:
-    """Train and evaluate as the words say; see ``mmclvqa/configs/defaults.yaml`` for every key.
+    """Train and evaluate as the configuration specifies; ``mmclvqa/configs/defaults.yaml`` lists all keys.
 
     Args:
-        opts: ``key=value`` words; None takes those of the command line and ends the process.
-        predict: only write predictions (``evaluation.predict=true``).
+        opts: ``key=value`` overrides; None reads the command line and ends the process.
+        predict: whether to write predictions only (``evaluation.predict=true``).
 
     Raises:
-        SystemExit: with code 1 after a one-line error, 130 after Ctrl-C.
+        SystemExit: with code 1 after a user error, 130 after Ctrl-C.
     """
     if opts is None:
         run_program(lambda: run(sys.argv[1:], predict))
@@ -36,35 +37,35 @@ def run(opts: list[str] | None = None, predict: bool = False) -> None:
     try:
         _main(args, predict)
     except (CloveError, OSError) as error:
-        sys.exit(f"error: {_one_line(error)}")
+        sys.exit(f"error: {error_line(error)}")
     except KeyboardInterrupt:
-        print("interrupted; checkpoint.resume=True continues from the last checkpoint", file=sys.stderr)
+        print("interrupted; checkpoint.resume=True resumes from the last checkpoint", file=sys.stderr)
         sys.exit(INTERRUPTED)
 
 
 def predict(opts: list[str] | None = None) -> None:
-    """Write predictions of the evaluated splits; see :func:`run`."""
+    """Write predictions for the splits of ``run_type``; see :func:`run`."""
     run(opts, predict=True)
 
 
 def _parse(opts: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        usage=USAGE, description="Train, evaluate or predict with MMF; every key is in mmclvqa/configs."
+        usage=USAGE, description="Train, evaluate or predict with MMF; mmclvqa/configs lists all configuration keys."
     )
-    parser.add_argument("-co", "--config_override", help="JSON text merged over the configuration file")
-    parser.add_argument("opts", nargs=argparse.REMAINDER, help="key=value words")
+    parser.add_argument("-co", "--config_override", help="JSON object merged into the configuration file")
+    parser.add_argument("opts", nargs=argparse.REMAINDER, help="configuration overrides of the form key=value")
     args = parser.parse_args(opts)
     if not args.opts:
-        parser.error("no key=value words given")
+        parser.error("no configuration overrides (key=value) are given")
     return args
 
 
 def _main(args: argparse.Namespace, predict: bool) -> None:
-    # The CPU fallback of torch's attention and MMF's own 2020 code warn about things users cannot change.
+    # The CPU fallback of torch's attention and MMF's code of 2020 issue warnings that users cannot act on.
     warnings.filterwarnings("ignore", category=FutureWarning)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    # Read when torch is imported. Data loading processes share the cores with torch's threads, which
-    # would otherwise spin while they wait for one another.
+    # Must be set before torch is imported. Data loading workers share the cores with torch's threads, which would
+    # otherwise busy-wait for each other.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from accelerate import PartialState
     from mmf.common.registry import registry
@@ -81,9 +82,9 @@ def _main(args: argparse.Namespace, predict: bool) -> None:
         config.training.seed = set_seed(config.training.seed)
         registry.register("seed", config.training.seed)
         if predict:
-            # Predicting never trains, so the train split need not be read.
-            words = [word for word in config.run_type.split("_") if word != "train"]
-            config.run_type = "_".join(words) or "inference"
+            # Prediction does not train, so the train split is not read.
+            run_types = [part for part in config.run_type.split("_") if part != "train"]
+            config.run_type = "_".join(run_types) or "inference"
         _check_trainer(config.training.trainer, registry.mapping["trainer_name_mapping"])
         config = build_config(configuration)
         registry.register("writer", Logger(config, name="mmf"))
@@ -98,15 +99,9 @@ def _main(args: argparse.Namespace, predict: bool) -> None:
 
 
 def _check_trainer(name: str, registered: Mapping[str, type]) -> None:
-    legal = [known for known in registered if known != "base_trainer"]
+    legal = [trainer for trainer in registered if trainer != "base_trainer"]
     if name not in legal:
         raise CloveError(f"training.trainer={name}: no such trainer; legal are {', '.join(legal)}")
-
-
-def _one_line(error: Exception) -> str:
-    if isinstance(error, OSError) and error.filename:
-        return f"{error.filename}: {error.strerror}"
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 if __name__ == "__main__":

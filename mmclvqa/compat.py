@@ -1,8 +1,8 @@
-"""What lets MMF 1.0.0rc10 (2020) run on today's Python, torch, transformers and omegaconf.
+"""Patches that let MMF 1.0.0rc10 (2020) run with current Python, torch, transformers and omegaconf.
 
-:func:`install` puts one finder on ``sys.meta_path``. It waits for ``import mmf`` and then, around
-MMF's own import, applies the patches of this module (one function per thing, each with its reason)
-and loads the plugin. Nothing here imports torch or MMF before that moment.
+:func:`install` adds a finder to ``sys.meta_path``. When ``mmf`` is imported, the finder applies the patches of this
+module before and after MMF's own import and then loads the plugin. Each patch is one function, which states its reason.
+This module does not import torch or MMF before that.
 """
 
 from __future__ import annotations
@@ -23,13 +23,9 @@ INSTALL_MMF = f"pip install --no-deps {MMF_REQUIREMENT}"
 PLUGIN_MODULES = (
     "mmclvqa.datasets.builder",
     "mmclvqa.models.unicl",
-    "mmclvqa.trainers.mmf_trainer",
-    "mmclvqa.continual.ewc",
-    "mmclvqa.continual.mas",
-    "mmclvqa.continual.gem",
-    "mmclvqa.continual.kmeans",
+    "mmclvqa.training.trainer",
 )
-"""Importing these registers model ``unicl``, dataset ``clvqa``, its processors, metrics and trainers."""
+"""Modules whose import registers the model ``unicl``, the data set ``clvqa`` and its processors, metrics, trainers."""
 
 OPTIONAL_PACKAGES = {
     "torchvision": ("datasets", "datasets.folder", "transforms"),
@@ -37,17 +33,17 @@ OPTIONAL_PACKAGES = {
     "demjson": (),
     "PIL": (),
 }
-"""Packages, with the submodules meant, that MMF imports at the top of modules and the plugin never calls."""
+"""Packages, with their submodules, that MMF imports at module level but the plugin does not use."""
 
 
 def install() -> None:
-    """Put the import hook in place, once per process."""
+    """Install the import hook, once per process."""
     if not any(isinstance(finder, _MmfFinder) for finder in sys.meta_path):
         sys.meta_path.insert(0, _MmfFinder())
 
 
 class _MmfFinder(importlib.abc.MetaPathFinder):
-    """Patches around ``import mmf`` and lets MMF's console scripts run this project's command line."""
+    """Applies patches at ``import mmf``, and lets MMF's console scripts run this project's command line."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: types.ModuleType | None = None
@@ -55,8 +51,8 @@ class _MmfFinder(importlib.abc.MetaPathFinder):
         if fullname == "mmf":
             return self._mmf_spec(path)
         if fullname in ("mmf_cli.run", "mmf_cli.predict"):
-            # MMF's distribution installs scripts called mmf_run and mmf_predict as well; whichever
-            # file won on disk, it must start this project's entry (it knows the plugin).
+            # MMF's distribution also installs scripts called mmf_run and mmf_predict. Whichever distribution was
+            # installed last, the scripts must start this project's command line, which loads the plugin.
             return importlib.machinery.ModuleSpec(fullname, _CliAlias())
         return None
 
@@ -70,7 +66,7 @@ class _MmfFinder(importlib.abc.MetaPathFinder):
 
 
 class _PatchingLoader(importlib.abc.Loader):
-    """Runs a module between the patches it needs and the patches of what it defines."""
+    """Executes a module between the patches that its import needs and the patches of its content."""
 
     def __init__(self, loader: importlib.abc.Loader) -> None:
         self._loader = loader
@@ -93,20 +89,20 @@ class _PatchingLoader(importlib.abc.Loader):
 
 
 class _CliAlias(importlib.abc.Loader):
-    """Makes ``mmf_cli.run`` and ``mmf_cli.predict`` be :mod:`mmclvqa.cli`."""
+    """Makes ``mmf_cli.run`` and ``mmf_cli.predict`` aliases of :mod:`mmclvqa.cli`."""
 
     def create_module(self, spec: importlib.machinery.ModuleSpec) -> types.ModuleType:
         return importlib.import_module("mmclvqa.cli")
 
     def exec_module(self, module: types.ModuleType) -> None:
-        """The module has been executed under its own name already."""
+        """Do nothing, because the module has been executed under its own name."""
 
 
 # --------------------------------------------------------------------------- before MMF's import
 
 
 class _StandIn(types.ModuleType):
-    """Takes the place of an optional package that is not installed, until somebody really uses it."""
+    """Stands in for an optional package that is not installed, and raises an error when it is used."""
 
     __path__: list[str] = []
 
@@ -117,7 +113,7 @@ class _StandIn(types.ModuleType):
 
 
 class _Missing:
-    """A name out of an absent package: harmless to import, an ImportError to call."""
+    """A name in a package that is not installed: importing it works, calling it raises an ImportError."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -134,10 +130,10 @@ class _Missing:
 
 @contextlib.contextmanager
 def optional_packages() -> Iterator[None]:
-    """Stand-ins, while MMF's modules load, for packages they import and the plugin does not need.
+    """Provide stand-ins, while MMF's modules are imported, for packages that the plugin does not need.
 
-    A package that is installed is used; one that is absent says its name when it is used. The
-    stand-ins leave ``sys.modules`` again, because other libraries look there for what is installed.
+    An installed package is used as it is. A stand-in raises an error with the package's name when it is used. The
+    stand-ins are removed from ``sys.modules`` afterwards, because other libraries look there for installed packages.
     """
     names = []
     for package, parts in OPTIONAL_PACKAGES.items():
@@ -152,7 +148,7 @@ def optional_packages() -> Iterator[None]:
 
 
 class _Renamed(types.ModuleType):
-    """A module under its former name: looks into the present one, with some names added."""
+    """A module under its former name, which forwards to the current module and adds some names."""
 
     def __init__(self, name: str, present: str, extra: dict[str, Any] | None = None) -> None:
         super().__init__(name)
@@ -166,7 +162,7 @@ class _Renamed(types.ModuleType):
 
 
 def provide_transformers_names() -> None:
-    """transformers moved its modules into ``models/<name>/`` (4.0) and dropped its own AdamW (5.0).
+    """Provide names that transformers has moved to ``models/<name>/`` (4.0) or removed, such as AdamW (5.0).
 
     ``BertLayerNorm`` was an alias of ``torch.nn.LayerNorm``.
     """
@@ -191,7 +187,7 @@ def provide_transformers_names() -> None:
 
 
 def use_plugin_configuration() -> None:
-    """MMF's sdist ships no configs, and its Configuration needs omegaconf 2.0's way of giving None."""
+    """Replace MMF's Configuration: its sdist has no config files, and it relies on None for missing omegaconf keys."""
     import mmf.utils.build
     import mmf.utils.configuration as mmf_configuration
 
@@ -203,9 +199,9 @@ def use_plugin_configuration() -> None:
 
 
 def count_ranks_without_nccl() -> None:
-    """MMF takes a process group for absent when torch was built without NCCL, as CPU builds are.
+    """Make MMF detect process groups without NCCL, because it ignores them with CPU builds of torch.
 
-    The functions' code is replaced in place because other modules of MMF hold them by name.
+    The code of the functions is replaced in place, because other modules of MMF have imported them by name.
     """
     import mmf.utils.distributed as mmf_distributed
 
@@ -228,7 +224,7 @@ def _synchronize():  # runs with the globals of mmf.utils.distributed
 
 
 def log_progress_of_any_mapping() -> None:
-    """``collections.Mapping`` left Python in 3.10; MMF's Logger still asks for it."""
+    """Replace the check for ``collections.Mapping``, which Python 3.10 removed, in MMF's Logger."""
     import json
     from collections.abc import Mapping
 

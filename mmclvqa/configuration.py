@@ -1,8 +1,8 @@
-"""MMF's configuration on today's omegaconf, with unknown keys refused by name.
+"""MMF's configuration for current omegaconf; unknown keys are errors.
 
-The order of precedence is MMF's: defaults < model's and data set's own files < ``config=FILE`` <
-``key=value`` words. Published keys are translated first (:mod:`mmclvqa.published_configs`). Where MMF relied on
-omegaconf 2.0 (a missing key is None, resolvers can be registered twice) this says what it means.
+Precedence is as in MMF: defaults < default files of model and data set < ``config=FILE`` < ``key=value`` overrides.
+Keys of published configurations are translated first (:mod:`mmclvqa.published_configs`). MMF relies on omegaconf 2.0,
+where a missing key is None and resolvers can be registered twice; this module replaces the methods that do.
 """
 
 from __future__ import annotations
@@ -25,9 +25,11 @@ from mmf.utils.configuration import load_yaml, resolve_cache_dir, resolve_dir
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from mmclvqa.clove.errors import CloveError
-from mmclvqa.clove.pretrained import pretrained_source
+from mmclvqa.clove.data_root import pretrained_source
+from mmclvqa.clove.errors import CloveError, ConfigError
+from mmclvqa.methods.selection import method_defaults
 from mmclvqa.published_configs import meaningless, translate, translate_key
+from mmclvqa.user_code import import_user_code
 
 CONFIG_DIR = Path(__file__).parent / "configs"
 
@@ -39,28 +41,24 @@ OPEN_NODES = (
     "optimizer.params",
     "scheduler.params",
 )
-"""Below these a configuration file may bring keys that the defaults do not list."""
-
-
-class ConfigError(CloveError):
-    """A configuration file or a ``key=value`` word that cannot be used."""
+"""Nodes in which a configuration file may have keys that are not in the defaults."""
 
 
 def default_config_path() -> str:
-    """The file with every key's default."""
+    """Return the path of the file with the default of every key."""
     return str(CONFIG_DIR / "defaults.yaml")
 
 
 class PluginConfiguration(MMFConfiguration):
-    """What MMF calls Configuration: reads the files and words once, then holds the merged result.
+    """Replacement of MMF's Configuration, which merges configuration files and overrides.
 
     Args:
-        args: namespace with ``opts`` (list of ``key=value``, or alternating keys and values) and
-            ``config_override`` (JSON text or None), as MMF's own parser gives it.
-        default_only: ignore everything but the defaults.
+        args: namespace with ``opts`` (list of ``key=value``, or alternating keys and values) and ``config_override``
+            (JSON text or None), as MMF's parser returns it.
+        default_only: whether to use only the defaults.
 
     Raises:
-        ConfigError: a file that does not exist or is no YAML mapping, or a key nobody knows.
+        ConfigError: a file does not exist or is not a YAML mapping, or a key is unknown.
     """
 
     def _register_resolvers(self) -> None:
@@ -72,18 +70,21 @@ class PluginConfiguration(MMFConfiguration):
 
     def _build_other_configs(self) -> DictConfig:
         other = super()._build_other_configs()
-        known = OmegaConf.merge(self._default_config, self._model_config, self._dataset_config)
+        # User code has been imported, so this includes the settings of its methods.
+        methods = OmegaConf.create(method_defaults())
+        other = OmegaConf.merge(methods, other)
+        defaults = OmegaConf.merge(self._default_config, methods, self._model_config, self._dataset_config)
         for source, config in ((self.config_path, self._user_config), ("config_override", self._override)):
-            unknown = next(unknown_keys(config, known), None)
+            unknown = next(unknown_keys(config, defaults), None)
             if unknown is not None:
-                raise ConfigError(f"{source}: unknown key {unknown}{suggest(unknown, known)}")
+                raise ConfigError(f"{source}: unknown key {unknown}{suggest(unknown, defaults)}")
         return other
 
     def _build_opt_list(self, opts: list[str] | None) -> DictConfig:
-        words = {"config": None, "model": None, "dataset": None, "datasets": None}
-        words.update(split_words(opts))
-        user_dir = words.get("env.user_dir")
-        return OmegaConf.create({k: words[k] for k in ("config", "model", "dataset", "datasets")}
+        overrides = {"config": None, "model": None, "dataset": None, "datasets": None}
+        overrides.update(split_words(opts))
+        user_dir = overrides.get("env.user_dir")
+        return OmegaConf.create({k: overrides[k] for k in ("config", "model", "dataset", "datasets")}
                                 | {"env": {"user_dir": user_dir}})
 
     def _build_user_config(self, opts: DictConfig) -> DictConfig:
@@ -91,20 +92,28 @@ class PluginConfiguration(MMFConfiguration):
         return self._translated(read_config(opts.config), opts.config) if opts.config else OmegaConf.create()
 
     def _translated(self, config: DictConfig, source: str) -> DictConfig:
-        """A file's content in this project's keys; what is left out of a published one is said once."""
+        """Return the content of a file in this project's keys; warn once about keys that are ignored."""
         try:
             translation = translate(config)
         except CloveError as error:
             raise ConfigError(f"{source}: {error}") from None
         if line := translation.describe():
-            # Without a line of code after it; once per process and file.
+            # Shown without a line of code, once per process and file.
             warnings.warn_explicit(line, UserWarning, source, 0, registry=_WARNED)
         return translation.config
+
+    def import_user_dir(self) -> None:
+        """Import the code at ``env.user_dir``, which is set on the command line, in the file, or in the environment."""
+        for config in (self._opts_config, self._user_config, self._default_config):
+            path = OmegaConf.select(config, "env.user_dir")
+            if path:
+                import_user_code(path)
+                return
 
     def _build_model_config(self, config: DictConfig) -> DictConfig:
         name = config.model or OmegaConf.select(self._user_config, "model")
         if not name:
-            raise ConfigError("no model given; say for example model=unicl")
+            raise ConfigError("no model is given; add an override such as model=unicl")
         config.model = name
         self._model_config = self._registered_config("model", name)
         return self._model_config
@@ -114,14 +123,14 @@ class PluginConfiguration(MMFConfiguration):
         names = names or OmegaConf.select(self._user_config, "datasets")
         names = names or OmegaConf.select(self._user_config, "dataset")
         if not names:
-            raise ConfigError("no data set given; say for example dataset=clvqa")
+            raise ConfigError("no data set is given; add an override such as dataset=clvqa")
         self._dataset_names = names
         parts = [self._registered_config("builder", name.strip()) for name in names.split(",")]
         self._dataset_config = OmegaConf.merge(OmegaConf.create(), *parts)
         return self._dataset_config
 
     def _registered_config(self, kind: str, name: str) -> DictConfig:
-        """The default file of a registered model or builder; an open node where it has none."""
+        """Return the default configuration of a registered model or data set; an empty node if it has none."""
         group, node = ("model", "model_config") if kind == "model" else ("dataset", "dataset_config")
         registered = registry.mapping[f"{kind}_name_mapping"]
         if name not in registered:
@@ -139,11 +148,11 @@ class PluginConfiguration(MMFConfiguration):
         return self._override
 
     def _merge_with_dotlist(self, config: DictConfig, opts: list[str] | None) -> DictConfig:
-        left_out = []
+        ignored = []
         for key, text, value in _translated_words(split_words(opts)):
             present = _select(config, key)
             if present is _ABSENT and meaningless(key):
-                left_out.append(key)
+                ignored.append(key)
                 continue
             if present is _ABSENT:
                 raise ConfigError(f"{key}={text}: unknown key {key}{suggest(key, config)}")
@@ -151,8 +160,8 @@ class PluginConfiguration(MMFConfiguration):
                 raise ConfigError(f"{key}={text}: {key} is a group of keys ({', '.join(present)}), not a value")
             _check_kind(key, text, present, value)
             OmegaConf.update(config, key, value, merge=False)
-        if left_out:
-            line = f"keys without meaning here, left out: {', '.join(left_out)}"
+        if ignored:
+            line = f"keys that are not used here and ignored: {', '.join(ignored)}"
             warnings.warn_explicit(line, UserWarning, "command line", 0, registry=_WARNED)
         if getattr(self, "_dataset_names", None):
             config.datasets = config.dataset = self._dataset_names
@@ -168,19 +177,19 @@ class PluginConfiguration(MMFConfiguration):
         if device.split(":")[0] not in ("auto", "cpu", "cuda"):
             raise ConfigError(f"training.device={device}: legal are auto, cpu and cuda")
         if device.startswith("cuda") and not torch.cuda.is_available():
-            warnings.warn("training.device is cuda but there is no CUDA here; switching to cpu", stacklevel=2)
+            warnings.warn("training.device is cuda but no CUDA device is available; using cpu", stacklevel=2)
             config.training.device = "cpu"
         return config
 
     def upgrade(self, config: DictConfig) -> None:
-        """MMF renames keys of its version 0.3 here; those are unknown keys to this project."""
+        """Do nothing; MMF renames keys of its version 0.3 here, which this project does not accept."""
 
 
 def read_config(path: str) -> DictConfig:
     """Read a YAML file with its ``includes`` (paths relative to the file itself).
 
     Raises:
-        ConfigError: it, or a file it includes, does not exist or is no YAML mapping.
+        ConfigError: the file, or a file it includes, does not exist or is not a YAML mapping.
     """
     try:
         config = load_yaml(path)
@@ -188,7 +197,7 @@ def read_config(path: str) -> DictConfig:
         raise ConfigError(f"config file {error.filename or path} does not exist") from None
     except OmegaConfBaseException as error:
         is_list = "ListConfig" in str(error)
-        why = "it is no mapping of keys to values" if is_list else _flat(error)
+        why = "it is not a mapping of keys to values" if is_list else _flat(error)
         raise ConfigError(f"config file {path}: {why}") from None
     except (yaml.YAMLError, AttributeError, UnicodeDecodeError) as error:
         raise ConfigError(f"config file {path}: {_flat(error)}") from None
@@ -198,23 +207,23 @@ def read_config(path: str) -> DictConfig:
 
 
 def split_words(opts: list[str] | None) -> dict[str, str]:
-    """``["a.b=1", ...]`` (or MMF's older ``["a.b", "1", ...]``) as ``{"a.b": "1"}``; the last one counts."""
+    """Return overrides ``["a.b=1", ...]`` (or MMF's ``["a.b", "1", ...]``) as ``{"a.b": "1"}``; the last one wins."""
     opts = list(opts or [])
     if opts and "=" not in opts[0]:
         if len(opts) % 2:
-            raise ConfigError(f"{opts[-1]!r} has no value; words are written key=value")
+            raise ConfigError(f"{opts[-1]!r} has no value; overrides have the form key=value")
         return dict(zip(opts[::2], opts[1::2], strict=True))
-    words = {}
-    for word in opts:
-        key, equals, value = word.partition("=")
+    overrides = {}
+    for override in opts:
+        key, equals, value = override.partition("=")
         if not equals or not key:
-            raise ConfigError(f"{word!r} is not of the form key=value")
-        words[key] = value
-    return words
+            raise ConfigError(f"{override!r} is not of the form key=value")
+        overrides[key] = value
+    return overrides
 
 
 def parse_value(text: Any) -> Any:
-    """A command-line value: Python literal, true/false/null in any case, otherwise the text itself."""
+    """Parse the value of an override: a Python literal, true/false/null in any case, otherwise a string."""
     if not isinstance(text, str):
         return text
     constants = {"none": None, "null": None, "true": True, "false": False}
@@ -227,21 +236,21 @@ def parse_value(text: Any) -> Any:
 
 
 def unknown_keys(config: Mapping, known: Mapping, prefix: str = "") -> Iterator[str]:
-    """Dotted keys of ``config`` that ``known`` has no place for; open and empty nodes take any key."""
+    """Yield the dotted keys of ``config`` that are not in ``known``; open and empty nodes accept any key."""
     for key in config:
         dotted = f"{prefix}{key}"
         if key not in known:
             yield dotted
             continue
-        ours, theirs = _child(config, key), _child(known, key)
-        if not isinstance(ours, DictConfig) or not isinstance(theirs, DictConfig) or not theirs:
+        node, known_node = _child(config, key), _child(known, key)
+        if not isinstance(node, DictConfig) or not isinstance(known_node, DictConfig) or not known_node:
             continue
         if not any(fnmatch.fnmatchcase(dotted, pattern) for pattern in OPEN_NODES):
-            yield from unknown_keys(ours, theirs, f"{dotted}.")
+            yield from unknown_keys(node, known_node, f"{dotted}.")
 
 
 def suggest(key: str, known: DictConfig) -> str:
-    """``; did you mean ...`` with the nearest known dotted keys, or nothing."""
+    """Return ``; did you mean ...`` with the most similar dotted keys, or an empty string."""
     dotted = list(_dotted(known))
     close = difflib.get_close_matches(key, dotted, n=3, cutoff=0.75)
     leaf = key.rpartition(".")[2]
@@ -266,25 +275,25 @@ def _dotted(config: Mapping, prefix: str = "") -> Iterator[str]:
 
 
 def _child(config: Any, key: Any) -> Any:
-    """A node without resolving its interpolations."""
+    """Return a node without resolving its interpolations."""
     return config._get_node(key) if isinstance(config, DictConfig) else config[key]
 
 
 _ABSENT = object()
 
 _WARNED: dict[Any, Any] = {}
-"""What has been warned of in this process, as the module ``warnings`` keeps it."""
+"""Registry of the module ``warnings`` with the warnings that this process has issued."""
 
 
-def _translated_words(words: Mapping[str, str]) -> Iterator[tuple[str, str, Any]]:
-    """Key here, text and value of each ``key=value`` word."""
-    for key, text in words.items():
+def _translated_words(overrides: Mapping[str, str]) -> Iterator[tuple[str, str, Any]]:
+    """Yield the translated key, the text and the value of each override."""
+    for key, text in overrides.items():
         for name, value in translate_key(key, parse_value(text)).items():
             yield name, text, value
 
 
 def _select(config: DictConfig, key: str) -> Any:
-    """The value at a dotted key, or ``_ABSENT`` where a part of the key does not exist."""
+    """Return the value at a dotted key, or ``_ABSENT`` if the key does not exist."""
     node: Any = config
     for part in key.split("."):
         if not isinstance(node, DictConfig) or part not in node:
@@ -294,11 +303,11 @@ def _select(config: DictConfig, key: str) -> Any:
 
 
 def _check_kind(key: str, text: str, present: Any, value: Any) -> None:
-    """A number stays a number and a switch a switch; anything may become null."""
+    """Check that an override has the type of the present value, number or bool; null is always allowed."""
     if value is None or (isinstance(value, str) and value.startswith("${")):
         return
     if isinstance(present, bool):
         if value not in (True, False):
-            raise ConfigError(f"{key}={text}: {key} is true or false")
+            raise ConfigError(f"{key}={text}: {key} must be true or false")
     elif isinstance(present, int | float) and (isinstance(value, bool) or not isinstance(value, int | float)):
-        raise ConfigError(f"{key}={text}: {key} is a number")
+        raise ConfigError(f"{key}={text}: {key} must be a number")

@@ -1,4 +1,4 @@
-"""Leaving a process group, and ending a program that was in one, without torch's destructors.
+"""Leaves a process group, and ends a program that was in one, without torch's destructors.
 
 Freeing a gloo process group can hang or abort a process. ``torch.distributed.destroy_process_group()`` only
 drops Python's reference; the reducer of a DDP module may be the group's last owner, and its destructor joins
@@ -90,12 +90,12 @@ def _end_process(code: Any) -> NoReturn:
         if not isinstance(code, int | None):
             print(code, file=sys.stderr)
         atexit.unregister(_free_left_groups)
-        # As a child process of multiprocessing ends; atexit flushes logs, ends data loading processes and
+        # As at the end of a child process of multiprocessing; atexit flushes logs, ends data loading workers and
         # removes temporary folders.
         threading._shutdown()
         atexit._run_exitfuncs()
     except BaseException:
-        # Raised by a signal's handler, such as a second Ctrl-C.
+        # Raised by a signal handler, for example by a second Ctrl-C.
         traceback.print_exc()
         status = status or 1
     finally:
@@ -109,5 +109,5 @@ def _end_process(code: Any) -> NoReturn:
 
 
 def _free_left_groups() -> None:
-    # Python's reference releases the GIL while gloo's threads are joined.
+    # Unlike a C++ destructor, dropping Python's reference releases the GIL while gloo's threads are joined.
     _left_groups.clear()

@@ -1,7 +1,7 @@
-"""The published configuration files as they are: what their keys are called here, and which mean nothing.
+"""Support for the published configuration files: their keys are translated, and unused keys are ignored.
 
-The 14 files are MMF configurations written out whole, so they also say what MMF, Lightning or an earlier data set
-reads. :func:`translate` turns such a file into this project's keys; the same rules hold for ``key=value`` words.
+The 14 files are complete MMF configurations, so they also contain keys of MMF, Lightning or an earlier data set.
+:func:`translate` converts such a file to this project's keys; the same rules apply to ``key=value`` overrides.
 """
 
 from __future__ import annotations
@@ -55,19 +55,19 @@ WITHOUT_MEANING: dict[str, str] = {
     "training.task_size_proportional_sampling": "training.dataset_size_proportional_sampling covers it",
     "training.wandb": "runs are not logged to Weights & Biases",
 }
-"""Published keys, with all keys below them, that nothing reads here, and why; ``*`` stands for any name."""
+"""Published keys, including all keys below them, that are not used here, and the reason; ``*`` matches any name."""
 
 RENAMED = {
     f"{_DATA}.n_img_feat": f"{_DATA}.max_features",
     f"{_DATA}.img_feat_dim": f"{_DATA}.feature_dim",
 }
-"""Published key to the key here."""
+"""Published key to this project's key."""
 
 PROCESSORS = {"bert_tokenizer": "clvqa_bert_tokenizer", "m4c_answer": "clvqa_answer", "fasttext": "clvqa_fasttext"}
-"""MMF's processors to those here that do the same faster or from the data root."""
+"""MMF's processors to this project's, which are faster or read from the data root."""
 
 FEATURE_SOURCES = ("gqa", "textvqa")
-"""What the entries of a published ``features.<split>`` list are, in this order; all splits share their databases."""
+"""Meaning of the entries of a published ``features.<split>`` list; all splits use the same databases."""
 
 _FEATURES = re.compile(rf"{re.escape(_DATA)}\.features\.(train|val|test)")
 
@@ -83,22 +83,22 @@ PLACES: dict[str, str | None] = {
     f"{_DATA}.processors.answer_processor.params.vocab_file": "vocab/{name}",
     f"{_DATA}.processors.context_processor.params.model_file": "pretrained/fasttext/{name}",
 }
-"""Keys of a published file that name a place on its author's machine, and what stands for it where it does not exist:
-a file of the data root by the same name, or None for this project's default."""
+"""Keys whose value in a published file is a path on its author's machine, and the replacement if it does not exist:
+the file of the same name in the data root, or None for this project's default."""
 
 
 class TranslationError(CloveError):
-    """A file gives two values for one key, once under its published name."""
+    """A file has two values for one key, one of them under its published name."""
 
 
 @dataclass
 class Translation:
-    """What a file says in this project's keys.
+    """A configuration file translated to this project's keys.
 
     Attributes:
         config: the configuration.
-        without_meaning: entries of :data:`WITHOUT_MEANING` that it has; any makes it a published file.
-        elsewhere: keys of :data:`PLACES` whose place does not exist on this machine.
+        without_meaning: entries of :data:`WITHOUT_MEANING` in the file; a file with any is treated as published.
+        elsewhere: keys of :data:`PLACES` whose path does not exist on this machine.
     """
 
     config: DictConfig
@@ -106,18 +106,18 @@ class Translation:
     elsewhere: list[str] = field(default_factory=list)
 
     def describe(self) -> str:
-        """One line for the user; empty where nothing was left out or moved."""
+        """Return a warning line; empty if no key was ignored and no path replaced."""
         parts = []
         if self.without_meaning:
-            parts.append(f"keys without meaning here, left out: {', '.join(self.without_meaning)}")
+            parts.append(f"keys that are not used here and ignored: {', '.join(self.without_meaning)}")
         if self.elsewhere:
             places = ", ".join(self.elsewhere)
-            parts.append(f"places that do not exist, replaced by those of env.clove_root and env.root: {places}")
+            parts.append(f"paths that do not exist, replaced by paths in env.clove_root and env.root: {places}")
         return "; ".join(parts)
 
 
 def meaningless(key: str) -> str | None:
-    """The entry of :data:`WITHOUT_MEANING` that covers a dotted key."""
+    """Return the entry of :data:`WITHOUT_MEANING` that matches a dotted key; None if there is none."""
     for pattern in WITHOUT_MEANING:
         if fnmatch.fnmatchcase(key, pattern) or fnmatch.fnmatchcase(key, f"{pattern}.*"):
             return pattern
@@ -125,7 +125,7 @@ def meaningless(key: str) -> str | None:
 
 
 def translate_key(key: str, value: Any) -> dict[str, Any]:
-    """One published key and its value as keys and values here; a key of this project stays as it is."""
+    """Translate a published key and its value to keys and values of this project; other keys are unchanged."""
     if key in RENAMED:
         return {RENAMED[key]: value}
     if key == "training.fp16":
@@ -142,28 +142,28 @@ def translate_key(key: str, value: Any) -> dict[str, Any]:
 
 
 def translate(config: DictConfig) -> Translation:
-    """A configuration file's content in this project's keys.
+    """Translate the content of a configuration file to this project's keys.
 
     Args:
-        config: as read, with its ``includes``; not changed.
+        config: the content including its ``includes``; it is not changed.
 
     Raises:
-        TranslationError: two of its keys give different values for one key here.
+        TranslationError: two keys of the file set one key of this project to different values.
     """
     result = Translation(OmegaConf.create())
     content = OmegaConf.to_container(config, resolve=False)
     leaves = dict(_leaves(content))
-    known = [(path, value) for path, value in leaves.items() if not _note(path, result.without_meaning)]
+    used = [(path, value) for path, value in leaves.items() if not _note(path, result.without_meaning)]
     if result.without_meaning:
-        known = _relocated(known, leaves, result.elsewhere)
+        used = _relocated(used, leaves, result.elsewhere)
     translated: dict[tuple[str, ...], tuple[str, Any]] = {}
-    for path, value in known:
+    for path, value in used:
         dotted = ".".join(map(str, path))
         for key, new in translate_key(dotted, value).items():
             target = path if key == dotted else tuple(key.split("."))
-            said_by, before = translated.get(target, (dotted, new))
+            source_key, before = translated.get(target, (dotted, new))
             if before != new:
-                raise TranslationError(f"{dotted}: {new} contradicts {said_by}: {before}; both are {key} here")
+                raise TranslationError(f"{dotted}: {new} contradicts {source_key}: {before}; both are {key} here")
             translated[target] = (dotted, new)
     result.config = OmegaConf.create(_nested({path: value for path, (_, value) in translated.items()}))
     return result
@@ -177,22 +177,22 @@ def _note(path: tuple[str, ...], entries: list[str]) -> bool:
 
 
 def _relocated(
-    known: list[tuple[tuple[str, ...], Any]], leaves: Mapping[tuple[str, ...], Any], elsewhere: list[str]
+    entries: list[tuple[tuple[str, ...], Any]], leaves: Mapping[tuple[str, ...], Any], elsewhere: list[str]
 ) -> list[tuple[tuple[str, ...], Any]]:
-    """The places of a published file: as given where they exist, else those of this project."""
+    """Return the entries of a published file, with paths that do not exist replaced by those of this project."""
     setting = leaves.get(("training", "CL", "cl_setting"))
     databases = [
         database
-        for path, value in known
+        for path, value in entries
         if _FEATURES.fullmatch(".".join(map(str, path)))
         for entry in value or []
         for database in str(entry).split(",")
     ]
-    found = []
-    for path, value in known:
+    relocated = []
+    for path, value in entries:
         dotted = ".".join(map(str, path))
         if dotted not in PLACES or not value:
-            found.append((path, value))
+            relocated.append((path, value))
             continue
         names = value if isinstance(value, list) else [value]
         if all(_exists(dotted, str(name), databases) for name in names):
@@ -200,14 +200,14 @@ def _relocated(
                 path = (*path[:-1], "features_dir")
             elif dotted != "env.save_dir":
                 value = [_absolute(name) for name in names] if isinstance(value, list) else _absolute(value)
-            found.append((path, value))
+            relocated.append((path, value))
             continue
         elsewhere.append(dotted)
         template = PLACES[dotted]
         if template is not None:
             moved = [_filled(template, setting, str(name)) for name in names]
-            found.append((path, moved if isinstance(value, list) else moved[0]))
-    return found
+            relocated.append((path, moved if isinstance(value, list) else moved[0]))
+    return relocated
 
 
 def _exists(key: str, place: str, databases: list[str]) -> bool:
@@ -229,12 +229,12 @@ def _filled(template: str, setting: Any, place: str) -> str:
 
 
 def file_name(place: str) -> str:
-    """The last part of a path; listings of the published files may write its folder as ``<path>`` and a space."""
+    """Return the last part of a path; listings of the published files may have ``<path> `` instead of the folder."""
     return re.split(r"[/\s]", place)[-1]
 
 
 def _leaves(content: Mapping[str, Any], above: tuple[str, ...] = ()) -> Any:
-    """Paths and values of all that is no mapping, or an empty one."""
+    """Yield path and value of each leaf: a value that is not a mapping, or an empty mapping."""
     for key, value in content.items():
         if isinstance(value, Mapping) and value:
             yield from _leaves(value, (*above, key))

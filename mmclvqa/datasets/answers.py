@@ -1,4 +1,4 @@
-"""From predicted indices to words, the same way for metrics and predictions (M4C decoding)."""
+"""Conversion of predicted indices to answers (M4C decoding), shared by metrics and prediction files."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from mmf.utils.text import word_tokenize
 
 
 class AnswerSpace(Protocol):
-    """What is needed of an answer processor."""
+    """The part of an answer processor that decoding uses."""
 
     EOS_IDX: int
 
@@ -19,15 +19,15 @@ class AnswerSpace(Protocol):
 def answer_words(
     indices: Sequence[int], ocr_tokens: Sequence[str], answer_processor: AnswerSpace
 ) -> tuple[str, list[str]]:
-    """Turn one record's greedy indices into its answer.
+    """Return the answer that a record's greedy indices spell.
 
     Args:
-        indices: one index per decoding step; below A a vocabulary word, from A on an OCR slot.
-        ocr_tokens: the record's OCR tokens by slot (padded with ``<pad>``).
-        answer_processor: gives A, EOS and the words.
+        indices: one index per decoding step; below A a vocabulary word, otherwise A + OCR slot.
+        ocr_tokens: OCR tokens of the record by slot, padded with ``<pad>``.
+        answer_processor: provides A, EOS and the words.
 
     Returns:
-        The answer, and per word where it came from: ``VOCAB`` or ``OCR``.
+        The answer, and the source of each of its words: ``VOCAB`` or ``OCR``.
     """
     size = answer_processor.get_true_vocab_size()
     words, sources = [], []

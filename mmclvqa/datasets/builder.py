@@ -1,4 +1,4 @@
-"""Registers the data set ``clvqa`` with MMF and builds its splits."""
+"""The builder of the data set ``clvqa``, registered with MMF."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from mmclvqa.clove.errors import DataError
 from mmclvqa.configuration import CONFIG_DIR
 from mmclvqa.datasets.dataset import CloveDataset
 from mmclvqa.datasets.records import read_split
-from mmclvqa.datasets.replay import ReplayError, select_replays
+from mmclvqa.methods.replay import Replays
+from mmclvqa.methods.selection import select_methods
 
 
 @registry.register_builder("clvqa")
 class CloveBuilder(BaseDatasetBuilder):
-    """Builds the splits of CLOVE that the configuration names."""
+    """Builds the CLOVE splits of the configuration."""
 
     def __init__(self) -> None:
         super().__init__("clvqa")
@@ -27,14 +28,14 @@ class CloveBuilder(BaseDatasetBuilder):
         return str(CONFIG_DIR / "datasets" / "clvqa" / "defaults.yaml")
 
     def build(self, config: Any, dataset_type: str, *args: Any, **kwargs: Any) -> None:
-        """Nothing is fetched here; ``python -m mmclvqa.clove download`` does that."""
+        """Do nothing; ``python -m mmclvqa.clove download`` downloads the data."""
 
     def load(self, config: Any, dataset_type: str, *args: Any, **kwargs: Any) -> CloveDataset:
-        """Read a split; replays of earlier tasks join the train split as ``training.CL`` says.
+        """Read a split; the train split also gets the replays of the selected methods.
 
         Raises:
-            DataError: the configuration names no annotation file for it, or one cannot be read.
-            CloveError: see :func:`mmclvqa.datasets.replay.select_replays`.
+            DataError: the configuration has no annotation file for the split, or a file cannot be read.
+            CloveError: the replays of a method cannot be read.
         """
         paths = config.annotations[dataset_type]
         if not paths:
@@ -49,20 +50,21 @@ class CloveBuilder(BaseDatasetBuilder):
         return self.dataset
 
     def _replays(self, root: str, real: int) -> list[dict[str, Any]]:
-        training = registry.get("config").training
-        settings = training.CL
-        if settings.use_replay and settings.replay_method == "gem" and training.trainer != "GEM":
-            raise ReplayError(
-                f"training.CL.replay_method=gem needs training.trainer=GEM (it is {training.trainer}): "
-                "the memories would never be read"
-            )
-        replays = select_replays(root, settings)
-        if settings.use_replay:
-            registry.get("writer").write(f"replay: {replays.describe(real, settings.cur_task)}")
-        return replays.records
+        """Return the replays of the run's methods; without a trainer, of those that the configuration selects."""
+        config = registry.get("config")
+        methods = registry.get("continual_methods", no_warning=True)
+        if not methods or methods[0].config is not config:
+            methods = select_methods(config)
+        records = []
+        for method in methods:
+            replays: Replays | None = method.replays(root)
+            if replays is not None:
+                registry.get("writer").write(f"replay: {replays.describe(real, config.training.CL.cur_task)}")
+                records += replays.records
+        return records
 
     def update_registry_for_model(self, config: Any) -> None:
-        """Tell the model how many outputs there are and which index starts an answer."""
+        """Register the number of outputs and the answer processor, which the model reads."""
         processor = self.dataset.answer_processor
         registry.register(f"{self.dataset_name}_num_final_outputs", processor.get_vocab_size())
         registry.register(f"{self.dataset_name}_answer_processor", processor)

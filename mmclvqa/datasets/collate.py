@@ -1,4 +1,4 @@
-"""Batches of CLOVE samples: MMF's SampleList, without padding that no record of the batch needs."""
+"""Collation of CLOVE samples into MMF's SampleList without unnecessary padding."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ OBJECT_FIELDS = ("image_feature_0", "obj_bbox_coordinates")
 
 
 class TrimmingCollator(BatchCollator):
-    """Cuts region features to the batch's longest before they are stacked and passed between processes.
+    """Truncates region features to the longest record of the batch before they are stacked and sent between processes.
 
-    At CLOVE's size a record's two feature fields are 1.6 MB, most of it padding; the model masks
-    padding, so what is cut changes no result.
+    In CLOVE, the two feature fields of a record take 1.6 MB, most of it padding. The model masks padding, so truncation
+    does not change results.
     """
 
     def __call__(self, batch: list[Sample]) -> SampleList:
@@ -20,6 +20,6 @@ class TrimmingCollator(BatchCollator):
         for sample in batch:
             for field in OBJECT_FIELDS:
                 sample[field] = sample[field][:objects]
-            # Only as many OCR regions as there are OCR slots are ever read.
+            # The model reads one OCR region per OCR slot.
             sample["image_feature_1"] = sample["image_feature_1"][: len(sample["ocr_bbox_coordinates"])]
         return super().__call__(batch)

@@ -1,4 +1,4 @@
-"""One split of CLOVE as MMF samples."""
+"""The MMF data set of one split of CLOVE."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mmf.datasets.base_dataset import BaseDataset
 from mmf.utils.distributed import byte_tensor_to_object, object_to_byte_tensor
 
 from mmclvqa.clove.errors import DataError
-from mmclvqa.clove.features import has_image
+from mmclvqa.clove.tasks import has_image
 from mmclvqa.datasets.answers import answer_words
 from mmclvqa.datasets.collate import TrimmingCollator
 from mmclvqa.datasets.features import FeatureStore, image_source
@@ -25,13 +25,13 @@ SEPARATOR = "[SEP]"
 
 
 class CloveDataset(BaseDataset):
-    """CLOVE records of one split.
+    """The CLOVE records of one split as MMF samples.
 
     Args:
         config: ``dataset_config.clvqa``.
         dataset_type: ``train``, ``val`` or ``test``.
         records: annotation records of the split.
-        name: name it is registered under; metrics and registry entries carry it.
+        name: registered name, used in the names of metrics and registry entries.
     """
 
     def __init__(self, config: Any, dataset_type: str, records: list[dict[str, Any]], name: str = "clvqa") -> None:
@@ -43,25 +43,29 @@ class CloveDataset(BaseDataset):
         )
         for source in {image_source(r) for r in records if has_image(r["stage"])}:
             self.features.open(source)
-        # Read once: looking a key up in the configuration takes longer than a record's region features.
+        # Read once, because a lookup in the configuration takes longer than reading the region features of a record.
         self._mask_prob = config.mask_img_prob if config.use_mask_img and dataset_type == "train" else 0.0
         self._use_features, self._use_ocr = config.use_features, config.use_ocr
         self._use_ocr_info, self._use_gt_sg = config.use_ocr_info, config.use_gt_sg
         self._seed = (int(registry.get("seed", no_warning=True) or 0), zlib.crc32(dataset_type.encode()))
-        # Shared memory, so that data loading processes see the epoch that the trainer sets.
+        # In shared memory, so that data loading workers see the epoch that the trainer sets.
         self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()
 
     def __len__(self) -> int:
         return len(self.records)
 
     def init_processors(self) -> None:
-        """Build the processors; one clear line when a tokenizer cannot be had."""
+        """Build the processors.
+
+        Raises:
+            DataError: the tokenizer is neither in the data root nor on the hub.
+        """
         try:
             super().init_processors()
         except OSError as error:
             source = self.config.processors.text_processor.params.tokenizer_config.type
             raise DataError(
-                f"tokenizer {source} is neither below {self.config.data_dir}/pretrained nor to be had from the hub: "
+                f"tokenizer {source} is neither in {self.config.data_dir}/pretrained nor available from the hub: "
                 f"{str(error).splitlines()[0]}"
             ) from None
         if self.has_ocr:
@@ -70,18 +74,18 @@ class CloveDataset(BaseDataset):
                 self.writer.write("no fastText model is configured: OCR tokens get zero vectors", "warning")
 
     def set_epoch(self, epoch: int) -> None:
-        """Draw afresh: which answer is taught, which images are withheld."""
+        """Set the epoch, which determines the target answers and the masked images that are drawn."""
         self._epoch[0] = epoch
 
     def collate_fn(self, batch: list[Sample]) -> SampleList:
-        """Stack samples into a batch (see :class:`TrimmingCollator`)."""
+        """Collate samples into a batch; see :class:`TrimmingCollator`."""
         return TrimmingCollator(self.dataset_name, self.dataset_type)(batch)
 
     def __getitem__(self, index: int) -> Sample:
-        """The sample of record ``index``; fields as :mod:`mmclvqa.models.inputs` reads them.
+        """Return the sample of record ``index``, with the fields that :mod:`mmclvqa.models.inputs` reads.
 
-        In place of dense ``targets`` it carries ``target_inds`` and ``target_scores``, from which
-        :meth:`prepare_batch` makes them.
+        Instead of the dense ``targets`` it has ``target_inds`` and ``target_scores``, from which :meth:`prepare_batch`
+        builds them.
         """
         record = self.records[index]
         draws = np.random.default_rng((*self._seed, int(self._epoch), index))
@@ -105,30 +109,30 @@ class CloveDataset(BaseDataset):
         for field, (processor, text) in texts.items():
             processed = processor({"text": text})
             sample[field] = processed["input_ids"]
-            # MMF's own tokenizer processors give the tokens, not their number.
+            # MMF's own tokenizer processors return the tokens but not their number.
             length = processed["length"] if "length" in processed else len(processed["tokens"])
             sample[f"{field}_len"] = torch.tensor(length)
 
     def _add_regions(self, sample: Sample, record: dict[str, Any], draws: np.random.Generator) -> None:
         masked = draws.random() < self._mask_prob
         if has_image(record["stage"]) and self._use_features:
-            found = self.features.read(record)
+            features = self.features.read(record)
         else:
-            # A replay has no image: all its regions count as real and are zero.
-            found = {
+            # A replay has no image: its region features are zero, and all of them count as real.
+            features = {
                 "objects": self.features.nothing(),
                 "num_objects": torch.tensor(self.features.max_features),
                 "boxes": torch.zeros(self.features.max_features, 4),
                 "ocr": self.features.nothing(),
             }
-        # Masking leaves the OCR regions and all boxes as they are.
-        sample.image_feature_0 = self.features.nothing() if masked else found["objects"]
-        sample.image_info_0 = Sample({"max_features": found["num_objects"]})
-        sample.obj_bbox_coordinates = found["boxes"]
-        sample.image_feature_1 = found["ocr"] if self._use_ocr else self.features.nothing()
+        # Masking does not affect the OCR regions and the boxes.
+        sample.image_feature_0 = self.features.nothing() if masked else features["objects"]
+        sample.image_info_0 = Sample({"max_features": features["num_objects"]})
+        sample.obj_bbox_coordinates = features["boxes"]
+        sample.image_feature_1 = features["ocr"] if self._use_ocr else self.features.nothing()
 
     def _add_ocr(self, sample: Sample, record: dict[str, Any]) -> list[str]:
-        """Adds the OCR side and returns the tokens by slot, padded with ``<pad>``."""
+        """Add the OCR fields and return the OCR tokens by slot, padded with ``<pad>``."""
         tokens = record["ocr_tokens"] if self._use_ocr else []
         tokens = [self.ocr_token_processor({"text": token})["text"] for token in tokens]
         context = self.context_processor({"tokens": tokens})
@@ -162,11 +166,11 @@ class CloveDataset(BaseDataset):
         for field, value in named.items():
             try:
                 sample[field] = object_to_byte_tensor(value)
-            except Exception as error:  # MMF raises a bare Exception for what does not fit
+            except Exception as error:  # MMF raises a bare Exception for a value that is too long
                 raise DataError(f"record {record['question_id']}: {field} is too long: {error}") from None
 
     def prepare_batch(self, batch: SampleList) -> SampleList:
-        """Move a batch to the device and build its dense ``targets`` (B, steps, A + OCR slots) there."""
+        """Move a batch to the device and add the dense ``targets`` (B, steps, A + OCR slots)."""
         batch = super().prepare_batch(batch)
         batch.targets = dense_targets(
             batch.target_inds,
@@ -177,7 +181,7 @@ class CloveDataset(BaseDataset):
         return batch
 
     def format_for_prediction(self, report: Report) -> list[dict[str, Any]]:
-        """MMF's prediction entries: question_id, image_id, answer, pred_source."""
+        """Return MMF's prediction entries: question_id, image_id, answer, pred_source."""
         indices = report.scores.argmax(dim=-1).tolist()
         entries = []
         for row, steps in enumerate(indices):
@@ -195,9 +199,9 @@ class CloveDataset(BaseDataset):
 
 
 def scene_graph_text(record: dict[str, Any], use_gt_sg: bool) -> str:
-    """The scene graph as one text: items joined by a space, the last ``[SEP]`` dropped.
+    """Return the scene graph as text: items joined by spaces, without the last ``[SEP]``.
 
-    The predicted graph, or with ``use_gt_sg`` the true one for replays.
+    It is the predicted graph, or for replays with ``use_gt_sg`` the ground-truth graph.
     """
     true_graph = use_gt_sg and "replay" in record["stage"]
     items = record["gt_scene_graph_seq" if true_graph else "pred_scene_graph_seq"]

@@ -1,4 +1,4 @@
-"""Region features of a record, through MMF's own readers but without running code in the files."""
+"""Region features of records, read by MMF's readers without running code in the files."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from mmf.datasets.databases.readers.feature_readers import (
     PaddedFasterRCNNFeatureReader,
 )
 
-from mmclvqa.clove.coercion import warn_once
 from mmclvqa.clove.errors import DataError, UnsafePickleError
 from mmclvqa.clove.features import boxes_problem, feature_path, open_lmdb
-from mmclvqa.clove.pickles import safe_loads, safe_numpy_load
+from mmclvqa.clove.files import safe_loads, safe_numpy_load
+from mmclvqa.clove.records import warn_once
 
 REOPEN_AFTER_BYTES = 256 * 2**20
-"""Features read before a database is reopened: its mapped pages count as this process's memory."""
+"""Bytes read before a database is reopened, because its mapped pages count as memory of this process."""
 
 
 class _AllowListPickle:
-    """What MMF's reader calls ``pickle``: values of foreign databases go through the allow-list."""
+    """Replaces ``pickle`` in MMF's reader, so that values of databases are loaded through the allow-list."""
 
     loads = staticmethod(safe_loads)
 
@@ -34,13 +34,13 @@ feature_readers.pickle = _AllowListPickle
 
 
 class SharedDatabase:
-    """The one open environment that a process may have of a database (lmdb allows no second one).
+    """The environment of a database, shared within a process because lmdb allows only one per database and process.
 
-    Looks like an ``lmdb.Environment`` to MMF's reader. A forked data loading process goes on with the
-    parent's (read-only and without lock) until it reopens it for itself.
+    It has the interface of ``lmdb.Environment`` that MMF's reader uses. A forked data loading worker uses the parent's
+    environment (read-only, without lock) until it opens its own.
 
     Args:
-        path: the database.
+        path: path of the database.
     """
 
     _open: dict[str, SharedDatabase] = {}
@@ -52,14 +52,14 @@ class SharedDatabase:
 
     @classmethod
     def at(cls, path: str) -> SharedDatabase:
-        """The process's environment of ``path``, opened on first use."""
+        """Return this process's environment of ``path``, which is opened on first use."""
         path = os.path.realpath(path)
         if path not in cls._open:
             cls._open[path] = cls(path)
         return cls._open[path]
 
     def begin(self, write: bool = False, buffers: bool = False) -> lmdb.Transaction:
-        """Start a read transaction; after a while on a fresh mapping, so that memory stays flat."""
+        """Start a read transaction; the database is reopened from time to time so that memory does not grow."""
         if self._read_bytes > REOPEN_AFTER_BYTES:
             self._environment.close()
             self._environment = open_lmdb(self._path)
@@ -67,12 +67,12 @@ class SharedDatabase:
         return self._environment.begin(write=write, buffers=buffers)
 
     def count(self, read_bytes: int) -> None:
-        """Note that so many bytes of the mapping were touched."""
+        """Add to the number of bytes that were read since the database was opened."""
         self._read_bytes += read_bytes
 
 
 class CloveLMDBReader(LMDBFeatureReader):
-    """MMF's LMDB reader with clear errors, a shared environment and bounded memory."""
+    """MMF's LMDB reader with one-line errors, a shared environment and bounded memory."""
 
     def __init__(self, max_features: int, path: str) -> None:
         if not os.path.exists(path):
@@ -85,7 +85,7 @@ class CloveLMDBReader(LMDBFeatureReader):
             with self.env.begin(buffers=True) as transaction:
                 self.image_ids = safe_loads(transaction.get(b"keys"), self.db_path)
         except (lmdb.Error, TypeError, OSError) as error:
-            raise DataError(f"feature database {self.db_path} is damaged or no LMDB: {error}") from None
+            raise DataError(f"feature database {self.db_path} is damaged or is not an LMDB database: {error}") from None
         self.image_id_indices = {image_id: index for index, image_id in enumerate(self.image_ids)}
 
     def _load(self, image_file_path: str) -> dict[str, Any]:
@@ -103,7 +103,7 @@ class CloveLMDBReader(LMDBFeatureReader):
 
 
 class CloveFolderReader(PaddedFasterRCNNFeatureReader):
-    """MMF's reader of one ``.npy`` file per image (and ``<name>_info.npy`` beside it)."""
+    """MMF's reader of folders with one ``.npy`` file (and ``<name>_info.npy``) per image."""
 
     def _load(self, image_feat_path: str) -> dict[str, Any]:
         info: dict[str, Any] = {"features": safe_numpy_load(image_feat_path)}
@@ -114,7 +114,7 @@ class CloveFolderReader(PaddedFasterRCNNFeatureReader):
 
 
 class CloveFeatureReader(FeatureReader):
-    """MMF's FeatureReader that chooses between the two readers above."""
+    """MMF's FeatureReader, which uses one of the two readers above."""
 
     def __init__(self, path: str, max_features: int) -> None:
         super().__init__(base_path=path, depth_first=False, max_features=max_features)
@@ -125,14 +125,14 @@ class CloveFeatureReader(FeatureReader):
 
 
 class FeatureStore:
-    """Object and OCR region features by record.
+    """The object and OCR region features of records.
 
     Args:
         features_dir: folder of the databases.
-        databases: for each image source (``gqa``, ``textvqa``) a comma list of databases or folders;
-            the second one, where there is one, holds OCR regions.
-        max_features: regions kept per image (R).
-        feature_dim: width of a region's feature (D).
+        databases: for each image source (``gqa``, ``textvqa``) a comma-separated list of databases or folders;
+            the second one, if present, holds OCR regions.
+        max_features: maximum number of regions per image (R).
+        feature_dim: width of a region feature (D).
     """
 
     def __init__(self, features_dir: str, databases: dict[str, str], max_features: int, feature_dim: int) -> None:
@@ -143,11 +143,11 @@ class FeatureStore:
             for source, paths in databases.items()
         }
         self._readers: dict[str, list[CloveFeatureReader]] = {}
-        # Shared memory, so that one of several data loading processes warns, not each.
+        # In shared memory, so that only one of several data loading workers warns.
         self._without_boxes = torch.zeros(1, dtype=torch.int64).share_memory_()
 
     def open(self, source: str) -> list[CloveFeatureReader]:
-        """The readers of a source, made on first use.
+        """Return the readers of a source, which are created on first use.
 
         Raises:
             DataError: a database does not exist.
@@ -157,21 +157,21 @@ class FeatureStore:
         return self._readers[source]
 
     def nothing(self) -> torch.Tensor:
-        """R x D zeros that take no memory (one value, seen R x D times)."""
+        """Return zeros of shape (R, D) that take the memory of a single value."""
         return torch.zeros(1, 1).expand(self.max_features, self.feature_dim)
 
     def read(self, record: dict[str, Any]) -> dict[str, torch.Tensor]:
-        """Features of a record's image.
-
-        Returns:
-            ``objects`` float32 (R, D) zero-padded; ``num_objects`` int64 (); ``boxes`` float32 (R, 4),
-            corners divided by image width and height; ``ocr`` float32 (R, D), zeros where the source
-            has no OCR database.
+        """Return the features of a record's image.
 
         Features without ``bbox`` get zero boxes, as in the published reader.
 
+        Returns:
+            ``objects`` float32 (R, D), zero-padded; ``num_objects`` int64 (); ``boxes`` float32 (R, 4), corners divided
+            by image width and height; ``ocr`` float32 (R, D), zeros if the source has no OCR database.
+
         Raises:
-            DataError: no entry, or one of another width or with boxes that are not n x 4; names the record.
+            DataError: the image has no entry, or one with another width or with boxes that are not n x 4; the message
+                names the record.
         """
         path = feature_path(record)
         if not path:
@@ -201,8 +201,8 @@ class FeatureStore:
         if problem:
             raise DataError(f"features of {path!r} in {database}: {problem}")
         width, height = float(info["image_width"]), float(info["image_height"])
-        found = np.asarray(info["bbox"], dtype=np.float32)[: self.max_features]
-        boxes[: len(found)] = found / np.array([width, height, width, height], dtype=np.float32)
+        corners = np.asarray(info["bbox"], dtype=np.float32)[: self.max_features]
+        boxes[: len(corners)] = corners / np.array([width, height, width, height], dtype=np.float32)
         return torch.from_numpy(boxes)
 
     def _warn_of_no_boxes(self, database: str, path: str) -> None:
@@ -213,5 +213,5 @@ class FeatureStore:
 
 
 def image_source(record: dict[str, Any]) -> str:
-    """Which databases hold a record's image: ``textvqa`` or ``gqa``."""
+    """Return the source of a record's image, ``textvqa`` or ``gqa``, which selects the databases."""
     return "textvqa" if record["image_source"] == "textvqa" else "gqa"

@@ -1,7 +1,7 @@
-"""VQA accuracy, added up batch by batch so that no scores of a whole split are kept.
+"""VQA accuracy, accumulated batch by batch, so that the scores of a split need not be kept in memory.
 
-The streaming protocol: ``start()``, ``update(batch, output)`` per batch, then ``sums()``, which the
-trainer adds over processes and divides.
+The streaming protocol: ``start()``, ``update(batch, output)`` for each batch, then ``sums()``, which the trainer adds
+over processes and divides.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ COMMON_ANSWERS = frozenset((
     "small", "bottom", "brown", "orange", "pink", "metal", "girl", "boy",
 ))
 # fmt: on
-"""The published list of answers that the tasks have in common, normalised."""
+"""The published list of answers that occur in several tasks, normalised."""
 
 
 @registry.register_metric("textvqa_accuracy")
 class VQAAccuracy(BaseMetric):
-    """VQA accuracy after EvalAI normalisation of answers (Goyal et al. 2017; TextVQA's evaluator).
+    """VQA accuracy after EvalAI normalisation of answers (Goyal et al. 2017; evaluator of TextVQA).
 
-    A prediction scores the average over the ten leave-one-out subsets of min(1, matches / 3).
+    The score of a prediction is the average of min(1, matches / 3) over the ten leave-one-out subsets of the answers.
     """
 
     def __init__(self) -> None:
@@ -45,11 +45,11 @@ class VQAAccuracy(BaseMetric):
         self.start()
 
     def start(self) -> None:
-        """Forget what was added up."""
+        """Reset the sums."""
         self._sums: dict[str, list[float]] = {}
 
     def update(self, sample_list: Any, model_output: Any) -> None:
-        """Add a batch: ``scores`` (B, steps, A + OCR slots) against ``answers`` and ``context_tokens``."""
+        """Add a batch: ``scores`` (B, steps, A + OCR slots) compared with ``answers`` and ``context_tokens``."""
         processor = registry.get(f"{sample_list.dataset_name}_answer_processor")
         for row, indices in enumerate(model_output["scores"].argmax(dim=-1).tolist()):
             tokens = byte_tensor_to_object(sample_list.context_tokens[row])
@@ -63,7 +63,7 @@ class VQAAccuracy(BaseMetric):
                 total[1] += 1
 
     def groups(self, answers: Collection[str]) -> Iterable[str]:
-        """The sub-names a record counts for; the empty one is the metric itself.
+        """Return the sub-names that a record counts for; the empty sub-name is the metric itself.
 
         Args:
             answers: the distinct answers among the record's ten, normalised.
@@ -71,31 +71,31 @@ class VQAAccuracy(BaseMetric):
         return ("",)
 
     def sums(self) -> Sums:
-        """Sum of scores and number of records by sub-name."""
+        """Return the sum of scores and the number of records by sub-name."""
         return {group: (total, count) for group, (total, count) in self._sums.items()}
 
     def calculate(self, sample_list: Any, model_output: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """The accuracy of one batch alone, as MMF's metrics give it."""
+        """Return the accuracy of a single batch, as MMF's metrics do."""
         total, count = self._batch_sums(sample_list, model_output)[""]
         return torch.tensor(total / count)
 
     def _batch_sums(self, sample_list: Any, model_output: Any) -> Sums:
-        """:meth:`sums` of one batch; what was added up before stays as it is."""
-        kept = self._sums
+        """Return :meth:`sums` of a single batch without changing the accumulated sums."""
+        accumulated = self._sums
         self.start()
         try:
             self.update(sample_list, model_output)
             return self.sums()
         finally:
-            self._sums = kept
+            self._sums = accumulated
 
 
 @registry.register_metric("textvqa_accuracy_cls")
 class VQAAccuracyByAnswerClass(VQAAccuracy):
-    """VQA accuracy over all records, over those with a common answer and over the rest.
+    """VQA accuracy of all records, of those with a common answer, and of the others.
 
-    The sub-names are ``all_acc``, ``common_acc`` and ``unique_acc``. A record's answer is common when its ten answers
-    are one and the same after normalisation and :data:`COMMON_ANSWERS` has it. A class without records has 0.
+    The sub-names are ``all_acc``, ``common_acc`` and ``unique_acc``. The answer of a record is common if its ten
+    answers are equal after normalisation and in :data:`COMMON_ANSWERS`. A class without records has accuracy 0.
     """
 
     CLASSES = ("all_acc", "common_acc", "unique_acc")
@@ -109,10 +109,10 @@ class VQAAccuracyByAnswerClass(VQAAccuracy):
         return "", "all_acc", "common_acc" if common else "unique_acc"
 
     def sums(self) -> Sums:
-        """Sum of scores and number of records by sub-name; classes without records are there as well."""
+        """Return the sum of scores and the number of records by sub-name, including classes without records."""
         return dict.fromkeys(self.CLASSES, (0.0, 0.0)) | super().sums()
 
     def calculate(self, sample_list: Any, model_output: Any, *args: Any, **kwargs: Any) -> dict[str, torch.Tensor]:
-        """The accuracies of one batch alone by sub-name, as the published metric gives them."""
+        """Return the accuracies of a single batch by sub-name, as the published metric does."""
         sums = self._batch_sums(sample_list, model_output)
         return {name: torch.tensor(sums[name][0] / (sums[name][1] or 1)) for name in self.CLASSES}

@@ -13,25 +13,25 @@ from mmf.common.registry import registry
 from mmf.datasets.processors.bert_processors import BertTokenizer
 from mmf.datasets.processors.processors import M4CAnswerProcessor, VocabProcessor
 
+from mmclvqa.clove.data_root import load_vocabulary
 from mmclvqa.clove.errors import DataError
-from mmclvqa.clove.vocabulary import load_vocabulary
 
 OCR_TOKEN = "[OCR]"
 FASTTEXT_DIM = 300
 MAX_MATCHES = 20
-"""Index sequences kept per answer, as in M4C."""
+"""Maximum number of index sequences per answer, as in M4C."""
 
 
 @registry.register_processor("clvqa_bert_tokenizer")
 class CloveBertTokenizer(BertTokenizer):
-    """MMF's BERT tokenizer, for one text, without what masking needs: the same ids in a tenth of the time."""
+    """MMF's BERT tokenizer for one text, without masked language modelling: the same ids in a tenth of the time."""
 
     def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
         """Tokenize ``item["text"]``.
 
         Returns:
-            ``input_ids`` int64 (max_seq_length,), zero-padded and cut as MMF does; ``length``, an int,
-            real tokens with [CLS] and [SEP].
+            ``input_ids`` int64 (max_seq_length,), zero-padded and truncated as in MMF; ``length``, an int, the number
+            of tokens including [CLS] and [SEP].
         """
         encoding = self._tokenizer.backend_tokenizer.encode(item["text"], add_special_tokens=False)
         ids = encoding.ids[: self._max_seq_length - 2]
@@ -42,7 +42,7 @@ class CloveBertTokenizer(BertTokenizer):
 
 @registry.register_processor("scene_graph_bert_tokenizer")
 class SceneGraphBertTokenizer(CloveBertTokenizer):
-    """The BERT tokenizer with one special token more, ``[OCR]`` (30522 -> 30523 for BERT base)."""
+    """The BERT tokenizer with the additional special token ``[OCR]`` (30522 -> 30523 tokens for BERT-base)."""
 
     def __init__(self, config: Any, *args: Any, **kwargs: Any) -> None:
         super().__init__(config, *args, **kwargs)
@@ -51,30 +51,29 @@ class SceneGraphBertTokenizer(CloveBertTokenizer):
 
 @registry.register_processor("clvqa_answer")
 class CloveAnswerProcessor(M4CAnswerProcessor):
-    """M4C's answer processor that gives indices instead of dense targets and draws from a given generator.
+    """M4C's answer processor, which returns indices instead of dense targets and uses a given random generator.
 
-    The dense multi-label targets (steps x (A + OCR slots)) are built on the device, see
-    :func:`dense_targets`.
+    :func:`dense_targets` builds the dense multi-label targets (steps x (A + OCR slots)) on the device.
     """
 
     def __init__(self, config: Any, *args: Any, data_dir: str | None = None, **kwargs: Any) -> None:
         config = config.copy()
         config.vocab_file = str(Path(data_dir or ".", config.vocab_file).absolute())
-        # MMF asserts what it needs; this says which line of which file is wrong.
+        # MMF only asserts; this names the file and line that are invalid.
         load_vocabulary(config.vocab_file)
         super().__init__(config, *args, **kwargs)
         self.first_step_slots = MAX_MATCHES * self.num_answers
 
     def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
-        """Indices and scores of the targets, and one index sequence for teacher forcing.
+        """Return indices and scores of the targets, and one index sequence for teacher forcing.
 
         Args:
-            item: ``answers`` (list of str), ``tokens`` (OCR tokens by slot), ``generator``
-                (numpy Generator that chooses among the sequences which spell an answer).
+            item: ``answers`` (list of str), ``tokens`` (OCR tokens by slot), ``generator`` (numpy Generator that
+                chooses among the index sequences that spell an answer).
 
         Returns:
-            ``target_inds`` int32 and ``target_scores`` float32, both (20 x answers + steps - 1,):
-            first the indices that may come at step 0, then one slot per later step, -1 where unused;
+            ``target_inds`` int32 and ``target_scores`` float32, both (20 x answers + steps - 1,): first the indices
+            that are correct at step 0, then one entry per later step, -1 if unused;
             ``train_prev_inds`` int64 (steps,); ``train_loss_mask`` float32 (steps,).
         """
         answers = [self.answer_preprocessor({"text": a})["text"] for a in item["answers"]]
@@ -122,12 +121,12 @@ class CloveAnswerProcessor(M4CAnswerProcessor):
 def dense_targets(
     target_inds: torch.Tensor, target_scores: torch.Tensor, steps: int, num_outputs: int
 ) -> torch.Tensor:
-    """Multi-label targets on the indices' device.
+    """Return the dense multi-label targets, on the device of the indices.
 
     Args:
-        target_inds: int (B, F + steps - 1): F slots of step 0, then one per later step; -1 unused.
+        target_inds: int (B, F + steps - 1): F entries of step 0, then one per later step; -1 is unused.
         target_scores: float (B, F + steps - 1).
-        steps: decoding steps.
+        steps: number of decoding steps.
         num_outputs: A + OCR slots.
 
     Returns:
@@ -136,7 +135,7 @@ def dense_targets(
     batch, length = target_inds.shape
     first = length - (steps - 1)
     step = torch.arange(length, device=target_inds.device).sub(first - 1).clamp(min=0)
-    # Unused slots are written to one row more, which is cut off.
+    # Unused entries are written to an additional row, which is dropped.
     step = torch.where(target_inds >= 0, step, steps)
     flat = step * num_outputs + target_inds.long().clamp(min=0)
     targets = torch.zeros(batch, (steps + 1) * num_outputs, device=target_inds.device)
@@ -146,10 +145,10 @@ def dense_targets(
 
 @registry.register_processor("clvqa_fasttext")
 class CloveFastTextProcessor(VocabProcessor):
-    """fastText vectors (300) of OCR tokens.
+    """Returns the fastText vectors (300 numbers) of OCR tokens.
 
-    The model (8 GB for wiki.en.bin) is read by :meth:`load` in the main process, before data loading
-    processes are forked, so that they share it; and not at all when no record has OCR tokens.
+    :meth:`load` reads the model (8 GB for wiki.en.bin) in the main process before data loading workers are forked, so
+    that they share it. It is not read if no record has OCR tokens.
     """
 
     def __init__(self, config: Any, *args: Any, data_dir: str | None = None, **kwargs: Any) -> None:
@@ -158,24 +157,24 @@ class CloveFastTextProcessor(VocabProcessor):
         self._model: Any = None
 
     def load(self) -> None:
-        """Read the model, once.
+        """Read the model unless it is loaded.
 
         Raises:
-            DataError: the file is missing or not a fastText model of 300 dimensions.
+            DataError: the file does not exist or is not a fastText model with 300 dimensions.
         """
         if self._model is not None or self.model_file is None:
             return
         if not os.path.exists(self.model_file):
             raise DataError(
                 f"fastText model {self.model_file} does not exist; fetch it with `python -m mmclvqa.clove "
-                "download`, or set context_processor.params.model_file to null to do without"
+                "download`, or set context_processor.params.model_file to null to use zero vectors"
             )
         try:
             import fasttext
         except ImportError:
             raise DataError("package fasttext is not installed; it is in requirements.txt") from None
         try:
-            # The constructor of the wrapper class prints a deprecation warning; its handle does not.
+            # Used directly because the constructor of its wrapper class prints a deprecation warning.
             self._model = fasttext.FastText._FastText(model_path=self.model_file)
         except ValueError as error:
             raise DataError(f"fastText model {self.model_file}: {error}") from None

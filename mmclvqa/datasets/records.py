@@ -1,4 +1,4 @@
-"""The records of a split, kept packed so that data loading processes share one copy of them."""
+"""The records of a split in packed form, which data loading workers share in memory."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from mmclvqa.clove.annotations import load_records
 from mmclvqa.clove.errors import DataError
+from mmclvqa.clove.records import load_records
 
 USED_FIELDS = (
     "answers",
@@ -27,17 +27,17 @@ USED_FIELDS = (
     "supporting_fact",
     "stage",
 )
-"""What the data set reads of a record; the rest of it is not kept in memory."""
+"""The fields of a record that the data set reads; other fields are not kept in memory."""
 
 
 class PackedRecords:
-    """Records as one byte array: forked workers read it without copying it page by page.
+    """Records pickled into one byte array, which forked workers share.
 
-    (A list of dicts is copied in time by every worker, because reading a Python object writes its
-    reference count.)
+    A list of dicts would gradually be copied by every worker, because reading a Python object writes its
+    reference count.
 
     Args:
-        records: annotation records, see :mod:`mmclvqa.clove.annotations`.
+        records: annotation records, see :mod:`mmclvqa.clove.records`.
     """
 
     def __init__(self, records: Iterable[dict[str, Any]]) -> None:
@@ -50,33 +50,33 @@ class PackedRecords:
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         start = int(self._ends[index - 1]) if index else 0
-        # Packed by this object from checked records, so nothing foreign is unpickled here.
+        # Safe: these bytes were pickled by this object from checked records.
         return pickle.loads(memoryview(self._bytes)[start : int(self._ends[index])])
 
 
 def read_split(root: str, paths: Iterable[str]) -> list[dict[str, Any]]:
-    """Read and check the annotation files of one split, one after another.
+    """Read and check the annotation files of one split.
 
     Args:
-        root: the data root; relative paths are below it.
+        root: the data root, to which paths are relative.
         paths: annotation files.
 
     Raises:
-        DataError: the data root or a file is missing, damaged or empty.
-        RecordError: a record without a field, or with one of the wrong kind.
+        DataError: the data root or a file does not exist, is damaged or is empty.
+        RecordError: a field of a record is missing or has the wrong type.
     """
     if not Path(root).is_dir():
         raise DataError(
             f"data root {root} does not exist; set CLOVE_ROOT (or env.clove_root), "
-            "or make a small one with: python -m mmclvqa.clove mini DIR"
+            "or generate a small one with: python -m mmclvqa.clove mini DIR"
         )
     records = []
     for name in paths:
         path = Path(root, name)
         if not path.exists() and path.with_suffix(".json").exists():
             path = path.with_suffix(".json")
-        found = load_records(path)
-        if not found:
+        file_records = load_records(path)
+        if not file_records:
             raise DataError(f"{path} holds no records")
-        records += found
+        records += file_records
     return records

@@ -1,4 +1,4 @@
-"""UniVQA: the network in plain torch, and its MMF model ``unicl`` in :mod:`mmclvqa.models.unicl`."""
+"""UniVQA as a plain torch module; :mod:`mmclvqa.models.unicl` registers it with MMF as model ``unicl``."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from mmclvqa.models.pretrained import load_initial_weights
 
 
 def build_univqa(config: Mapping[str, Any], num_answers: int, bos_index: int = 1) -> UniVQANetwork:
-    """The network of ``model_config.unicl`` with its initial weights, without MMF.
+    """Build a UniVQA network and load its initial weights, without MMF.
 
     Args:
-        config: ``model_config.unicl`` (DictConfig or plain mapping); absent keys take the published values,
-            but weights are read only from sources that are named.
+        config: ``model_config.unicl`` (DictConfig or plain mapping). Missing keys default to the published values,
+            except that pretrained weights are loaded only from sources that are set.
         num_answers: size A of the answer vocabulary.
-        bos_index: the answer index decoding starts from.
+        bos_index: index of the answer that starts decoding.
 
     Raises:
         ModelConfigError: the configuration contradicts itself.
-        DataError: a weights source is absent or does not fit.
+        DataError: a source of weights does not exist or does not match the model.
     """
     network = UniVQANetwork(config, num_answers, bos_index)
     load_initial_weights(network, config)

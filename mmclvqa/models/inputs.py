@@ -1,4 +1,4 @@
-"""The tensors UniVQA reads of a batch (SPEC §3), free of how they were collated."""
+"""The input tensors of UniVQA, independent of how they were collated."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ class UniVQAInputs:
     """One padded batch of B records.
 
     Attributes:
-        text, scene_graph, knowledge: B×L, B×SG, B×K, int64, BERT ids; ``*_len``: B, int64, real tokens.
-        objects: B×regions×features, float; ``object_boxes`` B×regions×4; ``object_num`` B, how many are real.
+        text, scene_graph, knowledge: B×L, B×SG, B×K, int64, BERT token ids; ``*_len``: B, int64, number of real tokens.
+        objects: B×regions×features, float; ``object_boxes`` B×regions×4; ``object_num`` B, number of real regions.
         ocr_fasttext, ocr_phoc: B×slots×300, B×slots×604, float; ``ocr_boxes`` B×slots×4; ``ocr_num`` B.
         ocr_regions: B×(slots or more)×features, float, region features of the OCR tokens.
-        previous: B×T, int64, teacher-forcing input; in evaluation only its width T counts.
+        previous: B×T, int64, teacher-forcing input; in evaluation only its width T is used.
         targets: B×T×(A+slots), float, or None; see :meth:`referenced_slots`.
     """
 
@@ -42,7 +42,7 @@ class UniVQAInputs:
 
     @classmethod
     def of(cls, batch: Mapping[str, Any]) -> UniVQAInputs:
-        """From MMF's ``SampleList`` or any mapping with the fields of SPEC §3."""
+        """Build the inputs from MMF's ``SampleList``, or from a mapping with the fields of the data set ``clvqa``."""
         device = batch["text"].device
         infos = (batch["image_info_0"], batch["context_info_0"])
         object_num, ocr_num = (torch.as_tensor(info["max_features"], device=device) for info in infos)
@@ -66,10 +66,10 @@ class UniVQAInputs:
         )
 
     def referenced_slots(self, num_answers: int) -> Tensor:
-        """B×slots, bool: OCR slots that teacher forcing names, as input or as target, real or not.
+        """Return the OCR slots (B×slots, bool) that teacher forcing uses as input or as target.
 
-        The processor names real slots alone. Should a batch name a padded one, its embedding and its (masked)
-        score take part in the loss, as they would if padding were computed.
+        The answer processor uses real slots only. If a batch refers to a padded slot, the slot's embedding and its
+        (masked) score take part in the loss, exactly as they would if padding were computed.
         """
         slots = torch.arange(self.ocr_fasttext.size(1), device=self.previous.device) + num_answers
         named = (self.previous[:, :, None] == slots).any(dim=1)

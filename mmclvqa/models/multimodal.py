@@ -1,7 +1,8 @@
-"""The multimodal transformer: encodes the prefix once, then decodes answer steps against its keys and values.
+"""The multimodal transformer: encodes the prefix once, then decodes the answer with cached keys and values.
 
-M4C (Hu et al. 2020, §3.2–3.3). Prefix positions never see decoding steps, so their keys and values are the same
-at every step; that makes one encoding per batch exact, in teacher forcing and in greedy decoding alike.
+M4C (Hu et al. 2020, §3.2–3.3). Prefix positions never attend to decoding steps, so their keys and values are the
+same at every step. Encoding the prefix once per batch is therefore exact, both in teacher forcing and in greedy
+decoding.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ MAX_TYPES = 5
 
 
 class PrevPredEmbeddings(nn.Module):
-    """Decoder input: the embedding of the previous prediction plus position and type (0 answer, 1 OCR copy)."""
+    """Embeds the previous prediction as decoder input: token, position and type (0 answer word, 1 copied OCR token)."""
 
     def __init__(self, settings: TransformerSettings) -> None:
         super().__init__()
@@ -34,18 +35,18 @@ class PrevPredEmbeddings(nn.Module):
         self.emb_dropout = nn.Dropout(settings.hidden_dropout_prob)
 
     def forward(self, answers: Tensor, ocr: Tensor, previous: Tensor, first_step: int) -> Tensor:
-        """Embed ``previous`` (B×n, int64) at steps ``first_step`` …: B×n×h.
+        """Return the embeddings (B×n×h) of the predictions ``previous`` (B×n, int64).
 
         Args:
-            answers: A×h, the answer classifier's weight.
-            ocr: B×slots×h, embeddings of the OCR tokens; index A+j is the record's slot j.
-            previous: answer index below A, or A + OCR slot.
-            first_step: the step of ``previous[:, 0]``.
+            answers: A×h, weight of the answer classifier.
+            ocr: B×slots×h, embeddings of the OCR tokens; index A+j selects slot j of the record.
+            previous: indices below A are answer words, A + j is OCR slot j.
+            first_step: decoding step of ``previous[:, 0]``.
         """
         copied = previous >= answers.size(0)
         steps = torch.arange(first_step, first_step + previous.size(1), device=previous.device)
         place = self.position_embeddings(steps) + self.token_type_embeddings(copied.long())
-        # One spare slot keeps the gather legal for batches without OCR tokens.
+        # An extra slot keeps the gather valid when the batch has no OCR tokens.
         ocr = F.pad(ocr, (0, 0, 0, 1))
         slots = (previous - answers.size(0)).clamp(0, ocr.size(1) - 1)
         token = ocr.gather(1, slots[..., None].expand(-1, -1, ocr.size(2)))
@@ -56,11 +57,11 @@ class PrevPredEmbeddings(nn.Module):
 
 @dataclass
 class Prefix:
-    """What decoding needs of an encoded batch.
+    """The encoded prefix of a batch, as decoding needs it.
 
     Attributes:
-        caches: one per layer.
-        outputs: the last layer's output for the positions it was wanted for.
+        caches: keys and values, one cache per layer.
+        outputs: output of the last layer at the positions it was computed for.
     """
 
     caches: list[Cache]
@@ -68,7 +69,7 @@ class Prefix:
 
 
 class MultimodalTransformer(nn.Module):
-    """``mmt``: the layers over prefix and decoding steps, and the decoder's input embeddings."""
+    """Transformer over the prefix and the decoding steps, with the input embeddings of the decoder (``mmt``)."""
 
     def __init__(self, settings: TransformerSettings) -> None:
         super().__init__()
@@ -78,16 +79,16 @@ class MultimodalTransformer(nn.Module):
         initialise(self, settings.initializer_range)
 
     def encode(self, x: Tensor, rows: Tensor, real: Tensor, batch: int, wanted: int, steps: int) -> Prefix:
-        """Encode the prefix of each record and keep every layer's keys and values.
+        """Encode the prefix of each record and cache the keys and values of every layer.
 
         Args:
-            x: N×h, the prefix's embeddings; the order inside a record has no meaning.
-            rows: N, int64, the record of each.
-            real: N, bool, those that may be attended to.
-            batch: records.
-            wanted: how many embeddings, from the first, have outputs that are used; the last layer answers for
-                these alone, since of the others only keys and values matter.
-            steps: decoding steps that will follow, T.
+            x: N×h, embeddings of the prefix; the order within a record does not matter.
+            rows: N, int64, record of each embedding.
+            real: N, bool, embeddings that may be attended to.
+            batch: number of records.
+            wanted: number of leading embeddings whose outputs are used. The last layer computes outputs for these
+                only; the others contribute only keys and values.
+            steps: number of decoding steps that follow, T.
         """
         everything = Packing.of_rows(rows, batch, real)
         asking = Packing.of_rows(rows[:wanted], batch)
@@ -103,7 +104,7 @@ class MultimodalTransformer(nn.Module):
         return Prefix(caches, outputs)
 
     def decode(self, prefix: Prefix, x: Tensor) -> Tensor:
-        """The next n decoding steps (B×n×h embeddings → B×n×h outputs); ``prefix`` remembers them."""
+        """Return the outputs (B×n×h) of the next n decoding steps (B×n×h embeddings), which are added to the caches."""
         for layer, cache in zip(self.encoder.layer, prefix.caches, strict=True):
             x = layer(x, cache)
         return x

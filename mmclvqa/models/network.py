@@ -1,6 +1,6 @@
-"""UniVQA as a plain torch module: M4C with two more text streams, scene graph and knowledge (SPEC §4).
+"""UniVQA as a plain torch module: M4C with two additional text streams, scene graph and knowledge.
 
-Attribute names are those of the published checkpoints, which is why the parts lie flat on the network.
+Attribute names are those of the published checkpoints; therefore all parts are direct children of the network.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from mmclvqa.models.packing import Packing
 from mmclvqa.models.settings import UniVQASettings
 from mmclvqa.models.text_bert import TextBert
 
-#: Added to the score of a slot that holds no OCR token.
+#: Added to the score of a slot without an OCR token.
 MASKED_SCORE = -10000.0
 
 
 class Fc7(nn.Module):
-    """Faster R-CNN's last layer, finetuned: ``relu(lc(x))``."""
+    """The last layer of Faster R-CNN, which is fine-tuned: ``relu(lc(x))``."""
 
     def __init__(self, in_dim: int, out_dim: int) -> None:
         super().__init__()
@@ -35,7 +35,7 @@ class Fc7(nn.Module):
 
 
 class OcrPointerNetwork(nn.Module):
-    """Copy scores ``(W_q d)·(W_k o)/√d_k`` of decoding outputs d over OCR outputs o (M4C §3.3)."""
+    """Computes the copy scores ``(W_q d)·(W_k o)/√d_k`` of decoder outputs d and OCR outputs o (M4C §3.3)."""
 
     def __init__(self, hidden_size: int, query_key_size: int) -> None:
         super().__init__()
@@ -43,12 +43,12 @@ class OcrPointerNetwork(nn.Module):
         self.key = nn.Linear(hidden_size, query_key_size)
 
     def forward(self, decoded: Tensor, keys: Tensor) -> Tensor:
-        """B×n×h against B×slots×d_k (already through ``key``): B×n×slots."""
+        """Return the scores (B×n×slots) of decoder outputs (B×n×h) and keys (B×slots×d_k, projected by ``key``)."""
         return self.query(decoded) @ keys.transpose(1, 2) / math.sqrt(keys.size(2))
 
 
 class AnswerClassifier(nn.Module):
-    """Scores over the answer vocabulary; its rows are the answers' embeddings too."""
+    """Computes the scores of the answer vocabulary; the rows of its weight also serve as answer embeddings."""
 
     def __init__(self, hidden_size: int, num_answers: int) -> None:
         super().__init__()
@@ -59,10 +59,10 @@ class AnswerClassifier(nn.Module):
 
 
 class UniVQANetwork(nn.Module):
-    """The network without a framework around it.
+    """The UniVQA network, independent of MMF.
 
-    ``train()`` gives one teacher-forced pass, ``eval()`` greedy decoding. Neither computes padding, and both
-    encode the prefix once.
+    In training mode it runs one teacher-forced pass, in evaluation mode greedy decoding. Neither computes anything
+    for padding, and both encode the prefix once.
     """
 
     def __init__(self, config: Mapping[str, Any], num_answers: int, bos_index: int = 1) -> None:
@@ -70,12 +70,12 @@ class UniVQANetwork(nn.Module):
         self.build_network(config, num_answers, bos_index)
 
     def build_network(self, config: Mapping[str, Any], num_answers: int, bos_index: int = 1) -> None:
-        """Make the parts, initialised at random.
+        """Create the parts with random initial weights.
 
         Args:
-            config: the keys of ``model_config.unicl``; absent ones take the published values.
+            config: the keys of ``model_config.unicl``; missing keys default to the published values.
             num_answers: size A of the answer vocabulary.
-            bos_index: the answer index decoding starts from.
+            bos_index: index of the answer that starts decoding.
 
         Raises:
             ModelConfigError: the configuration contradicts itself.
@@ -108,11 +108,11 @@ class UniVQANetwork(nn.Module):
         self.classifier = AnswerClassifier(size, num_answers)
 
     def answer(self, inputs: UniVQAInputs) -> dict[str, Tensor]:
-        """Scores of every decoding step.
+        """Return the scores of every decoding step.
 
         Returns:
-            ``scores``: B×T×(A+slots), float32; slots without an OCR token score about −10000.
-            ``cls_output``: B×h, with ``use_cls`` only.
+            ``scores``: B×T×(A+slots), float32; slots without an OCR token have scores around −10000.
+            ``cls_output``: B×h, only with ``use_cls``.
         """
         prefix, ocr, ocr_packing = self._encode(inputs)
         batch, steps = inputs.previous.shape
@@ -143,9 +143,9 @@ class UniVQANetwork(nn.Module):
         return results
 
     def _encode(self, inputs: UniVQAInputs) -> tuple[Prefix, Tensor, Packing]:
-        """The encoded prefix, and the OCR tokens' embeddings (N×h) with their slots.
+        """Return the encoded prefix, and the embeddings of the OCR tokens (N×h) with their slots.
 
-        The streams stand in the order cls, OCR, texts, objects: the last layer is asked for the first two only.
+        The streams are ordered cls, OCR, texts, objects, because the outputs of only the first two are used.
         """
         batch = len(inputs.text)
         ocr, ocr_packing = self._ocr(inputs)
@@ -161,7 +161,7 @@ class UniVQANetwork(nn.Module):
         return self.mmt.encode(x, rows, real, batch, wanted, inputs.previous.size(1)), ocr, ocr_packing
 
     def _texts(self, inputs: UniVQAInputs) -> list[tuple[Tensor, Tensor]]:
-        """Question and knowledge, then scene graph, with their records: the short streams share a pass."""
+        """Return the encoded texts with their records; question and knowledge, both short, are encoded in one pass."""
         batch = len(inputs.text)
         width = max(inputs.text.size(1), inputs.knowledge.size(1))
         short = torch.cat([F.pad(t, (0, width - t.size(1))) for t in (inputs.text, inputs.knowledge)])
@@ -196,7 +196,8 @@ class UniVQANetwork(nn.Module):
         }
         removed = self.settings.removed
         feature = torch.cat([part * (name not in removed) for name, part in parts.items()], dim=1)
-        # The last ocr_max_num inputs were order vectors once; they are zero and keep the weight's published shape.
+        # The last ocr_max_num inputs are a legacy of earlier code (order vectors). They are zero and keep the weight's
+        # published shape.
         feature = F.pad(feature, (0, self.settings.ocr_max_num)) * ("semantics" not in removed)
         box = packing.take(inputs.ocr_boxes) * ("bbox" not in removed)
         embedding = self.ocr_feat_layer_norm(self.linear_ocr_feat_to_mmt_in(feature))
@@ -204,5 +205,5 @@ class UniVQANetwork(nn.Module):
 
 
 def _unit(x: Tensor) -> Tensor:
-    """L2-normalised in float32: squares of half-precision features overflow."""
+    """Return ``x`` L2-normalised, computed in float32 because squares of half-precision features overflow."""
     return F.normalize(x.float(), dim=-1)

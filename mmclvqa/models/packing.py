@@ -1,8 +1,8 @@
-"""Packing: the real tokens of a padded batch as one flat list, and the way back.
+"""Packing: converts a padded batch to a flat list of its real tokens, and back.
 
-Everything in a transformer layer but attention treats tokens one by one, so it runs on the N real tokens of a
-batch and never on padding. Attention needs records side by side; there the tokens are laid out as B × length,
-where ``length`` is the longest record's count of tokens.
+All parts of a transformer layer except attention process tokens independently, so they run on the N real tokens of
+a batch without padding. Attention needs one row per record; for it the tokens are laid out as B × length, where
+``length`` is the number of tokens of the longest record.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from torch import Tensor
 
 
 class Packing:
-    """Which record, and which place in it, each of N flat tokens has.
+    """The record, and the position within the record, of each of N packed tokens.
 
     Attributes:
         rows: N, int64, the record (0 … batch−1) of each token.
-        slots: N, int64, its place in the record's padded row; no two tokens share (row, slot).
-        real: N, bool, or None where all are real. A token that is not real asks but is never attended to.
-        batch: records in the batch, B.
-        length: width of the padded layout, at least 1 so that no kernel meets an empty axis.
+        slots: N, int64, its position in the padded row of the record; no two tokens share (row, slot).
+        real: N, bool, or None when all are real. A token that is not real attends to others but is never attended to.
+        batch: number of records, B.
+        length: width of the padded layout, at least 1 so that no kernel gets an empty dimension.
     """
 
     def __init__(self, rows: Tensor, slots: Tensor, batch: int, length: int, real: Tensor | None = None) -> None:
@@ -31,11 +31,11 @@ class Packing:
 
     @classmethod
     def of_mask(cls, present: Tensor, real: Tensor | None = None) -> Packing:
-        """The tokens where ``present`` (B×S, bool) holds; slots are their columns, the layout is cut to the last.
+        """Pack the tokens for which ``present`` is True; their slots are the columns.
 
         Args:
-            present: B×S, bool, tokens to keep.
-            real: B×S, bool, those among them that may be attended to; None means all.
+            present: B×S, bool, tokens to keep; trailing empty columns are dropped.
+            real: B×S, bool, tokens that may be attended to; None means all.
         """
         flat = present.flatten().nonzero().squeeze(1)
         width = present.size(1)
@@ -45,7 +45,7 @@ class Packing:
 
     @classmethod
     def of_rows(cls, rows: Tensor, batch: int, real: Tensor | None = None) -> Packing:
-        """Tokens of which only the record is known: each record's tokens stand without gaps, in the given order."""
+        """Pack tokens given only the record of each (``rows``: N); slots follow the given order without gaps."""
         by_row, order = rows.sort(stable=True)
         starts = torch.searchsorted(by_row, torch.arange(batch, device=rows.device))
         slots = torch.empty_like(rows)
@@ -57,10 +57,10 @@ class Packing:
         return self.rows.numel()
 
     def take(self, padded: Tensor) -> Tensor:
-        """The N tokens out of ``padded`` (B×S×d): N×d.
+        """Return the N packed tokens (N×d) of ``padded`` (B×S×d).
 
         Raises:
-            ValueError: S is too narrow for the slots.
+            ValueError: S is smaller than the number of slots in use.
         """
         if len(self) and padded.size(1) < self.length:
             raise ValueError(f"{self.length} slots are in use, but the padded tensor has {padded.size(1)}")
@@ -68,13 +68,13 @@ class Packing:
         return padded.flatten(0, 1).index_select(0, index)
 
     def pad(self, flat: Tensor, length: int | None = None) -> Tensor:
-        """``flat`` (N×d) as B×length×d with zeros where there is no token; inverse of :meth:`take`."""
+        """Return the packed tokens ``flat`` (N×d) as B×length×d with zero padding; the inverse of :meth:`take`."""
         length = self.length if length is None else length
         empty = flat.new_zeros(self.batch * length, flat.size(1))
         return empty.index_copy(0, self.rows * length + self.slots, flat).unflatten(0, (self.batch, length))
 
     def mask(self, length: int | None = None) -> Tensor:
-        """B×length, bool: True where a real token stands."""
+        """Return a mask (B×length, bool) that is True at real tokens."""
         length = self.length if length is None else length
         mask = torch.zeros(self.batch * length, dtype=torch.bool, device=self.rows.device)
         mask[self.rows * length + self.slots] = True if self.real is None else self.real

@@ -1,7 +1,7 @@
-"""The weights UniVQA starts from: BERT's for the text encoder, Faster R-CNN's fc7 for both region encoders.
+"""Loads the initial weights of UniVQA: BERT for the text encoder, Faster R-CNN's fc7 for both region encoders.
 
-A source is named in the configuration or is null; null means random initialisation, and the log says so. A
-source that is named and absent, or of another shape, is an error.
+A source is a file, folder or hub id in the configuration, or null. Null means random initialisation, which is logged.
+A source that does not exist or has other shapes is an error.
 """
 
 from __future__ import annotations
@@ -15,29 +15,29 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from mmclvqa.clove.data_root import pretrained_source
 from mmclvqa.clove.errors import DataError
-from mmclvqa.clove.pickles import safe_load
-from mmclvqa.clove.pretrained import pretrained_source
+from mmclvqa.clove.files import safe_load
 from mmclvqa.models.settings import ModelConfigError
 
-#: Below MMF's logger, so that a run's train.log says where its weights come from.
+#: A child of MMF's logger, so that train.log records where the weights come from.
 logger = logging.getLogger("mmf.univqa")
 
 BERT_FILES = ("model.safetensors", "pytorch_model.bin")
 MMF_FC7_FOLDER = "models/detectron.defaults"
-"""Where MMF keeps fc7's files below its data folder, which ``model_data_dir`` of the published files names."""
+"""Path of the fc7 files in MMF's data folder, to which ``model_data_dir`` of the published configurations points."""
 FC7_URL = "https://dl.fbaipublicfiles.com/mmf/data/models/detectron/vmb_weights.tar.gz"
 
 
 def load_initial_weights(network: nn.Module, config: Mapping[str, Any]) -> None:
-    """Read the sources that ``config`` (``model_config.unicl``) names into ``network``.
+    """Load the initial weights that ``config`` (``model_config.unicl``) specifies into ``network``.
 
-    Keys: ``text_bert_init_from_bert_base`` and ``text_bert_source``; ``fc7.weights_file``, ``fc7.bias_file``;
-    ``model_data_dir``, below which relative paths are looked up.
+    The keys are ``text_bert_init_from_bert_base``, ``text_bert_source``, ``fc7.weights_file``, ``fc7.bias_file``, and
+    ``model_data_dir``, to which paths are relative.
 
     Raises:
-        DataError: a named source is absent, unreadable or of another shape.
-        ModelConfigError: one of fc7's two files is named, the other null.
+        DataError: a source does not exist, cannot be read or has other shapes.
+        ModelConfigError: only one of the two fc7 files is set.
     """
     data_dir = Path(config.get("model_data_dir") or ".")
     load_text_bert(network.text_bert, _bert_source(config), data_dir)
@@ -47,13 +47,13 @@ def load_initial_weights(network: nn.Module, config: Mapping[str, Any]) -> None:
 
 
 def load_text_bert(text_bert: nn.Module, source: str | None, data_dir: Path) -> None:
-    """Copy BERT's embeddings and as many of its layers as ``text_bert`` has.
+    """Load BERT's embeddings and its first layers, as many as ``text_bert`` has.
 
     Args:
-        text_bert: :class:`~mmclvqa.models.text_bert.TextBert`; its word embedding may have one row more than the
-            source's, for ``[OCR]``, which stays random.
-        source: a folder of that name below ``data_dir/pretrained``, a folder as given, otherwise a hub id; None
-            leaves the random initialisation.
+        text_bert: :class:`~mmclvqa.models.text_bert.TextBert`. Its word embedding may have one additional row, for
+            ``[OCR]``, which keeps its random values.
+        source: name of a folder in ``data_dir/pretrained``, path of a folder, or a hub id; None keeps the random
+            initialisation.
         data_dir: the data root.
     """
     if source is None:
@@ -77,13 +77,13 @@ def load_text_bert(text_bert: nn.Module, source: str | None, data_dir: Path) -> 
 
 
 def load_fc7(linear: nn.Linear, name: str, weights_file: str | None, bias_file: str | None, data_dir: Path) -> None:
-    """Copy Faster R-CNN's fc7 (two pickled arrays, out×in and out) into ``linear``; two None leave it random."""
+    """Load Faster R-CNN's fc7 (two pickled arrays, out×in and out); None for both keeps the random initialisation."""
     if weights_file is None and bias_file is None:
         logger.info("%s: initialised at random (fc7.weights_file and fc7.bias_file are null)", name)
         return
     for key, file, parameter in (("weights_file", weights_file, linear.weight), ("bias_file", bias_file, linear.bias)):
         if file is None:
-            raise ModelConfigError(f"model_config.unicl.fc7.{key} is null but the other one is not; name both or none")
+            raise ModelConfigError(f"model_config.unicl.fc7.{key} is null but the other is not; set both or neither")
         path = data_dir / file
         if not path.is_file() and (data_dir / MMF_FC7_FOLDER / path.name).is_file():
             path = data_dir / MMF_FC7_FOLDER / path.name
@@ -120,13 +120,13 @@ def _bert_file(source: str, data_dir: Path) -> Path:
 
     for name in BERT_FILES:
         try:
-            found = cached_file(source, name, _raise_exceptions_for_missing_entries=False)
+            cached = cached_file(source, name, _raise_exceptions_for_missing_entries=False)
         except (OSError, ValueError):  # no such repository, or no network
             break
-        if found:
-            return Path(found)
+        if cached:
+            return Path(cached)
     raise DataError(
-        f"model_config.unicl.text_bert_source: {source} is no folder, is not in {data_dir / 'pretrained'} and cannot "
+        f"model_config.unicl.text_bert_source: {source} is not a folder, not in {data_dir / 'pretrained'} and cannot "
         "be downloaded; put BERT there (config.json, model.safetensors), or set it to null for a random start"
     )
 
@@ -144,6 +144,6 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def _bert_name(name: str) -> str:
-    """TextBert's name of a tensor in a BERT file; BERT-base's own file still says gamma and beta."""
+    """Return TextBert's name of a tensor in a BERT file; the file of BERT-base uses the old names gamma and beta."""
     name = name.removeprefix("bert.")
     return name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")

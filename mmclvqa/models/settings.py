@@ -1,4 +1,4 @@
-"""The sizes of a UniVQA, read from ``model_config.unicl`` (SPEC §4) and checked once."""
+"""The sizes of a UniVQA network, read from ``model_config.unicl`` and validated."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from mmclvqa.clove.errors import CloveError
 
 
 class ModelConfigError(CloveError):
-    """A model configuration that cannot be built; the message names the key."""
+    """A model configuration is invalid; the message names the key."""
 
 
 @dataclass(frozen=True)
 class TransformerSettings:
-    """One BERT stack; names and defaults are those of BERT-base's own configuration."""
+    """Sizes of one BERT stack; names and defaults are those of BERT-base's configuration."""
 
     num_hidden_layers: int
     hidden_size: int = 768
@@ -32,20 +32,20 @@ class TransformerSettings:
 
     @classmethod
     def read(cls, section: Mapping[str, Any], name: str, num_hidden_layers: int) -> TransformerSettings:
-        """From the configuration section ``name``; ``num_hidden_layers`` is the default depth.
+        """Read the configuration section ``name``; ``num_hidden_layers`` is the default depth.
 
         Raises:
-            ModelConfigError: an unknown key, or a width that the heads do not divide.
+            ModelConfigError: a key is unknown, or ``hidden_size`` is not a multiple of the number of heads.
         """
-        known = [field.name for field in fields(cls)]
+        names = [field.name for field in fields(cls)]
         for key in section:
-            if key not in known:
-                near = difflib.get_close_matches(str(key), known, n=3) or known
+            if key not in names:
+                near = difflib.get_close_matches(str(key), names, n=3) or names
                 raise ModelConfigError(f"model_config.unicl.{name}.{key}: unknown key; did you mean {', '.join(near)}?")
         settings = cls(**{"num_hidden_layers": num_hidden_layers, **{str(k): section[k] for k in section}})
         if settings.hidden_size % settings.num_attention_heads:
             raise ModelConfigError(
-                f"model_config.unicl.{name}: hidden_size {settings.hidden_size} is no multiple of "
+                f"model_config.unicl.{name}: hidden_size {settings.hidden_size} is not a multiple of "
                 f"num_attention_heads {settings.num_attention_heads}"
             )
         return settings
@@ -53,16 +53,16 @@ class TransformerSettings:
 
 @dataclass(frozen=True)
 class UniVQASettings:
-    """Everything that shapes the network.
+    """All sizes of the network.
 
     Attributes:
-        text_bert, mmt: the two transformer stacks; ``text_bert.vocab_size`` includes ``[OCR]`` once resized.
+        text_bert, mmt: the two transformer stacks; ``text_bert.vocab_size`` includes ``[OCR]`` when it is added.
         region_dim: width of the region features (Faster R-CNN fc6).
-        fc7_dim: width of fc7's output.
-        ocr_dim: width of an OCR token's concatenated features.
-        ocr_max_num: OCR slots, which are also the copyable outputs after the answers.
-        query_key_size: width of the pointer network's queries and keys.
-        removed: names of the ``remove_ocr_*`` switches that are on, without that prefix.
+        fc7_dim: width of the output of fc7.
+        ocr_dim: width of the concatenated features of an OCR token.
+        ocr_max_num: number of OCR slots, which are the outputs after the answers.
+        query_key_size: width of the queries and keys of the pointer network.
+        removed: names of the enabled ``remove_ocr_*`` ablations, without that prefix.
     """
 
     text_bert: TransformerSettings
@@ -81,10 +81,10 @@ class UniVQASettings:
 
     @classmethod
     def read(cls, config: Mapping[str, Any]) -> UniVQASettings:
-        """From ``model_config.unicl``; absent keys take the published values.
+        """Read ``model_config.unicl``; missing keys default to the published values.
 
         Raises:
-            ModelConfigError: a key that is unknown or disagrees with another one.
+            ModelConfigError: a key is unknown or contradicts another one.
         """
         text = dict(config.get("text_bert") or {})
         if config.get("text_bert_resize_token_ocr", True):

@@ -1,4 +1,4 @@
-"""The text encoder: BERT's embeddings and first layers, shared by question, scene graph and knowledge (SPEC §4)."""
+"""The text encoder: BERT's embeddings and first layers, shared by question, scene graph and knowledge."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mmclvqa.models.transformer import Encoder, PackedAttention, initialise
 
 
 class TextEmbeddings(nn.Module):
-    """Word + position + type embedding, LayerNorm, dropout; every token is of type 0."""
+    """Sum of word, position and type embedding, with LayerNorm and dropout; every token has type 0."""
 
     def __init__(self, settings: TransformerSettings) -> None:
         super().__init__()
@@ -23,13 +23,13 @@ class TextEmbeddings(nn.Module):
         self.dropout = nn.Dropout(settings.hidden_dropout_prob)
 
     def forward(self, tokens: Tensor, positions: Tensor) -> Tensor:
-        """N token ids at N positions (int64) → N×h."""
+        """Return the embeddings (N×h) of N token ids at N positions (int64)."""
         embedding = self.word_embeddings(tokens) + self.token_type_embeddings.weight[0]
         return self.dropout(self.LayerNorm(embedding + self.position_embeddings(positions)))
 
 
 class TextBert(nn.Module):
-    """BERT without pooler, on the real tokens of a padded batch."""
+    """BERT without pooler, computed on the real tokens of a padded batch only."""
 
     def __init__(self, settings: TransformerSettings) -> None:
         super().__init__()
@@ -39,14 +39,14 @@ class TextBert(nn.Module):
         initialise(self, settings.initializer_range)
 
     def forward(self, tokens: Tensor, lengths: Tensor) -> tuple[Tensor, Packing]:
-        """Encode each row's first ``lengths`` tokens.
+        """Encode the first ``lengths`` tokens of each row.
 
         Args:
-            tokens: B×S, int64, BERT ids; what lies behind a row's length is not looked at.
+            tokens: B×S, int64, BERT token ids; ids beyond the length of a row are ignored.
             lengths: B, int64.
 
         Returns:
-            N×h, the real tokens' outputs, and which row each belongs to.
+            The outputs of the real tokens, N×h, and the row of each.
         """
         packing = Packing.of_mask(torch.arange(tokens.size(1), device=tokens.device) < lengths[:, None])
         x = self.embeddings(packing.take(tokens[..., None]).squeeze(1), packing.slots)

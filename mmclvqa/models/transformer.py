@@ -1,7 +1,8 @@
-"""BERT's encoder layer with attention left open, so that one layer serves padded-free encoding and cached decoding.
+"""BERT's encoder layer with pluggable attention: padding-free encoding and decoding with a cache use the same layer.
 
-Parameter names are BERT's (``attention.self.query`` …), so its weights and published UniVQA checkpoints load as
-they are. An own layer is needed because the prefix's keys and values outlive the pass that made them.
+Parameter names are those of BERT (``attention.self.query`` …), so that BERT's weights and published UniVQA checkpoints
+load without renaming. transformers' own layer does not fit, because keys and values of the prefix are reused after the
+pass that computes them.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ Attend = Callable[[Tensor, Tensor, Tensor, float], Tensor]
 
 
 class SelfAttention(nn.Module):
-    """BERT's three projections; what attends to what is the caller's ``attend``."""
+    """BERT's query, key and value projections; the function ``attend`` computes the attention."""
 
     def __init__(self, settings: TransformerSettings) -> None:
         super().__init__()
@@ -36,7 +37,7 @@ class SelfAttention(nn.Module):
 
 
 class ResidualOutput(nn.Module):
-    """``LayerNorm(residual + dropout(dense(x)))``, the end of both halves of a BERT layer."""
+    """``LayerNorm(residual + dropout(dense(x)))``, which ends both halves of a BERT layer."""
 
     def __init__(self, settings: TransformerSettings, in_size: int) -> None:
         super().__init__()
@@ -49,7 +50,7 @@ class ResidualOutput(nn.Module):
 
 
 class Attention(nn.Module):
-    """The attention half of a layer; its children carry BERT's names ``self`` and ``output``."""
+    """The attention half of a layer; its children have BERT's names ``self`` and ``output``."""
 
     def __init__(self, settings: TransformerSettings) -> None:
         super().__init__()
@@ -78,12 +79,12 @@ class Layer(nn.Module):
         self.output = ResidualOutput(settings, settings.intermediate_size)
 
     def forward(self, x: Tensor, attend: Attend, asking: Tensor | None = None) -> Tensor:
-        """The layer's output for ``asking`` (by default every position of ``x``), which attends to ``x``.
+        """Return the output of the layer for the positions ``asking``, which attend to ``x``.
 
         Args:
-            x: (..., h), the positions that give keys and values.
-            attend: arranges projections into records and attends, see :class:`PackedAttention`, :class:`Cache`.
-            asking: (..., h), the positions whose output is wanted, taken from ``x``.
+            x: (..., h), the positions that provide keys and values.
+            attend: computes attention from the projections; see :class:`PackedAttention` and :class:`Cache`.
+            asking: (..., h), the positions to compute, a part of ``x``; None means all.
         """
         asking = x if asking is None else asking
         x = self.attention.output(self.attention.self(asking, x, attend), asking)
@@ -91,7 +92,7 @@ class Layer(nn.Module):
 
 
 class Encoder(nn.Module):
-    """A stack of layers under BERT's name ``layer``."""
+    """A stack of layers, named ``layer`` as in BERT."""
 
     def __init__(self, settings: TransformerSettings) -> None:
         super().__init__()
@@ -99,7 +100,7 @@ class Encoder(nn.Module):
 
 
 def initialise(module: nn.Module, std: float) -> None:
-    """BERT's initialisation of everything in ``module``: N(0, std²) weights, zero biases, unit LayerNorm."""
+    """Initialise ``module`` as BERT does: N(0, std²) weights, zero biases, LayerNorm weights of 1."""
     for part in module.modules():
         if isinstance(part, nn.Linear | nn.Embedding):
             nn.init.normal_(part.weight, std=std)
@@ -108,18 +109,22 @@ def initialise(module: nn.Module, std: float) -> None:
 
 
 class PackedAttention:
-    """Attention of flat tokens within their own records.
+    """Attention of packed tokens within their records.
 
-    After a call ``keys`` and ``values`` (B×heads×length×d) are what the decoder keeps of the layer.
+    After a call, ``keys`` and ``values`` (B×heads×length×d) hold what the decoder caches of the layer.
+
+    Args:
+        packing: the tokens that are attended to.
+        heads: number of attention heads.
+        asking: the tokens that attend; None means ``packing``.
     """
 
     def __init__(self, packing: Packing, heads: int, asking: Packing | None = None) -> None:
-        """Args: packing: the tokens attended to; asking: the tokens that attend (default: the same)."""
         self.packing = packing
         self.asking = packing if asking is None else asking
         self.heads = heads
         mask = packing.mask()
-        # A record without any token would divide by zero; what its padding computes is thrown away.
+        # Avoids a division by zero for records without tokens; the result for their padding is discarded.
         mask[:, 0] |= ~mask.any(dim=1)
         self.mask = mask[:, None, None, :]
 
@@ -132,17 +137,22 @@ class PackedAttention:
 
 
 class Cache:
-    """One layer's keys and values: the prefix's, and after each call those of the decoding steps so far."""
+    """Keys and values of one layer: those of the prefix, extended at each call by the new decoding steps.
+
+    Args:
+        keys: B×heads×P×d, keys of the prefix.
+        values: B×heads×P×d, values of the prefix.
+        mask: B×1×T×(P+T), bool, what each decoding step attends to.
+    """
 
     def __init__(self, keys: Tensor, values: Tensor, mask: Tensor) -> None:
-        """Args: keys, values: B×heads×P×d of the prefix; mask: B×1×T×(P+T), bool, what each step may see."""
         self.keys = keys
         self.values = values
         self.mask = mask
         self.steps = 0
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor, dropout: float) -> Tensor:
-        """Attention of the next n decoding steps (B×n×h each) to the prefix, the steps before and themselves."""
+        """Return the attention of the next n decoding steps (B×n×h) to the prefix, earlier steps and themselves."""
         heads, first = self.keys.size(1), self.steps
         self.steps += query.size(1)
         self.keys = torch.cat([self.keys, _split(key, heads)], dim=2)
@@ -153,7 +163,7 @@ class Cache:
 
 
 def decoding_mask(prefix: Tensor, steps: int) -> Tensor:
-    """B×1×steps×(P+steps), bool: every step sees the prefix's real positions (B×P) and no later step."""
+    """Return the mask (B×1×steps×(P+steps), bool): steps attend to the real prefix (B×P) and to no later step."""
     causal = torch.ones(steps, steps, dtype=torch.bool, device=prefix.device).tril()
     batch = prefix.size(0)
     return torch.cat([prefix[:, None].expand(-1, steps, -1), causal.expand(batch, -1, -1)], dim=2)[:, None]

@@ -21,10 +21,10 @@ DEFAULT_DATASET = "clvqa"
 
 @registry.register_model("unicl")
 class UniVQA(UniVQANetwork, BaseModel):
-    """The network under MMF's model interface.
+    """The UniVQA network with MMF's model interface.
 
-    The dataset has registered ``<dataset>_num_final_outputs`` (answers + OCR slots) and
-    ``<dataset>_answer_processor`` (its ``BOS_IDX`` starts decoding) before :meth:`build` runs.
+    Before :meth:`build` runs, the data set registers ``<dataset>_num_final_outputs`` (answers + OCR slots) and
+    ``<dataset>_answer_processor`` (whose ``BOS_IDX`` starts decoding).
     """
 
     def __init__(self, config: Mapping[str, Any]) -> None:
@@ -32,15 +32,15 @@ class UniVQA(UniVQANetwork, BaseModel):
 
     @classmethod
     def config_path(cls) -> str:
-        """The file with every key of ``model_config.unicl`` and its published value."""
+        """Return the path of the file with every key of ``model_config.unicl`` and its published value."""
         return str(CONFIG_PATH)
 
     def build(self) -> None:
-        """Make the parts and read their initial weights.
+        """Create the parts and load their initial weights.
 
         Raises:
             ModelConfigError: the configuration contradicts itself.
-            DataError: a named weights source is absent or does not fit.
+            DataError: a source of weights does not exist or does not match the model.
         """
         dataset = _first_dataset()
         slots = self.config.classifier.ocr_max_num
@@ -49,11 +49,11 @@ class UniVQA(UniVQANetwork, BaseModel):
         load_initial_weights(self, self.config)
 
     def forward(self, sample_list: Mapping[str, Any]) -> dict[str, Tensor]:
-        """Scores of a SampleList with SPEC §3's fields, see :meth:`UniVQANetwork.answer`."""
+        """Return the scores of a SampleList of the data set ``clvqa``; see :meth:`UniVQANetwork.answer`."""
         return self.answer(UniVQAInputs.of(sample_list))
 
     def get_optimizer_parameters(self, config: Any) -> list[dict[str, Any]]:
-        """Parameter groups with the learning rates of SPEC §4; the first one has the optimizer's own."""
+        """Return parameter groups with the published learning rates; the first group uses the optimizer's own rate."""
         scaled = (
             (self.text_bert, self.config.lr_scale_text_bert),
             (self.obj_faster_rcnn_fc7, self.config.lr_scale_frcn),
@@ -62,17 +62,17 @@ class UniVQA(UniVQANetwork, BaseModel):
         )
         base = config.optimizer.params.lr
         groups = [{"params": list(module.parameters()), "lr": base * scale} for module, scale in scaled]
-        taken = {id(parameter) for group in groups for parameter in group["params"]}
-        rest = [parameter for parameter in self.parameters() if id(parameter) not in taken]
+        scaled_ids = {id(parameter) for group in groups for parameter in group["params"]}
+        rest = [parameter for parameter in self.parameters() if id(parameter) not in scaled_ids]
         return [{"params": rest}, *groups]
 
     def load_state_dict(self, state_dict: Mapping[str, Tensor], *args: Any, **kwargs: Any) -> Any:
-        """Load every tensor of a plain state dict; a ``position_ids`` buffer in it is ignored.
+        """Load every tensor of a plain state dict; ``position_ids`` buffers are ignored.
 
-        ``strict`` makes no difference: a file that does not fit is never loaded in part.
+        ``strict`` has no effect: a state dict that does not match is never loaded in part.
 
         Raises:
-            DataError: names or shapes differ. To name the file in the message, call
+            DataError: names or shapes differ. To have the file named in the message, call
                 :func:`~mmclvqa.models.checkpoint_format.check_fits` first.
         """
         check_fits(self, state_dict, "the checkpoint")

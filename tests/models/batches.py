@@ -29,7 +29,7 @@ NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 
 
 def small_config(**changes: Any) -> dict[str, Any]:
-    """A ``model_config.unicl`` of a few thousand parameters, without dropout; ``section__key=value`` changes it."""
+    """Return a ``model_config.unicl`` with few parameters and no dropout; ``section__key=value`` sets a key."""
     config = {
         "text_bert": {
             "num_hidden_layers": 2, "hidden_size": 24, "num_attention_heads": 3, "intermediate_size": 32,
@@ -50,7 +50,7 @@ def small_config(**changes: Any) -> dict[str, Any]:
 
 
 def network(config: dict[str, Any], num_answers: int = 30, seed: int = 0) -> UniVQANetwork:
-    """A network with weights large enough that every part matters."""
+    """Return a network with weights so large that every part affects the result."""
     net = UniVQANetwork(config, num_answers)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -67,12 +67,12 @@ def inputs(
     seed: int = 0,
     **lengths: Any,
 ) -> UniVQAInputs:
-    """A padded batch; padding holds random values too, so that looking at it would show.
+    """Return a padded batch; its padding is random, so that reading it would change results.
 
     Args:
-        widths: of question, scene graph, knowledge and objects.
+        widths: padded lengths of question, scene graph, knowledge and objects.
         lengths: ``text_len``, ``scene_graph_len``, ``knowledge_len``, ``object_num``, ``ocr_num`` as a number or a
-            list; drawn where absent.
+            list; lengths that are not given are drawn.
     """
     g = torch.Generator().manual_seed(seed)
     s, answers = net.settings, net.classifier.module.out_features
@@ -116,7 +116,7 @@ def inputs(
 
 
 def as_fields(batch: UniVQAInputs) -> dict[str, Any]:
-    """The batch under the names of SPEC §3."""
+    """Return the batch with the field names of the data set ``clvqa``."""
     fields: dict[str, Any] = {name: getattr(batch, attribute) for name, attribute in FIELDS_OF_INPUTS.items()}
     fields["image_info_0"] = {"max_features": batch.object_num}
     fields["context_info_0"] = {"max_features": batch.ocr_num}
@@ -124,7 +124,7 @@ def as_fields(batch: UniVQAInputs) -> dict[str, Any]:
 
 
 def gradients(net: UniVQANetwork, scores: Tensor) -> dict[str, Tensor]:
-    """Gradients of a fixed function of the scores that are not masked."""
+    """Return the gradients of a fixed function of the scores that are not masked."""
     net.zero_grad(set_to_none=True)
     scores.clamp(min=-50).square().sum().backward()
     return {name: torch.zeros_like(p) if p.grad is None else p.grad.clone() for name, p in net.named_parameters()}

@@ -1,4 +1,4 @@
-"""These tests import their oracle as ``tests.models.oracle``, however pytest was started."""
+"""Makes ``tests.models.oracle`` importable, however pytest is started."""
 
 from __future__ import annotations
 
@@ -9,5 +9,5 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-# The tensors here are tiny: handing them to several threads costs more than computing them.
+# The tensors are tiny, so that several threads cost more than they save.
 torch.set_num_threads(1)

@@ -1,5 +1,7 @@
-"""UniVQA the slow and plain way (SPEC §4 read literally): every padded position computed, additive −10000 masks,
-and for greedy decoding the whole network once per step. It borrows the network's weights and nothing else.
+"""A slow and plain implementation of UniVQA (M4C with scene graph and knowledge), the reference of the tests.
+
+It computes every padded position, uses additive masks of −10000, and runs the whole network for each step of greedy
+decoding. It shares only the weights with the network under test.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from mmclvqa.models import UniVQAInputs, UniVQANetwork
 
 
 def scores(net: UniVQANetwork, inputs: UniVQAInputs) -> dict[str, Tensor]:
-    """Teacher-forced scores in training mode, greedy ones in evaluation mode; ``cls_output`` with use_cls."""
+    """Return teacher-forced scores in training mode, greedy scores in evaluation mode; ``cls_output`` with use_cls."""
     if net.training:
         return _forward(net, inputs, inputs.previous)
     previous = torch.zeros_like(inputs.previous)

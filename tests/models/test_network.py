@@ -1,4 +1,4 @@
-"""UniVQA gives what the plain reading of SPEC §4 gives, whatever the lengths, and never looks at padding."""
+"""UniVQA returns the same as a plain implementation, for all lengths, and never reads padding."""
 
 from __future__ import annotations
 

@@ -1,12 +1,13 @@
-"""What the published commands would do here, without data or weights.
+"""Checks what this project does with the published commands, without data or weights.
 
     python tests/parity/check_commands.py FILE [--configs FILE]
 
-FILE is JSON: for each ``<setting> <order> <index>`` and each method the words of its ``mmf_run`` commands in running
-order (``mmf_run``) and the arguments of its evaluation (``stage_sweep``), as the published generator writes them. Each
-command is composed with our configuration file of its path and, if ``--configs`` has it (see check_configs.py; by
-default the fixture), with the published one. Every word must hold, and task, records, start weights, save folder,
-replay files, callbacks and importances must be those of that step of the order. What differs is printed.
+FILE is JSON: for each ``<setting> <order> <index>`` and each method, the overrides of its ``mmf_run`` commands in order
+of execution (``mmf_run``) and the arguments of its evaluation (``stage_sweep``), as the published generator writes
+them. Each command is composed with this project's configuration file of the same path and, if ``--configs`` has it
+(see check_configs.py; default: the fixture), with the published file. Every override must take effect; task, records,
+initial weights, save folder, replay files, callbacks and importances must be those of the step in the task order.
+Differences are printed.
 """
 
 from __future__ import annotations
@@ -33,16 +34,15 @@ from omegaconf import DictConfig, OmegaConf  # noqa: E402
 
 import eval_os  # noqa: E402
 import mmclvqa  # noqa: E402, F401  (before mmf)
-from mmclvqa.clove import experiments as places  # noqa: E402
+from mmclvqa.clove import experiment_paths as places  # noqa: E402
 from mmclvqa.clove.errors import CloveError  # noqa: E402
 from mmclvqa.clove.tasks import Task, order_index, parse_order, tasks  # noqa: E402
 from mmclvqa.configuration import parse_value, split_words  # noqa: E402
-from mmclvqa.continual.importance import FILE as IMPORTANCES  # noqa: E402
-from mmclvqa.continual.importance import importances_file  # noqa: E402
-from mmclvqa.continual.regularizer import build_regularizer  # noqa: E402
-from mmclvqa.datasets.replay import KMEANS_FILE, source_files  # noqa: E402
-from mmclvqa.trainers.callbacks import Callbacks  # noqa: E402
-from mmclvqa.trainers.metrics import Metrics  # noqa: E402
+from mmclvqa.methods.importances import FILE as IMPORTANCES  # noqa: E402
+from mmclvqa.methods.kmeans_replay import FILE as KMEANS_FILE  # noqa: E402
+from mmclvqa.methods.selection import select_methods  # noqa: E402
+from mmclvqa.training.callbacks import Callbacks  # noqa: E402
+from mmclvqa.training.evaluation import Metrics  # noqa: E402
 from tests.parity.check_configs import PROJECT, compose, published_files  # noqa: E402
 
 CONFIGS = PROJECT / "tests" / "fixtures" / "published_configs.json"
@@ -52,7 +52,7 @@ SAVE = f"/experiments/{places.SAVE}"
 
 @dataclass(frozen=True)
 class Step:
-    """One command's place in an order: what is learned, what was before, and where that went."""
+    """The position of a command in a task order, with the folders of this and the previous task."""
 
     order: str
     learned: list[Task]
@@ -70,7 +70,7 @@ class Step:
 
 
 def check(path: Path, configs: Path | None = CONFIGS) -> Iterator[str]:
-    """Yield everything that is not understood, one line each."""
+    """Yield a line for each difference."""
     content = json.loads(path.read_text(encoding="utf-8"))
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -83,7 +83,7 @@ def check(path: Path, configs: Path | None = CONFIGS) -> Iterator[str]:
 
 
 def write_published(configs: Path, folder: Path) -> None:
-    """Write the published configuration files below ``folder``, as they look on their author's machine."""
+    """Write the published configuration files into ``folder``, as they are on their author's machine."""
     for name, values in published_files(configs).items():
         nested: dict[str, Any] = {}
         for dotted, value in values.items():
@@ -104,7 +104,7 @@ def _on_the_authors_machine(value: Any) -> Any:
 
 
 def check_run(world: str, run: dict[str, Any], published: Path) -> Iterator[str]:
-    """Yield what is not understood of one method's commands.
+    """Yield the differences of the commands of one method.
 
     Args:
         world: ``<setting> <order> <index>``.
@@ -116,7 +116,7 @@ def check_run(world: str, run: dict[str, Any], published: Path) -> Iterator[str]
     if order_index(setting, order) != int(index):
         yield f"the index of {order} is {order_index(setting, order)}"
     experiment = sweeps[0]["val_exp"] if sweeps else None
-    # Models of single tasks are trained in the setting's own order.
+    # Single-task models are trained in the default order of the setting.
     learned = parse_order(setting, order) if experiment else list(tasks(setting).values())
     alone = places.stand_alone_folder(setting, SAVE)
     folder = places.run_folder(setting, order, experiment, SAVE) if experiment else alone
@@ -144,7 +144,7 @@ def check_run(world: str, run: dict[str, Any], published: Path) -> Iterator[str]
 
 
 def _with_configs(words: list[str], folder: Path) -> list[str] | None:
-    """The command with the published configuration file; None where there is none."""
+    """Return the command with the published configuration file; None if there is none."""
     name = split_words(words)["config"].removeprefix(FOLDER)
     if not (folder / name).is_file():
         return None
@@ -159,6 +159,7 @@ def _check_command(words: list[str], step: Step) -> Iterator[str]:
         if own != value:
             yield f"{key}={value}: it is {own!r}"
     continual = config.training.CL
+    methods = select_methods(config)
     expected = {
         "task": (continual.cur_task, step.task.name),
         "setting": (continual.cl_setting, step.task.setting),
@@ -166,29 +167,35 @@ def _check_command(words: list[str], step: Step) -> Iterator[str]:
         "val records": (list(config.dataset_config.clvqa.annotations.val), [step.task.annotation_path("val")]),
         "start weights": (config.checkpoint.resume_file, step.before and places.final_weights(step.before)),
         "save folder": (config.env.save_dir, step.folder),
-        "replay files": (
-            [str(path) for path in source_files(config.dataset_config.clvqa.data_dir, continual)],
-            _replay_files(given, step),
+        "replay files or importances": (
+            [str(path) for one in methods for path in one.source_files(config.dataset_config.clvqa.data_dir)],
+            _source_files(given, step),
         ),
+        # K-means replay keeps its exemplars without a callback; the published kmeans_store has no effect.
+        "callbacks": (Callbacks(config.training.callbacks).names, []),
+        "methods": ([one.name for one in methods], [_method(given)]),
     }
-    by_kmeans = given.get("training.CL.replay_method") == "kmeans"
-    callbacks = Callbacks(config.training.callbacks, continual.replay_method if continual.use_replay else None).names
-    if by_kmeans or "training.callbacks" in given:
-        named = [entry["type"] for entry in given.get("training.callbacks", [])]
-        expected["callbacks"] = (callbacks, ["kmeans_store"] if by_kmeans and not named else named)
-    if config.training.trainer == "CL":
-        build_regularizer(continual.reg_type)
-        read = importances_file(continual.reg_params_pth) if continual.reg_params_pth else None
-        expected["importances"] = (read and str(read), step.before and f"{step.before}/{IMPORTANCES}")
     for what, (own, wanted) in expected.items():
         if own != wanted:
             yield f"{what}: {own} instead of {wanted}"
     yield from _check_names(config)
 
 
-def _replay_files(given: dict[str, Any], step: Step) -> list[str]:
-    """What the step replays, told from its words alone."""
+def _method(given: dict[str, Any]) -> str:
+    """Return the name of the method according to the overrides."""
+    if given.get("training.trainer") == "CL":
+        return given["training.CL.reg_type"]
+    if not given.get("training.CL.use_replay"):
+        return "ft"
+    names = {"restore_with_prob": "srm", "restore_with_number": "srm"}
+    return names.get(given["training.CL.replay_method"], given["training.CL.replay_method"])
+
+
+def _source_files(given: dict[str, Any], step: Step) -> list[str]:
+    """Return the files of replays or importances according to the overrides."""
     method = given.get("training.CL.replay_method")
+    if given.get("training.trainer") == "CL":
+        return [f"{step.before}/{IMPORTANCES}"] if step.before else []
     if not given.get("training.CL.use_replay"):
         return []
     if method == "kmeans":
@@ -200,7 +207,7 @@ def _replay_files(given: dict[str, Any], step: Step) -> list[str]:
 
 
 def _check_names(config: DictConfig) -> Iterator[str]:
-    """Whether everything that the configuration names is registered."""
+    """Yield a line for each name in the configuration that is not registered."""
     Metrics(config.evaluation.metrics)
     import torch
 
@@ -215,7 +222,7 @@ def _check_names(config: DictConfig) -> Iterator[str]:
 
 
 def sweep_arguments(text: str) -> dict[str, Any]:
-    """The arguments of a published ``stage_sweep`` call, with the quotes that bash takes away."""
+    """Return the arguments of a published ``stage_sweep`` call, adding the quotes that bash removes."""
     for variable, value in (("ROOT", "/experiments"), ("DEVICE", "0")):
         text = text.replace(f"'${{{variable}}}'", value)
     call = ast.parse(f"stage_sweep({text})", mode="eval").body

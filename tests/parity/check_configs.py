@@ -1,10 +1,10 @@
-"""The values of published configuration files against this project's.
+"""Compares the values of the published configuration files with this project's.
 
     python tests/parity/check_configs.py FILE
 
 FILE is JSON: ``in_all_14`` has the dotted keys and values that all published files share, ``only_here`` those of each
-file by its path below EXP_CONFIG. Every value must hold in our file of that path once it is composed, mean nothing here
-(``WITHOUT_MEANING`` in mmclvqa/published_configs.py), or stand in ``DIFFERENT`` below. What differs is printed.
+file by its path in EXP_CONFIG. Every value must be that of this project's file of the same path, be unused
+(``WITHOUT_MEANING`` in mmclvqa/published_configs.py), or be listed in ``DIFFERENT``. Other differences are printed.
 """
 
 from __future__ import annotations
@@ -48,17 +48,17 @@ DIFFERENT: dict[str, str] = {
     "training.CL.restore_dir": "left over, as above",
     "training.CL.restore_paths": "left over, as above",
 }
-"""Keys whose published value does not hold here, by pattern, and why."""
+"""Patterns of keys whose value differs from the published one, and the reason."""
 
 
 def published_files(path: Path) -> dict[str, dict[str, Any]]:
-    """Dotted keys and values of each published file, by its path below EXP_CONFIG."""
+    """Return dotted keys and values of each published file, by its path in EXP_CONFIG."""
     content = json.loads(path.read_text(encoding="utf-8"))
     return {name: {**content["in_all_14"], **own} for name, own in content["only_here"].items()}
 
 
 def compose(*words: str) -> DictConfig:
-    """The configuration of these ``mmf_run`` words, from the project's folder and made-up roots."""
+    """Return the configuration of ``mmf_run`` with these overrides, with fictitious roots."""
     before, folder = dict(os.environ), Path.cwd()
     os.environ.update(ROOT="/experiments", CLOVE_ROOT="/clove")
     os.environ.pop("MMF_USER_DIR", None)
@@ -73,7 +73,7 @@ def compose(*words: str) -> DictConfig:
 
 
 def check(path: Path, used: set[str] | None = None) -> Iterator[str]:
-    """Yield every difference, one line each; patterns of :data:`DIFFERENT` that are needed are added to ``used``."""
+    """Yield a line for each difference; patterns of :data:`DIFFERENT` that match are added to ``used``."""
     for name, values in published_files(path).items():
         ours = compose(f"config=EXP_CONFIG/{name}", "model=unicl", "dataset=clvqa")
         for key, value in values.items():
@@ -88,7 +88,7 @@ def check(path: Path, used: set[str] | None = None) -> Iterator[str]:
 
 
 def differences(ours: DictConfig, key: str, value: Any) -> Iterator[str]:
-    """Where a published value does not hold, one line for each of our keys that it sets."""
+    """Yield a line for each of this project's keys that differs from a published value."""
     for own_key, wanted in translate_key(key, copy.deepcopy(value)).items():
         own = OmegaConf.select(ours, own_key, default="(no such key)")
         own = OmegaConf.to_container(own) if OmegaConf.is_config(own) else own
@@ -102,7 +102,7 @@ def differences(ours: DictConfig, key: str, value: Any) -> Iterator[str]:
 
 
 def _names(places: Any) -> Any:
-    """The file names of one place or a list of them."""
+    """Return the file names of a path or a list of paths."""
     return [file_name(place) for place in places] if isinstance(places, list) else file_name(places)
 
 

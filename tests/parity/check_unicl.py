@@ -1,8 +1,8 @@
-"""Does UniVQA compute what the published code computed? ``python tests/parity/check_unicl.py FIXTURE.npz``
+"""Compares UniVQA with results of the published code: ``python tests/parity/check_unicl.py FIXTURE.npz``
 
-Builds MMF's model ``unicl`` in the size the fixture names, fills it by the formula of SPEC §12, runs the fixture's
-batch through a teacher-forced pass with its gradients and through greedy decoding, and prints the largest
-deviation of each quantity with its tolerance. Exit code 0 if all are within it, else 1.
+It builds MMF's model ``unicl`` with the sizes of the fixture and weights derived from their names, computes a
+teacher-forced pass with gradients and greedy decoding on the fixture's batch, and prints the largest deviation of each
+quantity with its tolerance. The exit code is 0 if all deviations are within their tolerances, otherwise 1.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ import mmclvqa  # noqa: E402, F401  (makes `import mmf` work)
 SCORE_TOLERANCE = 2e-3
 LOSS_TOLERANCE = 1e-3
 GRADIENT_TOLERANCE = 1e-2
-#: Scores below this mean "masked"; how far below says nothing.
+#: Scores below this value are masked; their exact value does not matter.
 MASKED_BELOW = -9000.0
-#: Softmax does not feel a key's bias, so its gradient is zero and its norm rounding noise.
+#: Softmax does not depend on the bias of keys, so the gradient of this bias is zero up to rounding errors.
 ZERO_GRADIENT = "attention.self.key.bias"
-#: Gradient norms below this share of the largest one are compared on its scale.
+#: Gradient norms below this fraction of the largest one are compared relative to that fraction.
 NOISE = 1e-6
 BOS_INDEX = 1
 NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
@@ -40,7 +40,7 @@ NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 
 @dataclass
 class Finding:
-    """One compared quantity."""
+    """The result for one compared quantity."""
 
     name: str
     deviation: float
@@ -53,14 +53,14 @@ class Finding:
 
 
 def load_fixture(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """The fixture's configuration and its arrays."""
+    """Return the configuration and the arrays of the fixture."""
     with np.load(path, allow_pickle=False) as file:
         arrays = {name: file[name] for name in file.files}
     return json.loads(str(arrays.pop("meta"))), arrays
 
 
 def model_config(meta: dict[str, Any], arrays: dict[str, np.ndarray]) -> dict[str, Any]:
-    """``model_config.unicl`` of a fixture, without dropout and without weight files."""
+    """Return ``model_config.unicl`` of a fixture, without dropout and weight files."""
     return {
         "text_bert": {**meta.get("text_bert", {}), **NO_DROPOUT},
         "text_bert_resize_token_ocr": True,
@@ -76,7 +76,7 @@ def model_config(meta: dict[str, Any], arrays: dict[str, np.ndarray]) -> dict[st
 
 
 def build_model(config: dict[str, Any], num_answers: int) -> nn.Module:
-    """MMF's model ``unicl``, with the registry entries that the data set would have made."""
+    """Build MMF's model ``unicl`` after making the registry entries that the data set otherwise makes."""
     from mmf.common.registry import registry
     from omegaconf import OmegaConf
 
@@ -91,7 +91,7 @@ def build_model(config: dict[str, Any], num_answers: int) -> nn.Module:
 
 @torch.no_grad()
 def fill_weights(model: nn.Module) -> None:
-    """SPEC §12: every floating tensor from a generator that its name seeds."""
+    """Fill every floating-point tensor by a generator that is seeded with the CRC-32 of its name."""
     for name, tensor in model.state_dict().items():
         if not tensor.is_floating_point():
             continue
@@ -104,7 +104,7 @@ def fill_weights(model: nn.Module) -> None:
 
 
 def sample_list(arrays: dict[str, np.ndarray]) -> Any:
-    """The fixture's inputs as MMF's SampleList with the fields of SPEC §3."""
+    """Return the fixture's inputs as MMF's SampleList with the fields of the data set ``clvqa``."""
     from mmf.common.sample import SampleList
 
     fields = {name[3:]: torch.from_numpy(array) for name, array in arrays.items() if name.startswith("in_")}
@@ -119,7 +119,7 @@ def sample_list(arrays: dict[str, np.ndarray]) -> Any:
 
 
 def compare(path: Path) -> list[Finding]:
-    """Run the fixture and compare every quantity it holds."""
+    """Run the fixture and compare every quantity in it."""
     meta, arrays = load_fixture(path)
     model = build_model(model_config(meta, arrays), meta["num_answers"])
     fill_weights(model)
@@ -174,7 +174,7 @@ def _gradients(model: nn.Module, arrays: dict[str, np.ndarray]) -> list[Finding]
     unexpected = sorted(n for n, p in parameters.items() if n not in theirs and p.grad is not None and p.grad.any())
     return [
         Finding("gradient norms (relative)", worst, GRADIENT_TOLERANCE, f"{worst_name}, of {len(theirs)}"),
-        Finding("key biases' gradients", zero, GRADIENT_TOLERANCE, "beside the largest norm; exact value 0"),
+        Finding("key biases' gradients", zero, GRADIENT_TOLERANCE, "relative to the largest norm; exact value 0"),
         Finding("gradients not in the fixture", len(unexpected), 0, ", ".join(unexpected[:3])),
     ]
 

@@ -1,4 +1,4 @@
-"""Running the console script for real."""
+"""Fixture that runs the console script."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ TINY = (
     "training.num_workers=1",
     "training.log_interval=1",
 )
-"""Words that make a run of clove-mini take seconds."""
+"""Overrides with which a run on clove-mini takes seconds."""
 
 
 class Runner:
-    """Starts ``mmf_run`` as a user does, from the project's root."""
+    """Runs ``mmf_run`` in the project's folder, as a user does."""
 
     def __init__(self, project: Path, data: Path, folder: Path) -> None:
         self.project = project
@@ -55,7 +55,7 @@ class Runner:
         return found["evaluations"] if isinstance(found, dict) else found
 
     def killed_when(self, arrived: Callable[[], bool], *words: str) -> None:
-        """Start, wait until ``arrived`` and end it, with its data loading processes, as kill -9 does."""
+        """Start a run, wait until ``arrived``, then kill it and its data loading workers with SIGKILL."""
         process = subprocess.Popen(
             self.command(*words),
             cwd=self.project,
@@ -75,5 +75,5 @@ class Runner:
 
 @pytest.fixture
 def mmf_run(project: Path, clove_mini: Path, tmp_path: Path) -> Runner:
-    """``mmf_run(word, ...)`` on clove-mini, with experiments below the test's folder."""
+    """Return ``mmf_run(override, ...)``, which runs on clove-mini with experiments in the folder of the test."""
     return Runner(project, clove_mini, tmp_path / "experiments")

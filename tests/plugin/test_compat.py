@@ -31,7 +31,7 @@ def test_importing_mmf_registers_the_plugin(project: Path) -> None:
 
 def test_the_benchmark_package_needs_neither_mmf_nor_torch(project: Path) -> None:
     done = python(
-        "import sys, mmclvqa.clove.annotations, mmclvqa.clove.tasks;"
+        "import sys, mmclvqa.clove.records, mmclvqa.clove.tasks;"
         "print([m for m in ('mmf', 'torch', 'transformers') if m in sys.modules])",
         project,
     )

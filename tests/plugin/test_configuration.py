@@ -100,8 +100,8 @@ def test_words_of_the_seeds_scripts_are_taken() -> None:
         ("training.max_update=3", "did you mean training.max_updates"),
         ("training.CL.restore_path=x", "did you mean training.CL.restore_paths"),
         ("max_updates=3", "training.max_updates"),
-        ("training.max_updates=many", "training.max_updates is a number"),
-        ("training.CL.use_cl=maybe", "training.CL.use_cl is true or false"),
+        ("training.max_updates=many", "training.max_updates must be a number"),
+        ("training.CL.use_cl=maybe", "training.CL.use_cl must be true or false"),
         ("training.CL=1", "is a group of keys"),
         ("training.device=tpu", "legal are auto, cpu and cuda"),
         ("nonsense", "not of the form key=value"),
@@ -118,7 +118,7 @@ def test_a_wrong_word_is_refused_by_name(word: str, message: str) -> None:
     [
         ("training:\n  max_updats: 3\n", "unknown key training.max_updats; did you mean training.max_updates"),
         ("training: [\n", "while parsing"),
-        ("- 1\n", "no mapping"),
+        ("- 1\n", "not a mapping"),
         ("includes: [nowhere.yaml]\n", "nowhere.yaml does not exist"),
     ],
 )
@@ -138,8 +138,8 @@ def test_a_config_path_that_does_not_exist_is_named() -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("dataset=clvqa",), "no model given"),
-        (("model=unicl",), "no data set given"),
+        (("dataset=clvqa",), "no model is given"),
+        (("model=unicl",), "no data set is given"),
         (("model=unicll", "dataset=clvqa"), "did you mean unicl"),
         (("model=unicl", "dataset=clvq"), "did you mean clvqa"),
     ],
@@ -163,7 +163,7 @@ def test_open_nodes_take_new_keys_from_a_file(tmp_path: Path) -> None:
 
 def test_cuda_without_cuda_falls_back_with_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    with pytest.warns(UserWarning, match="no CUDA here"):
+    with pytest.warns(UserWarning, match="no CUDA device is available"):
         config = read(f"config={TASK}", *NAMES, "training.device=cuda")
     assert config.training.device == "cpu"
 

@@ -20,8 +20,8 @@ from mmf.utils.build import build_dataset
 from mmf.utils.configuration import Configuration
 from mmf.utils.distributed import byte_tensor_to_object
 
-from mmclvqa.clove.annotations import load_records, save_records
 from mmclvqa.clove.errors import CloveError, DataError
+from mmclvqa.clove.records import load_records, save_records
 from mmclvqa.datasets.dataset import scene_graph_text
 from mmclvqa.datasets.processors import dense_targets
 

@@ -12,7 +12,7 @@ from mmf.utils.distributed import object_to_byte_tensor
 from mmf.utils.m4c_evaluators import TextVQAAccuracyEvaluator
 
 from mmclvqa.datasets.metrics import COMMON_ANSWERS, VQAAccuracy, VQAAccuracyByAnswerClass
-from mmclvqa.trainers.metrics import Metrics
+from mmclvqa.training.evaluation import Metrics
 
 WORDS = ["<pad>", "<s>", "</s>", "<unk>", "red", "two", "cup", "'s"]
 

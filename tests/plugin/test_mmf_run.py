@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from mmclvqa.clove.annotations import load_records
+from mmclvqa.clove.records import load_records
 from tests.plugin.conftest import Runner
 
 SHORT = ("training.max_updates=6", "training.evaluation_interval=3", "training.checkpoint_interval=2")
@@ -159,7 +159,7 @@ def test_cuda_without_cuda_trains_on_the_cpu_with_a_warning(mmf_run: Runner) -> 
         pytest.skip("this machine has CUDA")
     done = mmf_run("run_type=train", "training.device=cuda", "training.max_updates=1")
     assert done.returncode == 0, done.stderr
-    assert "switching to cpu" in done.stdout + done.stderr
+    assert "using cpu" in done.stdout + done.stderr
 
 
 def test_a_user_dir_of_ones_own_is_imported(mmf_run: Runner, tmp_path: Path) -> None:

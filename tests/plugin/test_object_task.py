@@ -11,9 +11,9 @@ from pathlib import Path
 import lmdb
 import pytest
 
-from mmclvqa.clove import layout
-from mmclvqa.clove.annotations import load_records
+from mmclvqa.clove.data_root import GQA_FEATURES
 from mmclvqa.clove.features import open_lmdb
+from mmclvqa.clove.records import load_records
 from tests.plugin.conftest import Runner
 
 ACCURACY = "textvqa_accuracy"
@@ -42,7 +42,7 @@ def test_the_most_frequent_answer_is_rarely_right(trained: Runner) -> None:
 
 def test_other_records_features_lower_the_accuracy_clearly(trained: Runner, tmp_path: Path) -> None:
     shuffled = tmp_path / "shuffled.lmdb"
-    source = Path(trained.environment["CLOVE_ROOT"]) / layout.GQA_FEATURES
+    source = Path(trained.environment["CLOVE_ROOT"]) / GQA_FEATURES
     with open_lmdb(source) as database, database.begin() as reading:
         keys = pickle.loads(reading.get(b"keys"))
         with lmdb.open(str(shuffled), map_size=2**30) as copy, copy.begin(write=True) as writing:

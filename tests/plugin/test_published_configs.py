@@ -130,7 +130,7 @@ def test_a_published_file_loads_with_one_line_about_keys_without_meaning(publish
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         config = read(f"config={published / name}", "training.device=cpu")
-    (line,) = [str(warning.message) for warning in caught if "without meaning" in str(warning.message)]
+    (line,) = [str(warning.message) for warning in caught if "not used here" in str(warning.message)]
     assert "\n" not in line and all(key in line for key in ("trainer", "training.wandb", "distributed", "zoo_req"))
     clvqa, setting = config.dataset_config.clvqa, config.training.CL.cl_setting
     assert (config.model, config.datasets, config.training.seed) == ("unicl", "clvqa", 42574508)
@@ -208,7 +208,7 @@ def test_words_take_published_names_and_refuse_others(published: Path) -> None:
     word = f"config=EXP_CONFIG/{OBJECT}"
     names = ("model=unicl", "dataset=clvqa")
     assert read(word, *names, "dataset_config.clvqa.n_img_feat=36").dataset_config.clvqa.max_features == 36
-    with pytest.warns(UserWarning, match=re.escape("left out: training.detect_anomaly")):
+    with pytest.warns(UserWarning, match=re.escape("not used here and ignored: training.detect_anomaly")):
         read(word, *names, "training.detect_anomaly=True")
     with pytest.raises(ConfigError, match="unknown key training.wand"):
         read(word, *names, "training.wand.enabled=False")

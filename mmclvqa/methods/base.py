@@ -1,0 +1,407 @@
+"""The interface of a continual-learning method: hyperparameters, hooks, and the commands that run it.
+
+A method is one class in one file::
+
+    @register_method
+    class L2(Method):
+        \"\"\"Penalises the distance to the weights that the previous task ended with.\"\"\"
+
+        name = "l2"
+        label = "L2"
+
+        @dataclass(frozen=True)
+        class Settings:
+            weight: float = setting(0.1, "factor of the penalty")
+
+        def on_task_start(self, trainer): ...
+        def loss(self, trainer, report, loss): ...
+
+``training.CL.method=l2`` selects it and ``training.CL.l2.weight=0.5`` sets its hyperparameter. A method that is not
+part of this package is a file given as ``env.user_dir``. The keys of the published code (``training.trainer=CL``,
+``reg_type=ewc``, ``replay_method=random``) select the same classes; see :mod:`mmclvqa.methods.selection`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from mmclvqa.clove.errors import ConfigError
+from mmclvqa.clove.tasks import Task
+from mmclvqa.clove.text import did_you_mean
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from mmclvqa.methods.replay import Replays
+    from mmclvqa.training.trainer import Trainer
+
+_registered: dict[str, type[Method]] = {}
+
+
+def setting(default: Any, help: str, published: str | None = None) -> Any:
+    """Declare a hyperparameter in the ``Settings`` of a method.
+
+    Args:
+        default: value if the configuration does not set it.
+        help: description, with the unit.
+        published: key of ``training.CL`` that the published code uses for it, whose value is then the default.
+    """
+    return field(default=default, metadata={"help": help, "published": published})
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What a method stores of earlier tasks; written to ``stored.json`` and shown in the comparison.
+
+    Attributes:
+        records: number of real records of earlier tasks.
+        bytes: total size: pickled records, float32 region features of their images, importances.
+        what: description.
+    """
+
+    records: int
+    bytes: int
+    what: str
+
+
+@dataclass(frozen=True)
+class StepContext:
+    """One training run of an experiment, the input of :meth:`Method.overrides`.
+
+    Attributes:
+        setting: name of the CLOVE setting.
+        order: the task order in letters, such as ``oarlks``.
+        tasks: the tasks in learning order.
+        index: position of the current task in ``tasks``.
+        previous_dir: save folder of the previous task; None for the first task.
+        root: the folder of experiments (``ROOT``).
+    """
+
+    setting: str
+    order: str
+    tasks: Sequence[Task]
+    index: int
+    previous_dir: str | None
+    root: str
+
+    @property
+    def task(self) -> Task:
+        """The current task."""
+        return self.tasks[self.index]
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """A program that runs before the training runs of an experiment.
+
+    Attributes:
+        kind: kind of the step, which determines its resources.
+        title: short description.
+        program: start of the command, such as ``("python", "SRM/train.py")``.
+        arguments: the arguments of the command.
+        output: path of a file that exists if and only if the program has finished.
+    """
+
+    kind: str
+    title: str
+    program: tuple[str, ...]
+    arguments: tuple[str, ...]
+    output: str
+
+
+class Method:
+    """Base of the continual-learning methods; every hook is optional.
+
+    A run builds one object for each selected method and calls their hooks in the order of registration.
+
+    Args:
+        config: the whole configuration; ``config.training.CL`` holds the task order and the current task.
+
+    Attributes:
+        name: short name used in configurations, folders and tables.
+        label: name in tables and figures.
+        selected_by: keys of the published code, and their values, that select this method.
+        steps: type of its experiments: ``sequence`` (each task starts from the weights of the previous task),
+            ``single_task``, ``multitask`` or ``chance``.
+        trains_first_task: whether the first task is trained in the folder of the experiment, because the method stores
+            something for the second task; otherwise the single-task model of the first task is used.
+        clips_gradients: whether :meth:`on_gradients` clips the gradients, so that the trainer does not.
+    """
+
+    name: ClassVar[str]
+    label: ClassVar[str]
+    selected_by: ClassVar[Mapping[str, Any]] = {}
+    steps: ClassVar[str] = "sequence"
+    trains_first_task: ClassVar[bool] = False
+    clips_gradients: ClassVar[bool] = False
+
+    @dataclass(frozen=True)
+    class Settings:
+        """The hyperparameters; methods override this class."""
+
+    def __init__(self, config: Any) -> None:
+        self.config = config
+        self.settings = self.read_settings(config.training.CL.get(self.name) or {})
+
+    # -------------------------------------------------------------------------------- hooks of training
+
+    def replays(self, root: str) -> Replays | None:
+        """Return the records to add to the training records of the task; None if there are none.
+
+        Args:
+            root: the data root.
+        """
+        return None
+
+    def source_files(self, root: str) -> list[Path]:
+        """Return the files of earlier tasks that the method reads, in learning order; they need not exist.
+
+        Args:
+            root: the data root.
+        """
+        return []
+
+    def on_task_start(self, trainer: Trainer) -> None:
+        """Prepare training on a task; data sets, model, optimizer and initial weights exist.
+
+        Invalid settings should raise an error here, before the first update. When a run resumes, this is called again.
+        """
+
+    def loss(self, trainer: Trainer, report: Any, loss: Tensor) -> Tensor:
+        """Return the loss to minimise on a batch.
+
+        Args:
+            trainer: the running trainer.
+            report: the batch and the model's output in one mapping.
+            loss: loss of the task, 0-dim, plus the terms of methods that were called before.
+        """
+        return loss
+
+    def on_gradients(self, trainer: Trainer) -> None:
+        """Change the gradients of an update in place, when they are complete and before they are clipped."""
+
+    def after_step(self, trainer: Trainer) -> None:
+        """Run after the optimizer step, while ``trainer.optimizer`` still has the learning rates of this update."""
+
+    def on_task_end(self, trainer: Trainer) -> None:
+        """Store data for the next task; the network has its final weights, which are written afterwards.
+
+        If the run is killed during this call, it is called again when the run resumes.
+        """
+
+    def stored(self) -> Stored | None:
+        """Return what is stored of earlier tasks, None for nothing; called after :meth:`on_task_end`."""
+        return None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state that a resumed run needs: tensors, numbers, strings, and lists and dicts of them."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what :meth:`state_dict` returned."""
+
+    # ------------------------------------------------------------------------- commands of experiments
+
+    @classmethod
+    def overrides(cls, settings: Settings, step: StepContext) -> list[str]:
+        """Return the configuration overrides of a training run, except config, model, data set and folders.
+
+        Args:
+            settings: the hyperparameters.
+            step: the training run.
+        """
+        overrides = ["training.CL.use_cl=True", f"training.CL.method={cls.name}"]
+        overrides += [f"training.CL.{cls.name}.{key}={value}" for key, value in changed_settings(settings).items()]
+        overrides.append(f"training.CL.task_order={step.order}")
+        if step.previous_dir is not None:
+            overrides.append(f"training.CL.previous_dir={step.previous_dir}")
+        return overrides
+
+    @classmethod
+    def preparation(cls, settings: Settings, setting_name: str, order: str, root: str) -> Preparation | None:
+        """Return the program that must run before the second task; None if there is none.
+
+        Args:
+            settings: the hyperparameters.
+            setting_name: name of the CLOVE setting.
+            order: the task order.
+            root: the folder of experiments (``ROOT``).
+        """
+        return None
+
+    @classmethod
+    def evaluation_overrides(cls, settings: Settings) -> list[str]:
+        """Return additional overrides for evaluation of the method's checkpoints."""
+        return []
+
+    @classmethod
+    def experiment(cls, settings: Settings) -> str:
+        """Return the name of the experiment's folder, which includes settings that differ from their defaults."""
+        parts = [f"_{key}_{_folder_value(value)}" for key, value in changed_settings(settings).items()]
+        return "".join((cls.name, *parts))
+
+    @classmethod
+    def parse_experiment(cls, experiment: str) -> str | None:
+        """Return the label for an experiment's folder name; None if the folder is not of this method."""
+        if experiment == cls.name:
+            return cls.label
+        if not experiment.startswith(f"{cls.name}_"):
+            return None
+        changed, rest = [], experiment.removeprefix(cls.name)
+        for declared in fields(cls.Settings):
+            prefix = f"_{declared.name}_"
+            if rest.startswith(prefix):
+                value, separator, following = rest.removeprefix(prefix).partition("_")
+                changed.append(f"{declared.name} {value}")
+                rest = separator + following
+        return f"{cls.label} ({', '.join(changed)})" if changed and not rest else None
+
+    @classmethod
+    def short_label(cls, experiment: str) -> str:
+        """Return the short label, for the axis of a figure, for a folder name of this method."""
+        return cls.parse_experiment(experiment) or cls.label
+
+    @classmethod
+    def read_settings(cls, values: Mapping[str, Any]) -> Settings:
+        """Build ``Settings`` from a mapping.
+
+        Raises:
+            ConfigError: a key is not a setting of the method, or a value has another type than the default.
+        """
+        declared = {one.name: one for one in fields(cls.Settings)}
+        for key, value in values.items():
+            if key not in declared:
+                hint = did_you_mean(key, declared)
+                raise ConfigError(f"training.CL.{cls.name}.{key}: {cls.name} has no such setting{hint}")
+            _check_type(f"training.CL.{cls.name}.{key}", value, declared[key].default)
+        return cls.Settings(**values)
+
+    @classmethod
+    def default_config(cls) -> dict[str, Any]:
+        """Return the node ``training.CL.<name>``: the default of each setting, or a reference to its published key."""
+        return {
+            one.name: f"${{training.CL.{one.metadata['published']}}}" if one.metadata.get("published") else one.default
+            for one in fields(cls.Settings)
+        }
+
+
+def register_method(cls: type[Method]) -> type[Method]:
+    """Register a method under its ``name`` (class decorator).
+
+    Raises:
+        ConfigError: the class has no name or label, or the name belongs to another class.
+    """
+    for attribute in ("name", "label"):
+        if not isinstance(getattr(cls, attribute, None), str):
+            raise ConfigError(f"{cls.__module__}.{cls.__name__}: a method needs a class attribute {attribute!r}")
+    other = _registered.get(cls.name)
+    if other is not None and (other.__module__, other.__qualname__) != (cls.__module__, cls.__qualname__):
+        raise ConfigError(
+            f"{cls.__module__}.{cls.__name__}: another method is named {cls.name!r} already "
+            f"({other.__module__}.{other.__name__})"
+        )
+    _registered[cls.name] = cls
+    return cls
+
+
+def registered_methods() -> dict[str, type[Method]]:
+    """Return all registered methods by name, in the order of registration."""
+    return dict(_registered)
+
+
+def find_method(name: str, key: str = "method") -> type[Method]:
+    """Return the method with a name.
+
+    Args:
+        name: name of the method.
+        key: option that has this value, for the error message.
+
+    Raises:
+        ConfigError: no method has this name.
+    """
+    if name not in _registered:
+        legal = ", ".join(_registered)
+        raise ConfigError(f"{key}={name}: there is no such method{did_you_mean(name, _registered)}; legal are {legal}")
+    return _registered[name]
+
+
+def parse_method(text: str) -> tuple[type[Method], Any]:
+    """Parse a method with settings, such as ``ewc:reg_lambda=1e5``.
+
+    Returns:
+        The class and its ``Settings``.
+
+    Raises:
+        ConfigError: the method or a setting is unknown, or a value has the wrong type.
+    """
+    name, _, assignments = text.partition(":")
+    cls = find_method(name)
+    declared = {one.name: one.default for one in fields(cls.Settings)}
+    values = {}
+    for assignment in filter(None, assignments.split(",")):
+        key, equals, value = assignment.partition("=")
+        if not equals:
+            raise ConfigError(f"{text}: {assignment!r} is not of the form setting=value")
+        if key not in declared:
+            raise ConfigError(f"{text}: {name} has no setting {key!r}{did_you_mean(key, declared)}")
+        values[key] = _parse_value(text, key, value, declared[key])
+    return cls, cls.read_settings(values)
+
+
+def method_of_experiment(experiment: str) -> type[Method] | None:
+    """Return the method to which an experiment's folder name belongs; None if there is none."""
+    return next((cls for cls in _registered.values() if cls.parse_experiment(experiment) is not None), None)
+
+
+def changed_settings(settings: Any) -> dict[str, Any]:
+    """Return the settings whose values differ from their defaults."""
+    return {one.name: getattr(settings, one.name) for one in fields(settings)
+            if getattr(settings, one.name) != one.default}  # fmt: skip
+
+
+def require_number(key: str, value: Any, what: str, is_legal: Callable[[float], bool]) -> float:
+    """Return ``value`` if it is a finite number that ``is_legal`` accepts.
+
+    Raises:
+        ConfigError: it is not; ``what`` describes the legal values in the message.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float) or math.isinf(value) or not is_legal(value):
+        raise ConfigError(f"{key}={value}: it must be {what}")
+    return float(value)
+
+
+def _check_type(key: str, value: Any, default: Any) -> None:
+    if value is None or default is None:
+        return
+    if isinstance(default, bool):
+        fits = isinstance(value, bool)
+    elif isinstance(default, int | float):
+        fits = isinstance(value, int | float) and not isinstance(value, bool)
+    else:
+        fits = isinstance(value, type(default))
+    if not fits:
+        kinds = ((bool, "true or false"), (int | float, "a number"), (object, "a text"))
+        expected = next(text for kind, text in kinds if isinstance(default, kind))
+        raise ConfigError(f"{key}={value}: it must be {expected}")
+
+
+def _parse_value(text: str, key: str, value: str, default: Any) -> Any:
+    if isinstance(default, bool):
+        if value.lower() not in ("true", "false"):
+            raise ConfigError(f"{text}: {key} must be true or false")
+        return value.lower() == "true"
+    if isinstance(default, str):
+        return value
+    try:
+        number = float(value)
+    except ValueError:
+        raise ConfigError(f"{text}: {key} must be a number") from None
+    return int(number) if isinstance(default, int | None) and number.is_integer() else number
+
+
+def _folder_value(value: Any) -> str:
+    return f"{value:g}".replace("e+0", "e").replace("e+", "e") if isinstance(value, float) else str(value)

@@ -1,0 +1,41 @@
+"""The bounds of the comparison: single-task models, multitask training on all tasks at once, and the chance level."""
+
+from __future__ import annotations
+
+from mmclvqa.methods.base import Method, StepContext, register_method
+
+
+class Bound(Method):
+    """Base of the bounds, which need no overrides of their configuration files."""
+
+    @classmethod
+    def overrides(cls, settings: Method.Settings, step: StepContext) -> list[str]:
+        """Return no overrides."""
+        return []
+
+
+@register_method
+class Chance(Bound):
+    """Answers every question of a task with the most frequent answer of its training records; nothing is trained."""
+
+    name = "chance"
+    label = "chance"
+    steps = "chance"
+
+
+@register_method
+class SingleTask(Bound):
+    """Trains one model per task, each from the initial weights."""
+
+    name = "stand_alone"
+    label = "single-task models"
+    steps = "single_task"
+
+
+@register_method
+class Multitask(Bound):
+    """Trains on all tasks at once: the upper bound."""
+
+    name = "multitask"
+    label = "multitask"
+    steps = "multitask"

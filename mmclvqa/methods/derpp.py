@@ -1,0 +1,127 @@
+"""Dark experience replay with labels (DER++).
+
+    loss + α · ‖z − h(x′)‖² + β · CE(y″, h(x″))        (x′, x″: batches from the buffer; z: stored scores of x′)
+
+Buzzega et al., "Dark Experience for General Continual Learning: a Strong, Simple Baseline", NeurIPS 2020, equation 6.
+Task boundaries are known here, so the buffer is filled at the end of each task instead of by reservoir sampling. It
+holds real records, chosen as in random replay, each with the scores (float16) of the final model of its task at the
+decoding steps of its answer. ‖·‖² is averaged over answers and steps, and CE is the loss of the model.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from mmclvqa.clove.data_root import train_size
+from mmclvqa.clove.errors import ConfigError, DataError
+from mmclvqa.clove.files import atomic_write
+from mmclvqa.methods.base import Method, Stored, register_method, require_number, setting
+from mmclvqa.methods.episodic_memory import EpisodicMemory
+from mmclvqa.methods.importances import without_dropout
+from mmclvqa.methods.replay import (
+    ceiling_choice,
+    choose_real_records,
+    order_position,
+    real_records,
+    replay_rate,
+    stored_records,
+)
+
+if TYPE_CHECKING:
+    from mmclvqa.training.trainer import Trainer
+
+FILE = "models/dark_scores.safetensors"
+"""File in the save folder: question_id -> scores (steps of the answer × answers and OCR slots, float16)."""
+MASKED_SCORE = -9000.0
+"""Scores below this value belong to OCR slots without a token."""
+
+
+@register_method
+class DERPlusPlus(Method):
+    """Replays real records with their labels and with the scores of an earlier model."""
+
+    name = "derpp"
+    label = "DER++"
+    trains_first_task = True
+
+    @dataclass(frozen=True)
+    class Settings:
+        """Hyperparameters of DER++."""
+
+        replay_rate: float = setting(0.1, "buffered records per record of the current task")
+        alpha: float = setting(0.5, "α, weight of the stored scores")
+        beta: float = setting(0.5, "β, weight of the labels")
+
+    def on_task_start(self, trainer: Trainer) -> None:
+        """Read the buffer of the previous task."""
+        for name in ("alpha", "beta"):
+            require_number(f"training.CL.derpp.{name}", getattr(self.settings, name), "a number of at least 0",
+                           lambda weight: weight >= 0)  # fmt: skip
+        self._rate = replay_rate(self.settings.replay_rate, "derpp.replay_rate", "method derpp")
+        self._position = order_position(self.config.training.CL, "method derpp")
+        self._root = self.config.dataset_config.clvqa.data_dir
+        self._kept = choose_real_records(self._root, self._position, self._rate).by_task()
+        self._scores: dict[str, Tensor] = {}
+        self._memory = None
+        if self._kept:
+            if not self.config.training.CL.previous_dir:
+                raise ConfigError("training.CL.previous_dir is missing: set it to the save folder of the previous task")
+            self._scores = _read_scores(Path(self.config.training.CL.previous_dir, FILE))
+            self._memory = EpisodicMemory(trainer, self._kept)
+
+    def loss(self, trainer: Trainer, report: Any, loss: Tensor) -> Tensor:
+        """Return the loss plus the two terms on the buffer."""
+        if self._memory is None:
+            return loss
+        tasks, size = range(len(self._kept)), trainer.training.batch_size
+        keys, _ = self._memory.draw(size, tasks, "stored scores")
+        scores = trainer.report(self._memory.batch(keys))["scores"].float()
+        distances = []
+        for row, (number, index) in enumerate(keys):
+            stored = self._scores[self._memory.question_id(number, index)].to(scores)
+            present = stored > MASKED_SCORE
+            distances.append((scores[row, : len(stored)] - stored)[present].square().mean())
+        labelled = trainer.report(self._memory.batch(self._memory.draw(size, tasks, "labels")[0]))
+        dark = torch.stack(distances).mean()
+        return loss + self.settings.alpha * dark + self.settings.beta * trainer.task_loss(labelled)
+
+    def on_task_end(self, trainer: Trainer) -> None:
+        """Add scores of records of this task to the buffer and write it."""
+        order, number = self._position.order, len(self._position.earlier)
+        if number + 1 == len(order):
+            return
+        records = real_records(self._root, self._position.current)
+        sizes = [train_size(self._root, one.setting, one) for one in order]
+        chosen = [records[i] for i in ceiling_choice(len(records), self._rate, sizes, number, number + 1)]
+        memory, size = EpisodicMemory(trainer, {self._position.current.name: chosen}), trainer.training.batch_size
+        with torch.no_grad(), without_dropout(trainer.network):
+            for start in range(0, len(chosen), size):
+                keys = [(0, index) for index in range(start, min(start + size, len(chosen)))]
+                batch = memory.batch(keys)
+                scores = trainer.report(batch)["scores"].half().cpu()
+                for row, (_, index) in enumerate(keys):
+                    steps = int(batch.train_loss_mask[row].sum())
+                    self._scores[memory.question_id(0, index)] = scores[row, :steps].contiguous()
+        if trainer.is_main:
+            with atomic_write(trainer.files.folder / FILE, "wb") as file:
+                file.write(safetensors.torch.save(self._scores))
+
+    def stored(self) -> Stored:
+        """Return number and size of the buffered records, including their scores."""
+        records = [record for task_records in self._kept.values() for record in task_records]
+        stored = stored_records(records, self.config.dataset_config.clvqa, "records of earlier tasks and their scores")
+        scores = sum(2 * self._scores[str(record["question_id"])].numel() for record in records)
+        return Stored(stored.records, stored.bytes + scores, stored.what)
+
+
+def _read_scores(path: Path) -> dict[str, Tensor]:
+    try:
+        return safetensors.torch.load_file(path)
+    except (OSError, safetensors.SafetensorError) as error:
+        raise DataError(f"{path}: cannot be read as the buffer of DER++ ({' '.join(str(error).split())})") from None

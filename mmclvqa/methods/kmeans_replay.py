@@ -1,0 +1,214 @@
+"""K-means replay: the exemplars of a task are the records nearest to the cluster centres of its records.
+
+    exemplars of the current task = for each centre c of k-means on cls_output(x), the record x nearest to c
+
+The buffer holds int(n(task) · replay_rate) records, divided equally among the tasks so far; of earlier tasks, a
+random part of the exemplars is kept. The buffer is written to ``kmeans_replay.npy`` in the save folder, before the
+final weights; the next task reads it from ``training.CL.replay_dir``. Source: the published CLVQA code; clustering:
+Lloyd, "Least squares quantization in PCM", IEEE Transactions on Information Theory 1982.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from mmclvqa.clove.data_root import train_size
+from mmclvqa.clove.errors import ConfigError
+from mmclvqa.clove.experiment_paths import kmeans_experiment
+from mmclvqa.clove.records import load_records, save_records
+from mmclvqa.clove.tasks import REPLAY_SUFFIX, Task, task
+from mmclvqa.methods.base import StepContext, Stored, register_method, require_number, setting
+from mmclvqa.methods.importances import without_dropout
+from mmclvqa.methods.replay import (
+    SELECTION_SEED,
+    Record,
+    ReplayMethod,
+    Replays,
+    choose,
+    load_filled,
+    real_records,
+    replayed_task,
+    required_key,
+    stored_records,
+)
+from mmclvqa.random_state import random_state_kept
+
+if TYPE_CHECKING:
+    from mmclvqa.training.trainer import Trainer
+
+FILE = "kmeans_replay.npy"
+"""File of the exemplars in the save folder."""
+USE_CLS = "model_config.unicl.use_cls=True"
+BATCH_SIZE = "training.batch_size=24"
+"""Batch size in the published commands of k-means replay."""
+
+_EXPERIMENT = re.compile(r"kmeans_replay_(?P<rate>[0-9.]+)")
+
+
+@register_method
+class KMeansReplay(ReplayMethod):
+    """Replays exemplars chosen by k-means."""
+
+    name = "kmeans"
+    label = "k-means replay"
+    replay_method = "kmeans"
+    selected_by = {"training.CL.use_replay": True, "training.CL.replay_method": "kmeans"}
+    trains_first_task = True
+
+    @dataclass(frozen=True)
+    class Settings:
+        """Hyperparameters of k-means replay."""
+
+        replay_rate: float = setting(0.02, "exemplars per record of the current task", published="replay_rate")
+
+    def replays(self, root: str) -> Replays:
+        """Return the exemplars of the earlier tasks, with their stage marked as replayed."""
+        position = self.position
+        if not position.earlier:
+            return Replays()
+        (path,) = self.source_files(root)
+        replays = Replays(counts={past.name: 0 for past in position.earlier})
+        for index, record in enumerate(load_filled(path)):
+            past = replayed_task(record, f"{path}: record {index}", position.current.setting, position.earlier)
+            replays.records.append(record | {"stage": past.name + REPLAY_SUFFIX})
+            replays.counts[past.name] += 1
+        return replays
+
+    def source_files(self, root: str) -> list[Path]:
+        """Return the file with the exemplars of the earlier tasks; none for the first task."""
+        if not self.position.earlier:
+            return []
+        return [Path(required_key(self._with_previous_dir(), "replay_dir", "replay_method=kmeans"), FILE)]
+
+    def on_task_start(self, trainer: Trainer) -> None:
+        """Check the settings that are otherwise used only at the end of training.
+
+        Raises:
+            ConfigError: the model has no ``cls_output``, or the rate is illegal or too small for one exemplar per task.
+        """
+        model = self.config.model_config[self.config.model]
+        if not model.get("use_cls"):
+            raise ConfigError(
+                f"k-means replay clusters cls_output: it needs model_config.{self.config.model}.use_cls=True"
+            )
+        require_number("training.CL.replay_rate", self.settings.replay_rate,
+                       "a number above 0 and up to 1 for k-means replay", lambda rate: 0 < rate <= 1)  # fmt: skip
+        if self._exemplars_per_task() < 1:
+            position = self.position
+            raise ConfigError(
+                f"training.CL.replay_rate={self.settings.replay_rate}: is too small for one record of each of the "
+                f"{len(position.earlier) + 1} tasks up to {position.current.name}"
+            )
+
+    def on_task_end(self, trainer: Trainer) -> None:
+        """Choose the exemplars and write the buffer."""
+        position, share = self.position, self._exemplars_per_task()
+        features = _cls_outputs(trainer, position.current)
+        if not trainer.is_main:
+            return
+        records = real_records(self.config.dataset_config.clvqa.data_dir, position.current)
+        by_id = {str(record["question_id"]): record for record in records}
+        names = sorted(features)
+        nearest = nearest_to_centres(np.stack([features[name] for name in names]), share)
+        self._exemplars = self._kept_before(position.earlier, share) + [by_id[names[index]] for index in nearest]
+        save_records(trainer.files.folder / FILE, self._exemplars)
+        trainer.writer.write(f"k-means replay: {len(self._exemplars)} exemplars kept, up to {share} of each task")
+
+    def _exemplars_per_task(self) -> int:
+        position = self.position
+        size = train_size(self.config.dataset_config.clvqa.data_dir, position.current.setting, position.current)
+        return int(size * self.settings.replay_rate) // (len(position.earlier) + 1)
+
+    def _kept_before(self, earlier: Sequence[Task], share: int) -> list[Record]:
+        """Return ``share`` random exemplars of each earlier task."""
+        if not earlier:
+            return []
+        records = load_records(*self.source_files(""))
+        exemplars = []
+        for past in earlier:
+            own = [record for record in records if task(past.setting, record["stage"]) == past]
+            exemplars += [own[index] for index in sorted(choose(len(own), share))] if share < len(own) else own
+        return exemplars
+
+    def _with_previous_dir(self) -> dict[str, Any]:
+        settings = self.config.training.CL
+        return {"replay_dir": settings.replay_dir or settings.previous_dir}
+
+    def stored(self) -> Stored | None:
+        """Return number and size of the exemplars in the main process, None in other processes."""
+        if not hasattr(self, "_exemplars"):
+            return None
+        what = "records nearest to the k-means centres"
+        return stored_records(self._exemplars, self.config.dataset_config.clvqa, what)
+
+    @classmethod
+    def overrides(cls, settings: Any, step: StepContext) -> list[str]:
+        """Return the published overrides."""
+        rate = f"training.CL.replay_rate={settings.replay_rate}"
+        overrides = [*cls.replay_overrides(step), rate, USE_CLS, BATCH_SIZE]
+        return overrides + ([f"training.CL.replay_dir={step.previous_dir}"] if step.previous_dir else [])
+
+    @classmethod
+    def evaluation_overrides(cls, settings: Any) -> list[str]:
+        """Return the override that enables the model's ``cls_output``."""
+        return [USE_CLS]
+
+    @classmethod
+    def experiment(cls, settings: Any) -> str:
+        """Return the published folder name."""
+        return kmeans_experiment(settings.replay_rate)
+
+    @classmethod
+    def parse_experiment(cls, experiment: str) -> str | None:
+        """Return the label of a published folder name."""
+        match = _EXPERIMENT.fullmatch(experiment)
+        return f"{cls.label} ({match['rate']})" if match else None
+
+
+def nearest_to_centres(features: np.ndarray, count: int, seed: int = SELECTION_SEED) -> list[int]:
+    """Return the records nearest to ``count`` k-means centres, without duplicates.
+
+    Args:
+        features: N × width, float.
+        count: number of centres; if there are not more records than that, all are returned.
+        seed: seed of the initial centres.
+
+    Returns:
+        The indices of the records, ascending.
+    """
+    if count >= len(features):
+        return list(range(len(features)))
+    if count == 0:
+        return []
+    from sklearn.cluster import KMeans  # imported here because it takes a second
+
+    centres = KMeans(count, n_init=1, random_state=seed).fit(features).cluster_centers_
+    # Squared distances, count × N; in float64, because the terms nearly cancel for similar records.
+    centres, features = centres.astype(np.float64), features.astype(np.float64)
+    distances = (features**2).sum(axis=1)[None] - 2 * centres @ features.T + (centres**2).sum(axis=1)[:, None]
+    taken: list[int] = []
+    for row in distances:
+        row[taken] = np.inf
+        taken.append(int(row.argmin()))
+    return sorted(taken)
+
+
+def _cls_outputs(trainer: Trainer, current: Task) -> dict[str, np.ndarray]:
+    """Return question_id -> cls_output (float32) of all real records of the current task, in every process."""
+    from mmf.utils.distributed import byte_tensor_to_object
+
+    outputs: dict[str, np.ndarray] = {}
+    with random_state_kept(), torch.no_grad(), without_dropout(trainer.network):
+        for batch in trainer.training_batches():
+            vectors = trainer.network(batch)["cls_output"].float().cpu().numpy()
+            for row, vector in enumerate(vectors):
+                if byte_tensor_to_object(batch.stage[row]) == current.name:
+                    outputs[str(byte_tensor_to_object(batch.question_id[row]))] = vector
+    return {name: vector for part in trainer.gather(outputs) for name, vector in part.items()}

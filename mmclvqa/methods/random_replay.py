@@ -1,0 +1,94 @@
+"""Random replay: random real records of earlier tasks are added to the training records.
+
+While task c is trained, an earlier task i has at most ceil(rate * n(j+1) / (j+1)) records, for every j = i ... c-1.
+Optionally, image features of the replays are masked (``replay_mask_img``), or their ground-truth scene graph is used
+(``use_gt_sg``). Source: the published CLVQA code.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mmclvqa.clove.experiment_paths import random_experiment
+from mmclvqa.clove.tasks import MASKED_SUFFIX, REPLAY_SUFFIX
+from mmclvqa.methods.base import StepContext, Stored, register_method, setting
+from mmclvqa.methods.replay import (
+    ReplayMethod,
+    Replays,
+    choose_real_records,
+    real_record_files,
+    replay_rate,
+    stored_records,
+)
+
+_EXPERIMENT = re.compile(r"(?P<gt>gtsg_)?(?P<mask>maskimg_)?rnd_replay_(?P<rate>[0-9.]+)")
+
+
+@register_method
+class RandomReplay(ReplayMethod):
+    """Replays real records of earlier tasks."""
+
+    name = "random"
+    label = "random replay"
+    replay_method = "random"
+    selected_by = {"training.CL.use_replay": True, "training.CL.replay_method": "random"}
+
+    @dataclass(frozen=True)
+    class Settings:
+        """Hyperparameters of random replay."""
+
+        replay_rate: float = setting(0.1, "replayed records per record of the current task", published="replay_rate")
+        mask_images: bool = setting(False, "mask the image features of replays", published="replay_mask_img")
+        gt_graphs: bool = setting(False, "with generated commands: give replays their ground-truth scene graph")
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        self._chosen: Replays | None = None
+
+    def replays(self, root: str) -> Replays:
+        """Return real train records of every earlier task, with their stage marked as replayed."""
+        rate = replay_rate(self.settings.replay_rate, "replay_rate", "replay_method=random")
+        chosen = choose_real_records(root, self.position, rate)
+        suffix = REPLAY_SUFFIX + (MASKED_SUFFIX if self.settings.mask_images else "")
+        self._chosen = Replays(
+            [record | {"stage": record["stage"] + suffix} for record in chosen.records], chosen.counts
+        )
+        return self._chosen
+
+    def source_files(self, root: str) -> list[Path]:
+        """Return the annotation files of the earlier tasks."""
+        return real_record_files(root, self.position.earlier)
+
+    def stored(self) -> Stored:
+        """Return number and size of the replayed records."""
+        features = self.config.dataset_config.clvqa
+        chosen = self._chosen or self.replays(features.data_dir)
+        return stored_records(chosen.records, features, "random records of earlier tasks")
+
+    @classmethod
+    def overrides(cls, settings: Any, step: StepContext) -> list[str]:
+        """Return the published overrides."""
+        overrides = [*cls.replay_overrides(step), f"training.CL.replay_rate={settings.replay_rate}"]
+        if settings.mask_images:
+            overrides.append("training.CL.replay_mask_img=True")
+        if settings.gt_graphs:
+            overrides.append("dataset_config.clvqa.use_gt_sg=True")
+        return overrides
+
+    @classmethod
+    def experiment(cls, settings: Any) -> str:
+        """Return the published folder name."""
+        return random_experiment(settings.replay_rate, settings.mask_images, settings.gt_graphs)
+
+    @classmethod
+    def parse_experiment(cls, experiment: str) -> str | None:
+        """Return the label of a published folder name."""
+        match = _EXPERIMENT.fullmatch(experiment)
+        if match is None:
+            return None
+        details = [match["rate"], *(["images masked"] if match["mask"] else [])]
+        details += ["ground-truth scene graphs"] if match["gt"] else []
+        return f"{cls.label} ({', '.join(details)})"

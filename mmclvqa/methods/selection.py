@@ -1,0 +1,100 @@
+"""Selection of the methods of a run, by name or by the keys of the published code.
+
+``training.CL.method=<name>[,<name>]`` selects by name. The keys of the published code select the same classes; each
+class lists its keys in ``selected_by``. This module also checks that these keys do not contradict each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from mmclvqa.clove.errors import ConfigError, ReplayError
+from mmclvqa.clove.text import did_you_mean
+from mmclvqa.methods.base import Method, find_method, registered_methods
+
+TRAINER = "training.trainer"
+REG_TYPE = "training.CL.reg_type"
+USE_REPLAY = "training.CL.use_replay"
+REPLAY_METHOD = "training.CL.replay_method"
+GEM_VARIANT = "training.CL.gem_variant"
+METHOD = "training.CL.method"
+PULLING_OPTIMIZERS = ("weight_reg_adamw", "weight_reg_sgd")
+"""Values of ``optimizer.type`` with which the published code regularises: AdamW and SGD."""
+
+
+def select_methods(config: Any) -> list[Method]:
+    """Build the methods that a configuration selects, or fine-tuning if it selects none.
+
+    Raises:
+        ConfigError: a name or value is unknown, keys contradict each other, or a setting is invalid.
+    """
+    _check_published_keys(config)
+    named = [find_method(name, METHOD) for name in _names(config.training.CL.get("method"))]
+    selected = [
+        cls
+        for cls in registered_methods().values()
+        if cls in named or (cls.selected_by and all(_matches(config, *item) for item in cls.selected_by.items()))
+    ]
+    return [cls(config) for cls in selected or [find_method("ft")]]
+
+
+def method_defaults() -> dict[str, Any]:
+    """Return ``{"training": {"CL": {name: settings}}}`` with the defaults of all methods that have settings."""
+    nodes = {name: cls.default_config() for name, cls in registered_methods().items()}
+    return {"training": {"CL": {name: node for name, node in nodes.items() if node}}}
+
+
+def _names(value: Any) -> list[str]:
+    names = value.split(",") if isinstance(value, str) else value or []
+    return [name.strip() for name in names if name.strip()]
+
+
+def _matches(config: Any, key: str, legal: Any) -> bool:
+    value = OmegaConf.select(config, key)
+    return value in legal if isinstance(legal, tuple) else value == legal
+
+
+def _legal_values(key: str) -> list[str]:
+    """Return all values of a published key that select a method, in the order of registration."""
+
+    def values() -> Iterator[str]:
+        for cls in registered_methods().values():
+            legal = cls.selected_by.get(key)
+            yield from legal if isinstance(legal, tuple) else [] if legal is None else [legal]
+
+    return list(dict.fromkeys(values()))
+
+
+def _require_legal(error: type[ConfigError], key: str, value: Any, legal: Iterable[str]) -> None:
+    legal = list(legal)
+    if value not in legal:
+        raise error(f"{key}={value}: legal are {', '.join(legal)}{did_you_mean(str(value), legal)}")
+
+
+def _check_published_keys(config: Any) -> None:
+    training, settings = config.training, config.training.CL
+    if training.trainer == "CL":
+        _require_legal(ConfigError, REG_TYPE, settings.reg_type, sorted(_legal_values(REG_TYPE)))
+        if config.optimizer.type not in PULLING_OPTIMIZERS:
+            raise ConfigError(
+                f"optimizer.type={config.optimizer.type}: training.trainer=CL needs {' or '.join(PULLING_OPTIMIZERS)}"
+            )
+    if settings.use_replay and not settings.use_cl:
+        raise ReplayError("training.CL.use_replay=True needs training.CL.use_cl=True")
+    if training.trainer == "GEM":
+        _require_legal(ConfigError, GEM_VARIANT, settings.gem_variant, _legal_values(GEM_VARIANT))
+        if settings.replay_method != "gem" or not settings.use_replay:
+            raise ConfigError(
+                f"training.CL.replay_method={settings.replay_method}: training.trainer=GEM needs "
+                "training.CL.use_replay=True and replay_method=gem"
+            )
+    elif settings.use_replay:
+        if settings.replay_method == "gem":
+            raise ReplayError(
+                f"training.CL.replay_method=gem needs training.trainer=GEM (it is {training.trainer}): "
+                "otherwise the memories are not used"
+            )
+        _require_legal(ReplayError, REPLAY_METHOD, settings.replay_method, _legal_values(REPLAY_METHOD))

@@ -1,0 +1,430 @@
+"""Checkpoints: writes the files of a run, reads untrusted files safely, and restores the state of a run.
+
+A run writes ``current.ckpt``, ``best.ckpt``, ``models/model_<update>.ckpt`` and the final weights. All are written to a
+temporary file that is then renamed, and contain only tensors and plain values.
+"""
+
+from __future__ import annotations
+
+import pickle
+import re
+import subprocess
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from omegaconf import OmegaConf
+from torch import Tensor, nn
+
+from mmclvqa.clove.errors import CheckpointError, ConfigError
+from mmclvqa.clove.files import atomic_write
+from mmclvqa.models.checkpoint_format import check_fits, without_position_ids
+from mmclvqa.random_state import set_random_state, take_random_state
+from mmclvqa.training.distributed import gather
+from mmclvqa.training.optimization import set_learning_rates
+
+if TYPE_CHECKING:
+    pass
+
+
+CURRENT = "current.ckpt"
+BEST = "best.ckpt"
+NUMBERED_FOLDER = "models"
+
+# Name that atomic_write gives to a checkpoint until it is complete.
+_LEFTOVER = re.compile(r"\..+\.(?:ckpt|pth|safetensors)\.\w+\.tmp")
+_PLAIN = (bool, int, float, str, bytes, type(None), Tensor)
+
+
+class CheckpointFiles:
+    """The checkpoint files of one run.
+
+    Args:
+        save_dir: ``env.save_dir``.
+        model_name: ``config.model``; the final weights are ``<model_name>_final.pth``.
+        max_to_keep: number of numbered checkpoints to keep (the newest); 0 writes none, a negative number keeps all.
+    """
+
+    def __init__(self, save_dir: str | Path, model_name: str, max_to_keep: int = -1) -> None:
+        self.folder = Path(save_dir)
+        self.current = self.folder / CURRENT
+        self.best = self.folder / BEST
+        self.final = self.folder / f"{model_name}_final.pth"
+        self._max_to_keep = max_to_keep
+
+    def write(self, state: Mapping[str, Any], best: bool = False, numbered: bool = False) -> None:
+        """Write ``state`` as the current checkpoint and, on request, as the best and as a numbered one.
+
+        The current checkpoint is written last, so that the best checkpoint it refers to always exists.
+
+        Raises:
+            TypeError: ``state`` contains something other than tensors and plain values (a bug in a callback or method).
+            OSError: the folder is not writable; existing files are unchanged.
+        """
+        require_plain(state, "checkpoint")
+        if best:
+            _save(state, self.best)
+        if numbered and self._max_to_keep:
+            _save(state, self.folder / NUMBERED_FOLDER / f"model_{state['num_updates']}.ckpt")
+            self._prune()
+        _save(state, self.current)
+
+    def write_final(self, model: nn.Module) -> None:
+        """Write the weights as a plain state dict of contiguous CPU tensors."""
+        weights = {
+            name: tensor.detach().to("cpu", copy=True).contiguous()
+            for name, tensor in model.state_dict().items()
+        }
+        _save(weights, self.final)
+
+    def _prune(self) -> None:
+        if self._max_to_keep < 0:
+            return
+        # By age and not by number, because files of an earlier run in this folder may have higher numbers.
+        files = sorted(
+            (self.folder / NUMBERED_FOLDER).glob("model_*.ckpt"),
+            key=lambda file: (file.stat().st_mtime_ns, int(file.stem.rpartition("_")[2])),
+        )
+        for file in files[: max(0, len(files) - self._max_to_keep)]:
+            file.unlink()
+
+    def remove_leftovers(self) -> list[Path]:
+        """Delete incomplete files of a run that was killed while writing, and return their paths."""
+        folders = (self.folder, self.folder / NUMBERED_FOLDER)
+        temporary = [file for folder in folders for file in folder.glob(".*.tmp")]
+        left = [file for file in temporary if _LEFTOVER.fullmatch(file.name)]
+        for file in left:
+            file.unlink()
+        return left
+
+
+def require_plain(value: Any, where: str) -> None:
+    """Check that ``torch.load(weights_only=True)`` can read ``value``.
+
+    Raises:
+        TypeError: it cannot; the message names the position of the first invalid value.
+    """
+    if isinstance(value, Mapping):
+        for key, part in value.items():
+            require_plain(part, f"{where}.{key}")
+    elif isinstance(value, list | tuple):
+        for number, part in enumerate(value):
+            require_plain(part, f"{where}[{number}]")
+    elif type(value) not in _PLAIN and not isinstance(value, Tensor):
+        raise TypeError(f"{where} is a {type(value).__name__}; checkpoints take plain values only")
+
+
+def git_details() -> dict[str, str]:
+    """Return the commit and the uncommitted changes of the repository of the working directory, if there is one."""
+    commands = {"git/commit_hash": ["rev-parse", "HEAD"], "git/diff": ["diff", "--no-prefix"]}
+    details = {}
+    for key, arguments in commands.items():
+        try:
+            done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=True)
+        except (OSError, subprocess.CalledProcessError):
+            return {}
+        details[key] = done.stdout.strip()
+    return details
+
+
+def _save(content: Mapping[str, Any], path: Path) -> None:
+    with atomic_write(path, "wb") as file:
+        torch.save(content, file)
+
+
+_PARALLEL_PREFIX = "module."
+_FORBIDDEN = re.compile(r"GLOBAL ([\w.]+)")
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Read a checkpoint, or a plain state dict as ``{"model": ...}``, to the CPU.
+
+    Raises:
+        CheckpointError: the file does not exist, is damaged, contains code, or is not a checkpoint.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"checkpoint {path} does not exist")
+    with open(path, "rb") as file, warnings.catch_warnings():
+        # torch warns about old and foreign pickles before it reads or rejects them.
+        warnings.simplefilter("ignore")
+        try:
+            content = torch.load(file, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError as error:
+            forbidden = _FORBIDDEN.search(str(error))
+            reason = "is damaged; download or create it again"
+            if forbidden:
+                reason = f"asks for {forbidden.group(1)}, which is not a tensor; it was not loaded"
+            raise CheckpointError(f"checkpoint {path} {reason}") from None
+        except Exception as error:
+            # A truncated or altered file can raise any exception in torch's zip reader.
+            message = " ".join(str(error).split())[:120] or type(error).__name__
+            raise CheckpointError(f"checkpoint {path} is damaged ({message}); download or create it again") from None
+    if not isinstance(content, Mapping):
+        raise CheckpointError(f"checkpoint {path} holds a {type(content).__name__}, not a state dict")
+    content = dict(content) if isinstance(content.get("model"), Mapping) else {"model": content}
+    content["model"] = {_plain_name(name): value for name, value in content["model"].items()}
+    if not any(isinstance(value, Tensor) for value in content["model"].values()):
+        raise CheckpointError(f"checkpoint {path} holds no tensors of a model")
+    return content
+
+
+def load_weights(model: nn.Module, state_dict: Mapping[str, Tensor], source: str | Path) -> None:
+    """Load all weights of a model after checking that all names and shapes match.
+
+    Raises:
+        CloveError: names or shapes differ; the message lists them.
+    """
+    state_dict = _formatted(model, state_dict)
+    check_fits(model, state_dict, str(source))
+    nn.Module.load_state_dict(model, without_position_ids(state_dict), strict=False)
+
+
+def load_mapped_weights(
+    model: nn.Module, state_dict: Mapping[str, Tensor], mapping: Mapping[str, str], source: str | Path
+) -> list[str]:
+    """Load the tensors of some modules (``checkpoint.pretrained_state_mapping``).
+
+    Args:
+        model: the model to load the tensors into.
+        state_dict: content of the file.
+        mapping: module of the model to module of the file.
+        source: name of the file, for error messages.
+
+    Returns:
+        The names of the loaded tensors in the model.
+
+    Raises:
+        CheckpointError: a module of the file has no tensor, or a shape differs.
+    """
+    own = model.state_dict()
+    state_dict = _formatted(model, state_dict)
+    chosen = {}
+    for module, source_module in mapping.items():
+        pairs = {name: source_module + name.removeprefix(module) for name in own if _below(name, module)}
+        tensors = {name: state_dict[other] for name, other in pairs.items() if other in state_dict}
+        if not tensors:
+            raise CheckpointError(
+                f"{source}: checkpoint.pretrained_state_mapping {module}: {source_module} matches no tensor"
+            )
+        for name, tensor in tensors.items():
+            if tensor.shape != own[name].shape:
+                raise CheckpointError(
+                    f"{source} does not fit the model: {pairs[name]} {tuple(tensor.shape)} "
+                    f"for {name} {tuple(own[name].shape)}"
+                )
+        chosen.update(tensors)
+    nn.Module.load_state_dict(model, chosen, strict=False)
+    return list(chosen)
+
+
+def _below(name: str, module: str) -> bool:
+    return name == module or name.startswith(f"{module}.")
+
+
+def _plain_name(name: str) -> str:
+    """Return a tensor name without the prefix that DDP adds."""
+    return name.removeprefix(_PARALLEL_PREFIX)
+
+
+def _formatted(model: nn.Module, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the state dict with its names converted by MMF's ``format_state_key``, which handles older names."""
+    rename = getattr(model, "format_state_key", str)
+    return {rename(name): tensor for name, tensor in state_dict.items()}
+
+
+@dataclass
+class Start:
+    """The checkpoint or weights that a run starts from.
+
+    Attributes:
+        path: path of the file; None if the run starts from the initial weights.
+        state: content of the file, as :func:`read_checkpoint` returns it.
+        own: whether it is a checkpoint of the same run, which then resumes exactly.
+        finished: whether the run is finished; ``path`` is then the file of its final weights.
+        note: log line.
+    """
+
+    path: Path | None = None
+    state: dict[str, Any] | None = None
+    own: bool = False
+    finished: bool = False
+    note: str = "starting from the model's initial weights"
+
+    @property
+    def seed(self) -> int | None:
+        """Seed of the run that is resumed; None if there is none."""
+        return self.state.get("seed") if self.own and self.state else None
+
+
+def choose_start(settings: Any, files: CheckpointFiles, trains: bool) -> Start:
+    """Find and read the checkpoint that ``checkpoint.resume``, ``resume_best`` and ``resume_file`` select.
+
+    As in MMF, a checkpoint in ``env.save_dir`` takes precedence over ``resume_file`` when resuming, so that an
+    interrupted command can be repeated unchanged.
+
+    Args:
+        settings: ``config.checkpoint``.
+        files: the run's checkpoint files.
+        trains: whether the run trains; otherwise it only evaluates.
+
+    Raises:
+        ConfigError: ``resume_zoo`` is set.
+        CheckpointError: a file does not exist or is invalid.
+    """
+    if settings.resume_zoo:
+        raise ConfigError(
+            "checkpoint.resume_zoo is not supported: MMF's model zoo has no CLVQA model; "
+            "download the file and set checkpoint.resume_file to it"
+        )
+    if settings.resume or settings.resume_best:
+        start = _own_start(settings, files, trains)
+        if start is not None:
+            return start
+    if settings.resume_file:
+        path = Path(settings.resume_file)
+        return Start(path, read_checkpoint(path), note=f"starting from {path}")
+    if settings.resume or settings.resume_best:
+        return Start(note=f"nothing to resume in {files.folder}; starting from the model's initial weights")
+    return Start()
+
+
+def _own_start(settings: Any, files: CheckpointFiles, trains: bool) -> Start | None:
+    if files.final.exists() and (trains or not settings.resume_best or not files.best.exists()):
+        note = f"{files.final} exists: training is finished"
+        if trains:
+            note += "; to continue training, set another env.save_dir and set checkpoint.resume_file to this file"
+        return Start(files.final, read_checkpoint(files.final), finished=True, note=note)
+    order = [files.best, files.current] if settings.resume_best else [files.current, files.best]
+    for path in order:
+        if path.exists():
+            state = read_checkpoint(path)
+            note = f"resuming {path} at update {state.get('num_updates', '?')}"
+            return Start(path, state, own=True, note=note)
+    return None
+
+
+def run_state(trainer: Any) -> dict[str, Any]:
+    """Return the content of a checkpoint; all processes must call it, because each has its own random state."""
+    counts, stopping = trainer.counts, trainer.early_stopping
+    scaler = trainer.accelerator.scaler
+    state = {
+        "model": trainer.network.state_dict(),
+        "optimizer": trainer.optimizer.state_dict(),
+        "scheduler": trainer.scheduler.state_dict() if trainer.scheduler else None,
+        "scaler": scaler.state_dict() if scaler else None,
+        "num_updates": counts.num_updates,
+        "current_epoch": counts.epoch,
+        "batch": counts.batch,
+        "evaluated_at": counts.evaluated_at,
+        "training_seconds": trainer.training_seconds,
+        "best_update": stopping.best_update,
+        "best_metric_value": stopping.best_value,
+        "early_stopping": stopping.state_dict(),
+        "callbacks": trainer.callbacks.state_dict(),
+        "methods": {method.name: method.state_dict() for method in trainer.methods},
+        "random_state": gather(take_random_state()),
+        "seed": trainer.seed,
+        "batch_size": trainer.config.training.batch_size,
+        "records": trainer.splits["train"].sizes,
+        "config": OmegaConf.to_container(trainer.config, resolve=True),
+    }
+    if trainer.config.checkpoint.save_git_details:
+        state |= git_details()
+    return state
+
+
+def load_start(trainer: Any, start: Start) -> None:
+    """Load weights and training state of a checkpoint into a trainer.
+
+    Raises:
+        CloveError: the file does not match the model or the optimizer.
+    """
+    if start.state is None:
+        return
+    settings = trainer.config.checkpoint
+    if settings.resume_pretrained and settings.pretrained_state_mapping and not (start.own or start.finished):
+        mapping = dict(settings.pretrained_state_mapping)
+        names = load_mapped_weights(trainer.network, start.state["model"], mapping, start.path)
+        trainer.writer.write(f"{len(names)} tensors of {start.path} loaded: {', '.join(names)}")
+        return
+    load_weights(trainer.network, start.state["model"], start.path)
+    if not trainer.trains or start.finished or "num_updates" not in start.state:
+        return
+    # `reset` applies to checkpoint.resume_file only; a run that resumes restores everything.
+    reset = settings.reset
+    if start.own or not (reset.optimizer or reset.all):
+        _load_optimizer(trainer, start)
+    if start.own or not (reset.counts or reset.all):
+        _load_counts(trainer, start)
+    if trainer.scheduler:
+        set_learning_rates(trainer.optimizer, trainer.scheduler)
+    if start.own:
+        trainer.early_stopping.load_state_dict(start.state["early_stopping"])
+        without = trainer.callbacks.load_state_dict(start.state["callbacks"])
+        if without:
+            trainer.writer.write(f"{start.path} has no state of callback {', '.join(without)}", "warning")
+
+
+def _load_optimizer(trainer: Any, start: Start) -> None:
+    state = start.state
+    if state.get("optimizer") is None:
+        trainer.writer.write(f"{start.path} has no optimizer state; the optimizer starts without one", "warning")
+        return
+    try:
+        trainer.optimizer.load_state_dict(state["optimizer"])
+    except (ValueError, KeyError) as error:
+        raise CheckpointError(
+            f"{start.path}: its optimizer state does not match ({' '.join(str(error).split())}); "
+            "checkpoint.resume_file with checkpoint.reset.optimizer=true leaves it out"
+        ) from None
+    if trainer.accelerator.scaler and state.get("scaler"):
+        trainer.accelerator.scaler.load_state_dict(state["scaler"])
+
+
+def _load_counts(trainer: Any, start: Start) -> None:
+    state, counts = start.state, trainer.counts
+    counts.num_updates = state["num_updates"]
+    counts.epoch = state.get("current_epoch", 1)
+    counts.evaluated_at = state.get("evaluated_at", -1) if start.own else -1
+    counts.seconds = state.get("training_seconds", 0.0)
+    counts.batch = _batches_done(trainer, start)
+    if trainer.scheduler:
+        _load_scheduler(trainer.scheduler, state)
+    random_states = state.get("random_state", [])
+    if trainer.accelerator.process_index < len(random_states):
+        trainer.random_state = random_states[trainer.accelerator.process_index]
+
+
+def _batches_done(trainer: Any, start: Start) -> int:
+    """Return the number of batches of the epoch that are done, converted to the batch size of this run."""
+    done, records = start.state.get("batch", 0), trainer.splits["train"].sizes
+    if start.state.get("records", records) != records:
+        former = start.state["records"]
+        trainer.writer.write(f"{start.path}: records were {former} and are {records} now", "warning")
+    size = trainer.config.training.batch_size
+    former = start.state.get("batch_size", size)
+    if former != size:
+        trainer.writer.write(f"{start.path}: batch_size was {former} and is {size} now", "warning")
+    return done * former // size
+
+
+def _load_scheduler(scheduler: Any, state: dict[str, Any]) -> None:
+    if state.get("scheduler"):
+        scheduler.load_state_dict(state["scheduler"])
+        return
+    with warnings.catch_warnings():
+        # torch warns about steps of the schedule before steps of the optimizer, but here the schedule catches up.
+        warnings.simplefilter("ignore")
+        for _ in range(state["num_updates"]):
+            scheduler.step()
+
+
+def restore_random_state(trainer: Any) -> None:
+    """Restore the random state of the checkpoint; call it directly before training starts."""
+    if trainer.random_state is not None:
+        set_random_state(trainer.random_state)
+        trainer.random_state = None

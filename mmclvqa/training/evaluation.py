@@ -1,0 +1,373 @@
+"""Evaluation of splits: metrics accumulated batch by batch, MMF's prediction files, and ``results.json``.
+
+Each of n processes evaluates every n-th batch, so that no record is counted twice.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmf.common.registry import registry
+from mmf.common.report import Report
+from mmf.common.sample import SampleList
+from torch import nn
+
+from mmclvqa.clove.errors import ConfigError, DataError
+from mmclvqa.clove.files import atomic_write, write_json
+from mmclvqa.clove.text import did_you_mean
+from mmclvqa.random_state import random_state_kept
+from mmclvqa.training.distributed import Gather
+from mmclvqa.training.loading import Split, prepare
+from mmclvqa.training.progress import evaluation_bar, on_terminal
+
+FILE_NAME = "results.json"
+TRAINING = "training"
+"""``weights`` of evaluations during training; otherwise ``weights`` is the file whose weights were evaluated."""
+
+
+@dataclass
+class Evaluation:
+    """One evaluation of one data set of a split.
+
+    Attributes:
+        split: ``val`` or ``test``.
+        dataset: name of the data set.
+        update: number of updates of the weights; None if the file does not record it.
+        weights: :data:`TRAINING`, or the file the weights came from.
+        metrics: value of each metric (``<metric>`` and ``<metric>/<sub-name>``).
+        losses: each loss by the model's key, averaged over records.
+        loss: sum of the losses; None if the records have no targets.
+        records: number of evaluated records of all processes.
+        seconds: duration.
+    """
+
+    split: str
+    dataset: str
+    update: int | None = None
+    weights: str = TRAINING
+    metrics: dict[str, float] = field(default_factory=dict)
+    losses: dict[str, float] = field(default_factory=dict)
+    loss: float | None = None
+    records: int = 0
+    seconds: float = 0.0
+
+    def values(self) -> dict[str, float]:
+        """Return metrics and losses by MMF's keys, such as ``val/clvqa/textvqa_accuracy``."""
+        return self.losses | {f"{self.split}/{self.dataset}/{name}": v for name, v in self.metrics.items()}
+
+    def entry(self) -> dict[str, Any]:
+        """Return the entry of ``results.json``; NaN and infinity, which JSON does not have, become null."""
+        return {
+            "update": self.update,
+            "split": self.split,
+            "dataset": self.dataset,
+            "weights": self.weights,
+            "metrics": {name: _finite(value) for name, value in self.metrics.items()},
+            "loss": _finite(self.loss),
+            "records": self.records,
+            "seconds": round(self.seconds, 3),
+        }
+
+
+class Results:
+    """The file ``results.json``, which is rewritten after each evaluation.
+
+    Args:
+        save_dir: folder of the file.
+        run: facts about the run, stored beside the evaluations.
+
+    Raises:
+        DataError: the file exists but was not written by this class.
+    """
+
+    def __init__(self, save_dir: str | Path, run: dict[str, Any]) -> None:
+        self.path = Path(save_dir) / FILE_NAME
+        self.run = run
+        self.entries: list[dict[str, Any]] = []
+        if self.path.exists():
+            try:
+                content = json.loads(self.path.read_text(encoding="utf-8"))
+                self.entries = list(content["evaluations"])
+                self.run = content["run"] | run
+            except (ValueError, KeyError, TypeError):
+                raise DataError(f"{self.path} is not a results file of this program; move it away") from None
+
+    def begin_training(self, num_updates: int) -> None:
+        """Remove the evaluations that a run starting or resuming at ``num_updates`` will repeat."""
+        if num_updates == 0:
+            self.entries = []
+        self.entries = [e for e in self.entries if e["weights"] != TRAINING or e["update"] <= num_updates]
+
+    def add(self, evaluations: list[Evaluation]) -> None:
+        """Add evaluations, replacing those of the same weights, split and data set, and write the file."""
+        new = [evaluation.entry() for evaluation in evaluations]
+        identities = [_identity(entry) for entry in new]
+        self.entries = [e for e in self.entries if _identity(e) not in identities] + new
+        self.write()
+
+    def write(self) -> None:
+        """Write the file."""
+        write_json(self.path, {"run": self.run, "evaluations": self.entries})
+
+
+def _identity(entry: dict[str, Any]) -> tuple[Any, ...]:
+    update = entry["update"] if entry["weights"] == TRAINING else None
+    return entry["weights"], update, entry["split"], entry["dataset"]
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
+
+
+class Metrics:
+    """The metrics of ``evaluation.metrics`` for one data set at a time.
+
+    Args:
+        settings: list of names or ``{type, params}``.
+        use_cpu: whether to move batches and outputs to the CPU before metrics are computed.
+
+    Raises:
+        ConfigError: a metric is unknown or its ``params`` are invalid.
+    """
+
+    def __init__(self, settings: Sequence[Any] | None, use_cpu: bool = False) -> None:
+        self._use_cpu = use_cpu
+        self._metrics = dict(_build(setting) for setting in settings or [])
+        self.start("", "")
+
+    def start(self, split: str, dataset: str) -> None:
+        """Reset the metrics; the following batches belong to this split and data set."""
+        self._split, self._dataset = split, dataset
+        self._kept: dict[str, list[Any]] = {}
+        self.without_fields: dict[str, list[str]] = {}
+        for metric in self._metrics.values():
+            if _is_streaming(metric):
+                metric.start()
+
+    def update(self, batch: Mapping[str, Any], output: Mapping[str, Any]) -> None:
+        """Add a prepared batch and the model's output for it.
+
+        A metric whose fields are in neither is skipped and listed in :attr:`without_fields`.
+        """
+        if self._use_cpu:
+            fields = {name for metric in self._metrics.values() for name in metric.required_params}
+            _move_to_cpu(output, fields)
+            _move_to_cpu(batch, fields)
+        keep: set[str] = set()
+        for name, metric in self._metrics.items():
+            absent = [f for f in metric.required_params if f not in batch and f not in output]
+            if absent:
+                self.without_fields[name] = absent
+            elif _is_streaming(metric):
+                metric.update(batch, output)
+            else:
+                keep.update(metric.required_params)
+        for name in keep:
+            value = output[name] if name in output else batch[name]
+            self._kept.setdefault(name, []).append(value.cpu() if isinstance(value, torch.Tensor) else value)
+
+    def values(self, gather: Gather) -> dict[str, float]:
+        """Return ``<metric>`` and ``<metric>/<sub-name>`` over the batches of all processes, which must all call it.
+
+        A sub-name without records has the value 0.
+        """
+        values = {}
+        combined = self._combined(gather)
+        for name, metric in self._metrics.items():
+            left_out = gather(name in self.without_fields)
+            if any(left_out):
+                continue
+            if _is_streaming(metric):
+                for sub, (total, count) in _added(gather(metric.sums())).items():
+                    values[f"{name}/{sub}" if sub else name] = total / count if count else 0.0
+            elif combined is not None:
+                value = metric._calculate_with_checks(combined, combined)
+                values[name] = float(torch.as_tensor(value, dtype=torch.float).mean())
+        return values
+
+    def _combined(self, gather: Gather) -> SampleList | None:
+        if all(_is_streaming(metric) for metric in self._metrics.values()):
+            return None
+        parts = [part for part in gather(self._kept) if part]
+        if not parts:
+            return None
+        combined = SampleList()
+        for name in parts[0]:
+            combined[name] = _joined([batch for part in parts for batch in part[name]])
+            if isinstance(combined[name], torch.Tensor) and combined._get_tensor_field() is None:
+                combined._set_tensor_field(name)
+        combined.dataset_type, combined.dataset_name = self._split, self._dataset
+        return combined
+
+
+def _move_to_cpu(mapping: Any, fields: Iterable[str]) -> None:
+    for name in fields:
+        if isinstance(mapping.get(name), torch.Tensor):
+            mapping[name] = mapping[name].cpu()
+
+
+def _is_streaming(metric: Any) -> bool:
+    return hasattr(metric, "update") and hasattr(metric, "sums")
+
+
+def _added(sums: list[Mapping[str, tuple[float, float]]]) -> dict[str, tuple[float, float]]:
+    added: dict[str, tuple[float, float]] = {}
+    for part in sums:
+        for name, (total, count) in part.items():
+            before = added.get(name, (0.0, 0.0))
+            added[name] = (before[0] + float(total), before[1] + float(count))
+    return added
+
+
+def _joined(batches: list[Any]) -> Any:
+    if isinstance(batches[0], torch.Tensor):
+        return torch.cat(batches)
+    if isinstance(batches[0], list | tuple):
+        return [value for batch in batches for value in batch]
+    return batches[0]
+
+
+def _build(setting: Any) -> tuple[str, Any]:
+    entry = {"type": setting} if isinstance(setting, str) else setting
+    name, params = entry.get("type"), entry.get("params") or {}
+    registered = registry.mapping["metric_name_mapping"]
+    if name not in registered:
+        raise ConfigError(f"evaluation.metrics: no metric named {name!r}{did_you_mean(name, registered)}")
+    try:
+        return name, registered[name](**params)
+    except TypeError as error:
+        raise ConfigError(f"evaluation.metrics: params of {name}: {error}") from None
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Switch to evaluation mode without gradients; restore training mode and random state afterwards."""
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad(), random_state_kept():
+            yield
+    finally:
+        model.train(training)
+
+
+class Evaluator:
+    """Evaluates splits with one model.
+
+    Args:
+        model: the bare model, not wrapped in DDP, because processes may evaluate different numbers of batches.
+        metrics: the metrics of ``evaluation.metrics``.
+        gather: returns the objects of all processes in every process.
+        is_main: whether this process shows progress and writes files.
+        verbose_dump: whether data sets dump each report (MMF's ``training.verbose_dump``).
+    """
+
+    def __init__(
+        self, model: nn.Module, metrics: Metrics, gather: Gather, is_main: bool, verbose_dump: bool = False
+    ) -> None:
+        self._model = model
+        self._metrics = metrics
+        self._gather = gather
+        self._is_main = is_main
+        self._visible = is_main and on_terminal()
+        self._verbose_dump = verbose_dump
+
+    def evaluate(self, split: Split, warn: Callable[[str], None]) -> list[Evaluation]:
+        """Return metrics and losses of each data set of a split, identical in all processes.
+
+        Args:
+            split: the split.
+            warn: called with one line for each metric that is skipped.
+        """
+        evaluations = []
+        with evaluating(self._model):
+            for number, dataset in enumerate(split.datasets):
+                part = split.only(number)
+                evaluations.append(self._evaluate(part, dataset, warn))
+        return evaluations
+
+    def _evaluate(self, part: Split, dataset: Any, warn: Callable[[str], None]) -> Evaluation:
+        start = time.monotonic()
+        losses: dict[str, float | torch.Tensor] = {}
+        records = 0
+        self._metrics.start(part.name, dataset.dataset_name)
+        for _, report, size in self._reports(part):
+            records += size
+            for key, loss in (report.get("losses") or {}).items():
+                losses[key] = losses.get(key, 0.0) + loss.mean() * size
+            self._metrics.update(report, report)
+            if self._verbose_dump:
+                dataset.verbose_dump(report)
+        for name, fields in self._metrics.without_fields.items():
+            warn(f"{part.name}: metric {name} is skipped, the batches have no {', '.join(fields)}")
+        counts = self._gather((records, {key: float(loss) for key, loss in losses.items()}))
+        total = sum(count for count, _ in counts)
+        keys = dict.fromkeys(key for _, part_losses in counts for key in part_losses)
+        averages = {key: sum(part_losses.get(key, 0.0) for _, part_losses in counts) / total for key in keys}
+        return Evaluation(
+            split=part.name,
+            dataset=dataset.dataset_name,
+            metrics=self._metrics.values(self._gather),
+            losses=averages,
+            loss=sum(averages.values()) if averages else None,
+            records=total,
+            seconds=time.monotonic() - start,
+        )
+
+    def predict(self, split: Split, folder: Path, experiment: str, file_format: str) -> list[Path]:
+        """Write the predictions of each data set in record order.
+
+        The entries come from ``format_for_prediction`` of the data set and of the model.
+
+        Returns:
+            The files ``<dataset>_<experiment>_<split>_<time>.json`` (or ``.csv``), which the main process writes.
+        """
+        paths = []
+        with evaluating(self._model):
+            for number, dataset in enumerate(split.datasets):
+                entries = self._predictions(split.only(number), dataset)
+                stamp = time.strftime("%Y-%m-%dT%H:%M:%S")
+                stem = "_".join(filter(None, (dataset.dataset_name, experiment, split.name, stamp)))
+                path = folder / f"{stem}.{'csv' if file_format == 'csv' else 'json'}"
+                if self._is_main:
+                    write_predictions(path, entries)
+                paths.append(path)
+        return paths
+
+    def _predictions(self, part: Split, dataset: Any) -> list[dict[str, Any]]:
+        predictions = []
+        for number, report, _ in self._reports(part):
+            entries = dataset.format_for_prediction(report)
+            if hasattr(self._model, "format_for_prediction"):
+                entries = self._model.format_for_prediction(entries, report)
+            predictions.append((number, entries))
+        by_batch = dict(item for process_predictions in self._gather(predictions) for item in process_predictions)
+        return [entry for number in sorted(by_batch) for entry in by_batch[number]]
+
+    def _reports(self, part: Split) -> Iterator[tuple[int, Report, int]]:
+        batches = evaluation_bar(
+            part.evaluation_batches(), part.num_evaluation_batches(), part.name, self._visible
+        )
+        for number, batch, dataset in batches:
+            prepared = prepare(batch, dataset)
+            yield number, Report(prepared, self._model(prepared)), prepared.get_batch_size()
+
+
+def write_predictions(path: Path, entries: list[dict[str, Any]]) -> None:
+    """Write prediction entries as a JSON list, or as CSV with a header if ``path`` ends in ``.csv``."""
+    with atomic_write(path) as file:
+        if path.suffix == ".csv":
+            writer = csv.DictWriter(file, list(entries[0]) if entries else [])
+            writer.writeheader()
+            writer.writerows(entries)
+        else:
+            json.dump(entries, file)

@@ -1,0 +1,310 @@
+"""Data loading: plans the batches of a split, distributes them to processes and loads them with workers.
+
+The order of an epoch depends only on (seed, epoch). Therefore a resumed run continues with the next batch without
+loading those before it.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from mmf.common.batch_collator import BatchCollator
+from mmf.common.sample import SampleList
+from mmf.utils.build import build_dataset
+from omegaconf import OmegaConf
+from torch.utils.data import DataLoader, Dataset, IterableDataset
+
+from mmclvqa.clove.errors import CloveError, ConfigError
+
+Batch = tuple[int, np.ndarray]
+"""Index of the data set, and the indices of its records."""
+
+
+class TrainingPlan:
+    """The training batches of every epoch, in random order.
+
+    Args:
+        sizes: number of records of each data set.
+        batch_size: records per batch over all processes; an epoch's last batch may be smaller.
+        seed: seed of the permutations.
+        proportional: with several data sets, an epoch has all batches of each; otherwise as many batches of each as the
+            smallest data set has. A batch never mixes data sets.
+    """
+
+    def __init__(self, sizes: list[int], batch_size: int, seed: int, proportional: bool = True) -> None:
+        self._sizes = sizes
+        self._batch_size = batch_size
+        self._seed = seed % 2**64
+        counts = [-(-size // batch_size) for size in sizes]
+        self._counts = counts if proportional else [min(counts)] * len(counts)
+
+    def __len__(self) -> int:
+        return sum(self._counts)
+
+    def batches(self, epoch: int) -> list[Batch]:
+        """Return the batches of an epoch in order."""
+        draws = np.random.default_rng((self._seed, zlib.crc32(b"training order"), epoch))
+        batches: list[Batch] = []
+        for number, (size, count) in enumerate(zip(self._sizes, self._counts, strict=True)):
+            order = draws.permutation(size)
+            batches += [(number, order[i * self._batch_size :][: self._batch_size]) for i in range(count)]
+        if len(self._sizes) > 1:
+            batches = [batches[i] for i in draws.permutation(len(batches))]
+        return batches
+
+
+def evaluation_batches(sizes: list[int], batch_size: int) -> list[Batch]:
+    """Return batches of all records of each data set, in order."""
+    return [
+        (number, np.arange(start, min(start + batch_size, size)))
+        for number, size in enumerate(sizes)
+        for start in range(0, size, batch_size)
+    ]
+
+
+def shard(records: np.ndarray, rank: int, world_size: int) -> np.ndarray:
+    """Return the part of a training batch that a process gets; part sizes differ by at most 1 and may be 0."""
+    return records[rank::world_size]
+
+
+def shard_weights(batches: list[Batch], rank: int, world_size: int) -> list[float]:
+    """Return the factors of a process's mean losses that make an update the average over all its records.
+
+    Gradients are averaged over processes, hence the factor ``world_size``. With one process and one batch per
+    update, the factor is 1.
+    """
+    total = sum(len(records) for _, records in batches)
+    return [len(shard(records, rank, world_size)) * world_size / total for _, records in batches]
+
+
+class _Batches:
+    """A batch sampler over a list of batches, which is replaced for each epoch."""
+
+    def __init__(self) -> None:
+        self.now: list[Batch] = []
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        for number, records in self.now:
+            yield [(number, int(record)) for record in records]
+
+    def __len__(self) -> int:
+        return len(self.now)
+
+
+class _Joined(Dataset):
+    """Several data sets as one, indexed by (index of the data set, index of the record).
+
+    A user error is returned as a value, because a worker would wrap a raised exception in a traceback.
+    """
+
+    def __init__(self, datasets: list[Any]) -> None:
+        self._datasets = datasets
+
+    def __len__(self) -> int:
+        return sum(len(dataset) for dataset in self._datasets)
+
+    def __getitems__(self, keys: list[tuple[int, int]]) -> tuple[int, list[Any]] | Exception:
+        try:
+            return keys[0][0], [self._datasets[number][record] for number, record in keys]
+        except (CloveError, OSError) as error:
+            return error
+
+
+class _Collate:
+    """Collates with the ``collater`` or ``collate_fn`` of the data set, otherwise as MMF does."""
+
+    def __init__(self, datasets: list[Any]) -> None:
+        self._collators = [_collator(dataset) for dataset in datasets]
+
+    def __call__(self, loaded: tuple[int, list[Any]] | Exception) -> tuple[int, SampleList] | Exception:
+        if isinstance(loaded, Exception):
+            return loaded
+        number, samples = loaded
+        try:
+            return number, self._collators[number](samples)
+        except (CloveError, OSError) as error:
+            return error
+
+
+def _collator(dataset: Any) -> Any:
+    for name in ("collater", "collate_fn"):
+        if hasattr(dataset, name):
+            return getattr(dataset, name)
+    return BatchCollator(dataset.dataset_name, dataset.dataset_type)
+
+
+class Split:
+    """One split (``train``, ``val`` or ``test``) of all data sets.
+
+    Args:
+        name: name of the split.
+        datasets: MMF data sets that have this split.
+        training: ``config.training``.
+        seed: seed of the order of training records.
+        rank: rank of this process.
+        world_size: number of processes.
+
+    Raises:
+        ConfigError: ``training.batch_size`` (or ``eval_batch_size``) is not positive.
+    """
+
+    def __init__(
+        self, name: str, datasets: list[Any], training: Any, seed: int, rank: int = 0, world_size: int = 1
+    ) -> None:
+        self.name = name
+        self.datasets = datasets
+        self._training = training
+        self._seed = seed
+        self._rank = rank
+        self._world_size = world_size
+        for key in ("batch_size", "eval_batch_size"):
+            size = training[key]
+            if size is None and key == "eval_batch_size":
+                continue
+            if not isinstance(size, int) or size < 1:
+                raise ConfigError(f"training.{key}={size}: it must be a whole number of at least 1")
+        proportional = training.dataset_size_proportional_sampling
+        self.plan = TrainingPlan(self.sizes, training.batch_size, seed, proportional)
+        self._evaluation = evaluation_batches(
+            self.sizes, max(1, (training.eval_batch_size or training.batch_size) // world_size)
+        )
+        self._batches = _Batches()
+        self._loader: DataLoader | None = None
+
+    @property
+    def sizes(self) -> list[int]:
+        """Return the number of records of each data set."""
+        return [len(dataset) for dataset in self.datasets]
+
+    def updates(
+        self, epoch: int, start: int = 0, frequency: int = 1
+    ) -> Iterator[tuple[list[float], Iterator[tuple[SampleList, Any]]]]:
+        """Yield the batches of each update of an epoch, starting from batch ``start``.
+
+        Yields:
+            The weights of the batches of the update (see :func:`shard_weights`): ``frequency`` weights, fewer at the
+            end of the epoch; and an iterator over (batch, data set), from which the caller must take exactly as many
+            items. A process without a record in a small last batch gets another process's record with weight 0,
+            because all processes must take part.
+        """
+        for dataset in self.datasets:
+            if hasattr(dataset, "set_epoch"):
+                dataset.set_epoch(epoch)
+        batches = self.plan.batches(epoch)[start:]
+        parts = []
+        for number, records in batches:
+            part = shard(records, self._rank, self._world_size)
+            parts.append((number, part if len(part) else records[:1]))
+        # Persistent workers avoid the start-up time in each epoch.
+        if self._loader is None:
+            self._loader = self._make_loader(persistent=True)
+        loaded = self._load(self._loader, parts, (self._seed + epoch) % 2**63)
+        for first in range(0, len(batches), frequency):
+            yield shard_weights(batches[first : first + frequency], self._rank, self._world_size), loaded
+
+    def in_record_order(self, batch_size: int | None = None) -> Iterator[SampleList]:
+        """Yield this process's share of all batches in record order, prepared, with the random draws of epoch 0.
+
+        Args:
+            batch_size: records per batch over all processes; None uses the evaluation batch size.
+        """
+        for dataset in self.datasets:
+            if hasattr(dataset, "set_epoch"):
+                dataset.set_epoch(0)
+        split = self
+        if batch_size is not None:
+            training = OmegaConf.create(OmegaConf.to_container(self._training, resolve=True))
+            training.eval_batch_size = batch_size
+            split = Split(self.name, self.datasets, training, self._seed, self._rank, self._world_size)
+        for _, batch, dataset in split.evaluation_batches():
+            yield prepare(batch, dataset)
+
+    def evaluation_batches(self) -> Iterator[tuple[int, SampleList, Any]]:
+        """Yield this process's share of the evaluation batches: (number of the batch, batch, data set)."""
+        numbers = self._evaluation_numbers()
+        loader = self._make_loader(persistent=False)
+        loaded = self._load(loader, [self._evaluation[i] for i in numbers], self._seed)
+        for number, (batch, dataset) in zip(numbers, loaded, strict=True):
+            yield number, batch, dataset
+
+    def num_evaluation_batches(self) -> int:
+        """Return the number of batches that :meth:`evaluation_batches` yields in this process."""
+        return len(self._evaluation_numbers())
+
+    def _evaluation_numbers(self) -> range:
+        return range(self._rank, len(self._evaluation), self._world_size)
+
+    def only(self, number: int) -> Split:
+        """Return the split restricted to one data set, for evaluation."""
+        return Split(
+            self.name, [self.datasets[number]], self._training, self._seed, self._rank, self._world_size
+        )
+
+    def close(self) -> None:
+        """End the training workers; otherwise garbage collection would wait for them."""
+        if self._loader is not None:
+            _end_workers(self._loader._iterator)
+        self._loader = None
+
+    def _make_loader(self, persistent: bool) -> DataLoader:
+        workers = self._training.num_workers
+        return DataLoader(
+            _Joined(self.datasets),
+            batch_sampler=self._batches if persistent else _Batches(),
+            collate_fn=_Collate(self.datasets),
+            num_workers=workers,
+            pin_memory=self._training.pin_memory,
+            persistent_workers=persistent and workers > 0,
+            # Without this generator, every new iterator would draw from torch's global generator.
+            generator=torch.Generator(),
+        )
+
+    def _load(self, loader: DataLoader, batches: list[Batch], seed: int) -> Iterator[tuple[SampleList, Any]]:
+        if not batches:
+            return
+        loader.batch_sampler.now = batches
+        loader.generator.manual_seed(seed)
+        iterator = iter(loader)
+        try:
+            for loaded in iterator:
+                if isinstance(loaded, Exception):
+                    raise loaded
+                number, batch = loaded
+                yield batch, self.datasets[number]
+        finally:
+            if not loader.persistent_workers:
+                _end_workers(iterator)
+
+
+def prepare(batch: SampleList, dataset: Any) -> SampleList:
+    """Return a batch on the device, as prepared by its data set."""
+    prepared = dataset.prepare_batch(batch)
+    return prepared if isinstance(prepared, SampleList) else SampleList(prepared)
+
+
+def _end_workers(iterator: Any) -> None:
+    # The garbage collector may free the queues before the workers end. The workers then get no signal to end, and each
+    # is waited for 5 seconds.
+    if hasattr(iterator, "_shutdown_workers"):
+        iterator._shutdown_workers()
+
+
+def build_split(name: str, config: Any, seed: int, rank: int = 0, world_size: int = 1) -> Split | None:
+    """Build a split of all data sets of ``config.datasets``; None if none of them has it.
+
+    Raises:
+        ConfigError: a data set is an IterableDataset.
+    """
+    datasets = []
+    for key in (part.strip() for part in config.datasets.split(",")):
+        dataset = build_dataset(key, config.dataset_config[key], name)
+        if isinstance(dataset, IterableDataset):
+            raise ConfigError(f"data set {key} is an IterableDataset; the trainer needs one with a length")
+        if dataset is not None and len(dataset):
+            datasets.append(dataset)
+    return Split(name, datasets, config.training, seed, rank, world_size) if datasets else None
+

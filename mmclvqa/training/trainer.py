@@ -1,0 +1,380 @@
+"""The training loop: MMF's trainer ``mmf``.
+
+The loop is independent of the continual-learning methods. It calls the hooks of the selected
+:class:`~mmclvqa.methods.base.Method` objects, and those of the callbacks (:mod:`mmclvqa.training.callbacks`), which
+observe a run without changing it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from mmf.common.registry import registry
+from mmf.common.report import Report
+from mmf.common.sample import SampleList
+from torch import Tensor
+
+from mmclvqa.clove.errors import ConfigError, TrainingError
+from mmclvqa.clove.files import write_json
+from mmclvqa.clove.text import clock
+from mmclvqa.methods.base import Stored
+from mmclvqa.random_state import random_state_kept
+from mmclvqa.training.base import BaseTrainer, all_values
+from mmclvqa.training.checkpoints import load_weights, read_checkpoint, restore_random_state, run_state
+from mmclvqa.training.distributed import gather
+from mmclvqa.training.evaluation import evaluating
+from mmclvqa.training.loading import prepare
+from mmclvqa.training.optimization import LossMeter, build_optimizer, build_scheduler
+from mmclvqa.training.progress import Progress, TensorBoard, on_terminal
+
+STORED = "stored.json"
+"""File in the save folder that describes what the methods store of the past, see
+:class:`~mmclvqa.methods.base.Stored`."""
+
+
+# The trainer names of the published configurations; all of them use this loop.
+@registry.register_trainer("GEM")
+@registry.register_trainer("CL")
+@registry.register_trainer("mmf")
+class Trainer(BaseTrainer):
+    """Trains a model, writes its best weights to ``<model>_final.pth``, and evaluates the splits of ``run_type``.
+
+    The interface is MMF's: ``trainer = Trainer(config); trainer.load(); trainer.train()``.
+    """
+
+    # --------------------------------------------------------------------------- interface for methods
+
+    def trained_parameters(self) -> list[Tensor]:
+        """Return the parameters that require gradients, in the order of the network."""
+        return [parameter for parameter in self.network.parameters() if parameter.requires_grad]
+
+    def prepare(self, batch: SampleList, dataset: Any) -> SampleList:
+        """Return a batch on the device, as prepared by its data set."""
+        return prepare(batch, dataset)
+
+    def report(self, batch: SampleList) -> Report:
+        """Return a prepared batch and the network's output for it in one mapping."""
+        return Report(batch, self.network(batch))
+
+    def task_loss(self, report: Report) -> Tensor:
+        """Return the loss of a batch, 0-dim: the sum of the model's losses.
+
+        Raises:
+            ConfigError: the model returns no losses.
+        """
+        losses = report.get("losses")
+        if not losses:
+            raise ConfigError(
+                f"model {self.config.model} returns no loss for {report.dataset_name}: "
+                f"add one to model_config.{self.config.model}.losses"
+            )
+        return sum(loss.mean() for loss in losses.values())
+
+    def training_batches(self, batch_size: int | None = None) -> Iterator[SampleList]:
+        """Yield this process's share of the training records; see :meth:`Split.in_record_order`."""
+        return self.splits["train"].in_record_order(batch_size)
+
+    def dataset_like(self, records: list[dict[str, Any]]) -> Any:
+        """Return a data set with the given records and the class, configuration and processors of the training data."""
+        own = self.splits["train"].datasets[0]
+        dataset = type(own)(own.config, "train", records, own.dataset_name)
+        dataset.init_processors()
+        return dataset
+
+    def gather(self, value: Any) -> list[Any]:
+        """Return the (picklable) values of all processes, ordered by rank, in every process."""
+        return gather(value)
+
+    def sum_over_processes(self, tensor: Tensor) -> Tensor:
+        """Return the sum of a tensor over all processes."""
+        return self.accelerator.reduce(tensor, "sum")
+
+    @property
+    def gradient_limit(self) -> float | None:
+        """The L2 norm that gradients are clipped to; None if they are not clipped."""
+        return self.training.max_grad_l2_norm if self.training.clip_gradients else None
+
+    def clip_gradients(self) -> None:
+        """Clip the gradients in place."""
+        limit = self.gradient_limit
+        if limit is not None:
+            self._gradient_norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), limit)
+
+    # ---------------------------------------------------------------------------------- setup
+
+    def make_training_parts(self) -> None:
+        """Build optimizer and schedule, and determine the number of updates."""
+        training = self.training
+        if training.clip_gradients and training.clip_norm_mode != "all":
+            raise ConfigError(f"training.clip_norm_mode={training.clip_norm_mode}: only all is supported")
+        optimizer = build_optimizer(self.network, self.config)
+        # Not prepared by accelerate, which would step the schedule once per process; it must step once per update.
+        self.scheduler = build_scheduler(optimizer, self.config)
+        self.optimizer = self.accelerator.prepare_optimizer(optimizer)
+        self._frequency = training.update_frequency
+        if not isinstance(self._frequency, int) or self._frequency < 1:
+            raise ConfigError(
+                f"training.update_frequency={self._frequency}: it must be a whole number of at least 1"
+            )
+        updates_per_epoch = -(-len(self.splits["train"].plan) // self._frequency)
+        if training.max_epochs is not None:
+            self.max_updates = training.max_epochs * updates_per_epoch
+        elif training.max_updates is not None:
+            self.max_updates = training.max_updates
+        else:
+            raise ConfigError("training.max_updates and training.max_epochs are both null: set one of them")
+        self._board = TensorBoard(self.config.env) if training.tensorboard and self.is_main else None
+
+    def start_methods(self, states: dict[str, Any]) -> None:
+        """Call ``on_task_start`` of each method, then load its state of a resumed run (``states``: by method name)."""
+        with random_state_kept():
+            for method in self.methods:
+                method.on_task_start(self)
+                if method.name in states:
+                    method.load_state_dict(states[method.name])
+
+    @property
+    def num_updates(self) -> int:
+        """Number of updates so far."""
+        return self.counts.num_updates
+
+    @property
+    def training_seconds(self) -> float:
+        """Seconds of training including evaluations, summed over all processes that resumed this run."""
+        return self.counts.seconds + time.monotonic() - self._since
+
+    # ----------------------------------------------------------------------------------- loop
+
+    def train(self) -> None:
+        """Train and evaluate according to ``run_type``.
+
+        Raises:
+            TrainingError: the loss is NaN or infinite.
+        """
+        if self.optimizer is not None:
+            self._train()
+        self.inference()
+        self.writer.write(f"Finished run; results are in {self.results.path}")
+
+    def _train(self) -> None:
+        self._since = time.monotonic()
+        self.results.begin_training(self.num_updates)
+        batch_size = self.training.batch_size * self._frequency
+        for line in (
+            *self.describe(),
+            f"batch size: {batch_size}, updates: {self.max_updates}, seed: {self.seed}",
+            "Starting training...",
+        ):
+            self.writer.write(line)
+        if self.is_main:
+            for file in self.files.remove_leftovers():
+                self.writer.write(f"removed {file}, an incomplete file of a run that was killed")
+        self.network.train()
+        self._meter = LossMeter(self.accelerator.device)
+        with random_state_kept():
+            self.callbacks("on_train_start", self)
+        restore_random_state(self)
+        self._progress = Progress(self.max_updates, self.num_updates, self.is_main and on_terminal())
+        with self._progress.running():
+            try:
+                while not self._is_over():
+                    self._run_epoch()
+            finally:
+                self.splits["train"].close()
+            self._last_validation()
+        self._finish()
+
+    def _is_over(self) -> bool:
+        return self.num_updates >= self.max_updates or self.early_stopping.stopped
+
+    def _run_epoch(self) -> None:
+        counts = self.counts
+        registry.register("current_epoch", counts.epoch)
+        for weights, batches in self.splits["train"].updates(counts.epoch, counts.batch, self._frequency):
+            self._update(weights, batches)
+            counts.batch += len(weights)
+            self._after_update()
+            if self._is_over():
+                return
+        counts.epoch += 1
+        counts.batch = 0
+
+    def _update(self, weights: list[float], batches: Iterator[tuple[SampleList, Any]]) -> None:
+        """Make one optimizer step on ``len(weights)`` batches."""
+        for number, weight in enumerate(weights, 1):
+            # Gradients are synchronised between processes only at the last batch of the update.
+            last = number == len(weights)
+            with contextlib.nullcontext() if last else self.accelerator.no_sync(self.model):
+                self._train_on(*next(batches), weight)
+        self.accelerator.unscale_gradients(self.optimizer)
+        self._gradient_norm: Tensor | None = None
+        for method in self.methods:
+            method.on_gradients(self)
+        self.callbacks("on_gradients", self)
+        if not any(method.clips_gradients for method in self.methods):
+            self.clip_gradients()
+        self.optimizer.step()
+        for method in self.methods:
+            method.after_step(self)
+        self.optimizer.zero_grad()
+        if self.scheduler:
+            self.scheduler.step()
+        self.counts.num_updates += 1
+        # With fp16, infinite gradients are expected: the gradient scaler skips that step.
+        watched = None if self.training.precision == "fp16" else self._gradient_norm
+        self._progress.advance(self._meter.end_update(self.num_updates, watched))
+
+    def _train_on(self, batch: SampleList, dataset: Any, weight: float) -> None:
+        self._batch = prepare(batch, dataset)
+        report = Report(self._batch, self.model(self._batch))
+        loss = self.task_loss(report)
+        for method in self.methods:
+            loss = method.loss(self, report, loss)
+        self.accelerator.backward(loss * weight)
+        self._meter.add(report.get("losses") or {}, loss, weight)
+
+    def _after_update(self) -> None:
+        registry.register("num_updates", self.num_updates)
+        registry.register("current_iteration", self.num_updates)
+        if self.accelerator.device.type == "cpu" and self.accelerator.num_processes == 1:
+            # Free on a single CPU process; otherwise it needs a synchronisation and is done at the next log line.
+            self._meter.check(gather)
+        if self._is_due(self.training.log_interval):
+            self._log()
+        self.callbacks("on_update_end", self)
+        numbered = self._is_due(self.training.checkpoint_interval)
+        if "val" in self.splits and self._is_due(self.training.evaluation_interval):
+            self._validate(numbered)
+        elif numbered:
+            self.save(numbered=True)
+
+    def _is_due(self, interval: int | None) -> bool:
+        return bool(interval) and self.num_updates % interval == 0
+
+    def _log(self) -> None:
+        self._meter.check(gather)
+        values = self._meter.averages(gather)
+        if self.training.evaluate_metrics:
+            values |= self._training_metrics()
+        rate = self.optimizer.param_groups[0]["lr"]
+        line = {
+            "progress": f"{self.num_updates}/{self.max_updates}",
+            **{key: f"{value:.4f}" for key, value in values.items()},
+            "lr": f"{rate:.3g}",
+            "epoch": self.counts.epoch,
+            **self._progress.speed(self.num_updates),
+        }
+        if self.accelerator.device.type == "cuda":
+            line["max mem"] = f"{torch.cuda.max_memory_allocated() / 2**20:.0f} MiB"
+        self.writer.log_progress(line)
+        if self._board:
+            self._board.add(values | {"lr": rate}, self.num_updates)
+
+    def _training_metrics(self) -> dict[str, float]:
+        """Return the metrics of the last training batch, decoded as in evaluation."""
+        dataset = self._batch.dataset_name
+        self.metrics.start("train", dataset)
+        with evaluating(self.network):
+            report = Report(self._batch, self.network(self._batch))
+            self.metrics.update(report, report)
+        return {f"train/{dataset}/{name}": value for name, value in self.metrics.values(gather).items()}
+
+    # --------------------------------------------------------------- evaluation and checkpoints
+
+    def _validate(self, numbered: bool = False) -> None:
+        self._meter.check(gather)
+        self.writer.write("Evaluation time. Running on full validation set...")
+        evaluations = self.evaluate("val")
+        self.counts.evaluated_at = self.num_updates
+        values = all_values(evaluations)
+        best = self.early_stopping.update(self.num_updates, values)
+        self.record(evaluations)
+        stopping = self.early_stopping
+        best_value = "none" if stopping.best_value is None else f"{stopping.best_value:.6f}"
+        self.log_evaluations(
+            f"{self.num_updates}/{self.max_updates}",
+            evaluations,
+            **{"best_update": stopping.best_update, f"best_{stopping.criteria}": best_value},
+        )
+        if self._board:
+            self._board.add(values, self.num_updates)
+        self.callbacks("on_validation_end", self, evaluations)
+        self.save(best=best, numbered=numbered)
+        if stopping.stopped:
+            self.writer.write(f"Early stopping: no improvement since update {stopping.best_update}")
+        interval = self.training.evaluation_interval
+        remaining = (self.max_updates - self.num_updates) // interval if interval else 0
+        self._progress.pause(sum(evaluation.seconds for evaluation in evaluations), remaining)
+
+    def save(self, best: bool = False, numbered: bool = False) -> None:
+        """Write checkpoints of the current state; all processes must call it.
+
+        Raises:
+            TrainingError: the weights are not finite; nothing is written.
+        """
+        self._meter.check(gather)
+        norm = torch.nn.utils.get_total_norm([p.detach() for p in self.network.parameters()])
+        if not torch.isfinite(norm):
+            raise TrainingError(
+                f"the weights are NaN or infinite after update {self.num_updates}; "
+                "no checkpoint was written; try a lower learning rate"
+            )
+        state = run_state(self)
+        if self.is_main:
+            self.files.write(state, best, numbered)
+
+    def _last_validation(self) -> None:
+        if self.counts.evaluated_at == self.num_updates:
+            return
+        if "val" in self.splits:
+            self.writer.write("Stepping into final validation check")
+            self._validate()
+        else:
+            self.save()
+
+    def _finish(self) -> None:
+        """End training with the best weights as the final ones, whether or not early stopping is enabled."""
+        self.accelerator.wait_for_everyone()
+        self.final_update = self._restore_best()
+        self.network.eval()
+        self.callbacks("on_train_end", self)
+        for method in self.methods:
+            method.on_task_end(self)
+        if self.is_main:
+            self._write_stored()
+            self.files.write_final(self.network)
+            self.results.run["training"] = {
+                "updates": self.num_updates,
+                "best_update": self.final_update,
+                "best_value": self.early_stopping.best_value,
+                "seconds": round(self.training_seconds, 1),
+            }
+            self.results.write()
+            duration = clock(self.training_seconds)
+            self.writer.write(f"{self.num_updates} updates in {duration}; weights are in {self.files.final}")
+        self.accelerator.wait_for_everyone()
+
+    def _write_stored(self) -> None:
+        parts = [part for part in (method.stored() for method in self.methods) if part is not None]
+        if parts:
+            records, size = sum(part.records for part in parts), sum(part.bytes for part in parts)
+            stored = Stored(records, size, "; ".join(part.what for part in parts))
+            write_json(self.files.folder / STORED, asdict(stored))
+
+    def _restore_best(self) -> int:
+        """Load the best weights if the criterion was ever a number, and return their update."""
+        best = self.early_stopping.best_update
+        if self.early_stopping.best_value is None or best == self.num_updates:
+            return self.num_updates
+        state = read_checkpoint(self.files.best) if self.files.best.exists() else {}
+        if state.get("num_updates") != best:
+            self._warn(f"{self.files.best} is not of update {best}: the last weights become the final ones")
+            return self.num_updates
+        self.writer.write(f"Restoring the best weights (update {best})")
+        load_weights(self.network, state["model"], self.files.best)
+        return best

@@ -1,0 +1,58 @@
+"""Imports user code: a Python file or package with methods, models, data sets or callbacks."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from pathlib import Path
+
+from mmclvqa.clove.errors import ConfigError
+from mmclvqa.clove.text import one_line
+
+
+def import_user_code(path: str) -> None:
+    """Import a ``.py`` file or a package folder, once per process.
+
+    Args:
+        path: the value of ``env.user_dir``.
+
+    Raises:
+        ConfigError: the file does not exist, or its import fails.
+    """
+    source = Path(path).resolve()
+    name = source.stem if source.suffix == ".py" else source.name
+    file = source if source.suffix == ".py" else source / "__init__.py"
+    if not file.is_file():
+        raise ConfigError(f"env.user_dir={path}: there is no file {file}")
+    loaded = sys.modules.get(name)
+    if loaded is not None:
+        if Path(getattr(loaded, "__file__", None) or "").resolve() != file:
+            raise ConfigError(f"env.user_dir={path}: a module named {name} is imported already; rename yours")
+        return
+    search = [str(source)] if file is not source else None
+    spec = importlib.util.spec_from_file_location(name, file, submodule_search_locations=search)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except ConfigError as error:
+        del sys.modules[name]
+        raise ConfigError(f"env.user_dir={path}: {error}") from None
+    except Exception as error:
+        del sys.modules[name]
+        raise ConfigError(
+            f"env.user_dir={path}: importing it failed: {type(error).__name__}: {one_line(error)}{_line(error, file)}"
+        ) from error
+
+
+def _line(error: BaseException, file: Path) -> str:
+    """Return the line of ``file`` in which an exception was raised, as text."""
+    if isinstance(error, SyntaxError):
+        return f" (line {error.lineno})"
+    traceback, number = error.__traceback__, None
+    while traceback is not None:
+        if traceback.tb_frame.f_code.co_filename == str(file):
+            number = traceback.tb_lineno
+        traceback = traceback.tb_next
+    return f" (line {number})" if number else ""

@@ -1,0 +1,79 @@
+"""What a user can get wrong about a method: one line that names the key and what is legal."""
+
+from __future__ import annotations
+
+import os
+import pickle
+
+import pytest
+import torch
+from method_runs import Methods
+from torch import nn
+
+from mmclvqa.methods.importances import Importances, write_importances
+
+EWC = ("training.trainer=CL", "training.CL.reg_type=ewc", "optimizer.type=weight_reg_adamw")
+GEM = (
+    "training.trainer=GEM", "training.CL.use_replay=True", "training.CL.replay_method=gem",
+    "training.CL.replay_rate=0.25",
+)  # fmt: skip
+KMEANS = ("training.CL.use_replay=True", "training.CL.replay_method=kmeans")
+
+
+@pytest.mark.parametrize(
+    ("task", "words", "said"),
+    [
+        ("object", ("training.trainer=CL",), ("training.CL.reg_type=: legal", "ewc, mas")),
+        ("object", (*EWC, "training.CL.reg_type=ecw"), ("reg_type=ecw", "did you mean ewc?")),
+        ("attribute", EWC, ("training.CL.reg_params_pth is missing", "object", "reg_params.safetensors")),
+        ("attribute", (*EWC, "training.CL.reg_params_pth=nowhere.safetensors"), ("nowhere", "no such file")),
+        ("object", (*EWC, "optimizer.type=AdamW"), ("optimizer.type=AdamW", "weight_reg_adamw or weight_reg_sgd")),
+        ("object", (*EWC, "training.CL.reg_lambda=-1"), ("training.CL.reg_lambda=-1", "at least 0")),
+        ("object", (*EWC, "training.CL.task_order=null"), ("training.CL.task_order is missing",)),
+        ("object", GEM, ("has no memories", "object is the first task")),
+        ("attribute", (*GEM, "training.trainer=mmf"), ("replay_method=gem", "training.trainer=GEM")),
+        ("attribute", (*GEM, "training.CL.gem_variant=egem"), ("gem_variant=egem", "gem, agem")),
+        ("attribute", (*GEM, "training.CL.replay_rate=null"), ("training.CL.replay_rate is missing",)),
+        ("attribute", (*GEM, "training.CL.gem_memory_batch=0"), ("gem_memory_batch=0",)),
+        ("attribute", (*GEM, "training.CL.replay_method=random"), ("replay_method=random", "replay_method=gem")),
+        ("object", (*KMEANS, "training.CL.replay_rate=0.1"), ("k-means replay", "model_config.unicl.use_cls=True")),
+        ("object", (*KMEANS, "model_config.unicl.use_cls=True", "training.CL.replay_rate=2"), ("replay_rate=2",)),
+        ("object", (*KMEANS, "model_config.unicl.use_cls=True", "training.CL.replay_rate=0.01"), ("is too small",)),
+        ("attribute", (*KMEANS, "model_config.unicl.use_cls=True", "training.CL.replay_rate=0.1"), ("replay_dir",)),
+        ("attribute", ("training.CL.use_replay=True", "training.CL.replay_method=kmean"), ("did you mean kmeans?",)),
+    ],
+)
+def test_one_clear_line(methods: Methods, task: str, words: tuple[str, ...], said: tuple[str, ...]) -> None:
+    line = methods.error(task, *words)
+    assert all(part in line for part in said), line
+
+
+def test_importances_of_another_model_are_refused(methods: Methods) -> None:
+    path = methods.folder / "other.safetensors"
+    weights = {name: p.detach() for name, p in nn.Linear(2, 2).named_parameters()}
+    write_importances(path, Importances(weights, {name: p.clone() for name, p in weights.items()}))
+    line = methods.error("attribute", *EWC, f"training.CL.reg_params_pth={path}")
+    assert "belongs to another model" in line and "and" in line
+
+
+def test_importances_of_another_method_and_of_the_run_itself_are_refused(methods: Methods) -> None:
+    first = methods.learn("object", *EWC) / "models" / "reg_params.safetensors"
+    words = (*EWC, f"training.CL.reg_params_pth={first}", methods.resume_file("object"))
+    assert "holds importances of ewc" in methods.error("attribute", *words, "training.CL.reg_type=mas")
+    own = f"env.save_dir={methods.save_dir('object')}"
+    assert "this run will write that file" in methods.error("attribute", *words, own, "checkpoint.resume=False")
+
+
+@pytest.mark.parametrize("kind", ["empty", "cut", "code"])
+def test_files_of_strangers_are_not_believed(methods: Methods, kind: str) -> None:
+    class Code:
+        def __reduce__(self) -> tuple:
+            return os.mkdir, (str(methods.folder / "made"),)
+
+    table = {"w": {"omega": torch.ones(2), "init_val": torch.ones(2)}}
+    content = {"empty": b"", "cut": pickle.dumps(table)[:-20], "code": pickle.dumps(Code())}[kind]
+    path = methods.folder / "reg_params.pkl"
+    path.write_bytes(content)
+    line = methods.error("attribute", *EWC, f"training.CL.reg_params_pth={path}")
+    assert str(path) in line and ("damaged" in line or "was not loaded" in line)
+    assert not (methods.folder / "made").exists()

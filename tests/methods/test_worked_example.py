@@ -1,0 +1,108 @@
+"""The method of docs/new_method.md, taken from the page, trains by the commands of the page."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from method_runs import TINY, Methods
+
+from mmclvqa import cli
+from mmclvqa.clove.errors import ConfigError
+from mmclvqa.experiments.steps import Experiment, experiment_steps
+from mmclvqa.methods import base
+from mmclvqa.user_code import import_user_code
+
+PAGE = (Path(__file__).resolve().parents[2] / "docs" / "new_method.md").read_text()
+CODE = re.search(r"```python\n(.*?)```", PAGE, re.DOTALL)[1]
+SIZES = [word for word in TINY if not word.startswith("run_type")]
+
+
+@pytest.fixture(autouse=True)
+def _registered_methods_as_they_were() -> Iterator[None]:
+    before = dict(base._registered)
+    yield
+    base._registered.clear()
+    base._registered.update(before)
+
+
+def commands(program: str) -> list[str]:
+    return re.findall(rf"^    ({program} .*?[^\\])$", PAGE, re.DOTALL | re.MULTILINE)
+
+
+def test_the_worked_example_trains_with_its_hyperparameter(methods: Methods) -> None:
+    file = methods.folder / "my_method.py"
+    file.write_text(CODE)
+    methods.learn("object", name="l2")
+    (command,) = commands("mmf_run")
+    words = shlex.split(command.replace("\\\n", " ").replace("$ROOT", str(methods.folder)))[1:]
+    words = [word.replace("my_method.py", str(file)) for word in words]
+    cli.run([*words, *SIZES])
+    free, held = methods.save_dir("attribute", "free"), methods.folder / "l2" / "unicl_attribute"
+    methods.learn("attribute", methods.resume_file("object", "l2"), name="free")
+    before, after, without = (
+        torch.load(folder / "unicl_final.pth") for folder in (methods.save_dir("object", "l2"), held, free)
+    )
+    distances = [
+        sum(float((weights[name] - before[name]).square().sum()) for name in before) for weights in (after, without)
+    ]
+    assert 0 < distances[0] < distances[1]
+
+
+def test_a_misspelt_hyperparameter_and_an_unusable_file_are_named(methods: Methods) -> None:
+    file = methods.folder / "misspelt_l2.py"
+    file.write_text(CODE)
+    own = (f"env.user_dir={file}", "training.CL.method=l2")
+    assert "did you mean training.CL.l2.weight" in methods.error("attribute", *own, "training.CL.l2.wait=1")
+    assert "training.CL.l2.weight must be a number" in methods.error("attribute", *own, "training.CL.l2.weight=much")
+    broken = methods.folder / "broken.py"
+    broken.write_text("import nothing_of_this_name\n")
+    line = methods.error("attribute", f"env.user_dir={broken}", "training.CL.method=l2")
+    assert "broken.py: importing it failed: ModuleNotFoundError" in line and "(line 1)" in line
+    empty = methods.folder / "empty.py"
+    empty.write_text("")
+    assert "no such method" in methods.error("attribute", f"env.user_dir={empty}", "training.CL.method=l3")
+    assert "there is no file" in methods.error("attribute", "env.user_dir=nowhere.py")
+
+
+def test_two_methods_of_one_name_are_refused(tmp_path: Path) -> None:
+    file = tmp_path / "second_ewc.py"
+    file.write_text(CODE.replace('name = "l2"', 'name = "ewc"'))
+    with pytest.raises(ConfigError, match="another method is named 'ewc' already"):
+        import_user_code(str(file))
+
+
+def test_a_users_method_gets_steps_like_any_other(tmp_path: Path) -> None:
+    file = tmp_path / "steps_l2.py"
+    file.write_text(CODE)
+    import_user_code(str(file))
+    first, second, *_, evaluation = experiment_steps(Experiment.of("functional", "oarlks", "l2:weight=0.1"))
+    assert "/stand_alone/functional/unicl_object/" in first.output
+    assert {"training.CL.method=l2", "training.CL.l2.weight=0.1"} <= set(second.arguments)
+    assert "val_exp='l2_weight_0.1'" in evaluation.arguments[0]
+
+
+@pytest.mark.long
+def test_the_generated_script_of_the_worked_example_ends_with_the_matrix(methods: Methods, project: Path) -> None:
+    (methods.folder / "my_method.py").write_text(CODE)
+    command = next(c for c in commands("python") if "generate_run_scripts" in c)
+    words = shlex.split(command.replace("generate_run_scripts.py", str(project / "generate_run_scripts.py")))
+    words[0] = sys.executable
+    subprocess.run(words, cwd=methods.folder, check=True, timeout=120)
+    (script,) = (methods.folder / "scripts").rglob("*.sh")
+    sizes = [*SIZES, f"env.user_dir={methods.folder / 'my_method.py'}", "training.evaluation_interval=2"]
+    environment = os.environ | {
+        "ROOT": str(methods.folder / "runs"), "CLOVE_ROOT": str(methods.data), "CONFIG": "EXP_CONFIG/mini",
+        "DEVICE": "cpu", "MMF_ARGS": " ".join(sizes), "OMP_NUM_THREADS": "1",
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+    }  # fmt: skip
+    done = subprocess.run(["bash", str(script)], env=environment, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    assert "weighted forgetting" in done.stdout.splitlines()[-1]
