@@ -4,7 +4,7 @@
     python eval_os.py multitask --cl_setting functional --save_dir $ROOT/exp/clvqa
     python eval_os.py chance --cl_setting functional
 
-The functions are for use from Python, as in the published scripts; :mod:`mmclvqa.evaluation` does the work.
+The functions have the interface that the published scripts call from Python; see ``docs/evaluation.md``.
 
     python -c 'from eval_os import *; stage_sweep(cl_setting="functional", setting_idx=1, abbr_seq="oarlks", device=0,
     model_name="unicl", save_dir="/path/to/exp/clvqa", val_exp="ft", test_stand_alone=False, test_reg=False)'
@@ -12,9 +12,11 @@ The functions are for use from Python, as in the published scripts; :mod:`mmclvq
 
 from __future__ import annotations
 
+import os
+import shlex
 import sys
 
-from mmclvqa.evaluation.cli import chance_level, check_model, main, save_folder, show
+from mmclvqa.evaluation.cli import check_model, evaluate_chance, main, print_result, save_folder
 
 
 def stage_sweep(
@@ -30,76 +32,86 @@ def stage_sweep(
     report_metric: bool = True,
     print_acc: bool = False,
 ) -> dict[str, float]:
-    """Evaluate every checkpoint of a run on every task; results are kept in ``val_<val_exp>`` and not repeated.
+    """Evaluate every checkpoint of a run on every task; results are kept in ``val_<val_exp>`` and reused.
 
     Args:
         cl_setting: ``functional`` or ``scene``.
-        setting_idx: index of the task order; None for whatever it is.
+        setting_idx: index of the task order, which must match; None skips the check.
         abbr_seq: the task order, six letters.
-        device: the number of a GPU, ``cuda:<n>``, ``cuda``, ``cpu`` or ``auto`` (as None); where there is no GPU, all
-            of them are the CPU.
+        device: the number of a GPU, ``cuda:<n>``, ``cuda``, ``cpu`` or ``auto`` (as None); without a GPU the CPU is
+            used.
         model_name: ``unicl``.
-        save_dir: ``$ROOT/exp/clvqa``, below which ``save`` has the models; a path that ends in ``save`` is that folder.
-        val_exp: the method, as its folder is called.
-        test_stand_alone: take all checkpoints from the stand-alone models, unless ``test_reg``.
-        test_reg: take the first task's checkpoint from the run, too, instead of from the stand-alone models.
-        report_metric: print table and summary numbers, and then the three closing lines of the published tool.
-        print_acc: print each pair's accuracy before that.
+        save_dir: ``$ROOT/exp/clvqa``, whose folder ``save`` has the models, or the path of that folder.
+        val_exp: name of the experiment's folder, which encodes the method.
+        test_stand_alone: evaluate the single-task model of every task, unless ``test_reg``.
+        test_reg: take the first task's checkpoint from the run, too, instead of the single-task model.
+        report_metric: print the accuracy matrix and the metrics, then the three closing lines of the published tool.
+        print_acc: print the accuracy of each pair before that.
 
     Returns:
-        Accuracy (fraction of 1) by key: ``o2a``, ``a#2b#``.
+        Accuracies in [0, 1] by key: ``o2a``, ``a#2b#``.
 
     Raises:
-        CloveError: ``setting_idx`` is not the order's, the run is not finished, or something cannot be used.
+        CloveError: ``setting_idx`` is the index of another order, the run is not finished, or a file cannot be used.
     """
-    from mmclvqa.evaluation.setup import Setup
-    from mmclvqa.evaluation.sweep import check_index, sweep
+    from mmclvqa.evaluation.sweep import EvaluationConfig, check_index, evaluate_sweep
 
     check_model(model_name)
     check_index(cl_setting, setting_idx, abbr_seq)
-    setup = Setup.of(device)
-    save = save_folder(save_dir)
-    result = sweep(cl_setting, abbr_seq, val_exp, save, setup, stand_alone=test_stand_alone, regularised=test_reg)
+    result = evaluate_sweep(
+        cl_setting,
+        abbr_seq,
+        val_exp,
+        save_folder(save_dir),
+        EvaluationConfig.from_environment(device, _overrides()),
+        stand_alone=test_stand_alone,
+        regularised=test_reg,
+    )
     if print_acc:
         for key, accuracy in result.accuracies.items():
             print(f"{key}: {accuracy:.4f}")
     if report_metric:
-        show(result)
+        print_result(result)
     return result.accuracies
 
 
 def test_multi_task(device: str | int | None, cl_setting: str, model_name: str, save_dir: str) -> dict[str, float]:
-    """Evaluate the model of all tasks at once on each task and print the table; arguments as :func:`stage_sweep`'s.
+    """Evaluate the multitask model on each task and print the table; arguments as for :func:`stage_sweep`.
 
     Returns:
-        Accuracy (fraction of 1) by task name.
+        Accuracies in [0, 1] by task name.
 
     Raises:
-        CloveError: the model is not trained, or something cannot be used.
+        CloveError: the model is not trained, or a file cannot be used.
     """
-    from mmclvqa.evaluation.setup import Setup
-    from mmclvqa.evaluation.sweep import multitask
+    from mmclvqa.evaluation.sweep import EvaluationConfig, evaluate_multitask
 
     check_model(model_name)
-    result = multitask(cl_setting, save_folder(save_dir), Setup.of(device))
-    show(result)
+    config = EvaluationConfig.from_environment(device, _overrides())
+    result = evaluate_multitask(cl_setting, save_folder(save_dir), config)
+    print_result(result)
     return result.as_json()["accuracies"]
 
 
 def test_chance(cl_setting: str) -> dict[str, float]:
-    """Print what always giving a task's most frequent train answer gets on its val split (data: ``$CLOVE_ROOT``).
+    """Print the accuracy of always giving a task's most frequent train answer on its val split (data: ``$CLOVE_ROOT``).
 
     All ten ``answers`` of a train record count.
 
     Returns:
-        Accuracy (fraction of 1) by task name.
+        Accuracies in [0, 1] by task name.
 
     Raises:
         CloveError: no such setting, or the data cannot be used.
     """
-    result = chance_level(cl_setting)
-    show(result)
+    result = evaluate_chance(cl_setting)
+    print_result(result)
     return {task.name: task.accuracy for task in result.by_task}
+
+
+def _overrides() -> tuple[str, ...]:
+    """The overrides that the run scripts give every command, ``$MMF_ARGS``."""
+    return tuple(shlex.split(os.environ.get("MMF_ARGS", "")))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""What one process for all pairs of a task order saves against starting ``mmf_run`` for each.
+"""Measures the speed-up of evaluating all pairs of a task order in one process instead of one ``mmf_run`` per pair.
 
-Takes a run that is finished, evaluates its 36 pairs anew with ``eval_os.py sweep``, and starts
-``mmf_run run_type=val`` for some of the same pairs; ratios are those of 36 such starts. Results go to a folder that is
-thrown away.
+It repeats the evaluation of the 36 pairs of a finished run with ``eval_os.py sweep``, and runs
+``mmf_run run_type=val`` for some of these pairs. The ratio is extrapolated to 36 runs. Results are written to a
+temporary folder.
 
     CLOVE_ROOT=... python benchmarks/sweep.py ROOT [--setting functional] [--order oarlks] [--exp ft] [--starts 3]
 """
@@ -21,15 +21,15 @@ from pathlib import Path
 PROJECT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(PROJECT))
 
-from mmclvqa.clove import experiments as places  # noqa: E402
+from mmclvqa.clove import experiment_paths as places  # noqa: E402
 from mmclvqa.clove.errors import CloveError  # noqa: E402
 from mmclvqa.clove.tasks import SETTINGS, Task, parse_order  # noqa: E402
-from mmclvqa.evaluation.pairs import METRIC, RESULTS  # noqa: E402
+from mmclvqa.evaluation.results import METRIC, RESULTS_FILE  # noqa: E402
 from mmclvqa.evaluation.sweep import checkpoints  # noqa: E402
 
 
 def seconds_of(command: list[str], environment: dict[str, str]) -> float:
-    """Wall-clock seconds of a command; ends the program where it fails."""
+    """Return the wall-clock seconds of a command; exit if it fails."""
     start = time.perf_counter()
     done = subprocess.run(command, cwd=PROJECT, env=environment, capture_output=True, text=True)
     if done.returncode:
@@ -38,12 +38,12 @@ def seconds_of(command: list[str], environment: dict[str, str]) -> float:
 
 
 def accuracy(folder: Path) -> float:
-    """The last accuracy in a folder's results."""
-    return json.loads((folder / RESULTS).read_text(encoding="utf-8"))["evaluations"][-1]["metrics"][METRIC]
+    """Return the last accuracy in the results of a folder."""
+    return json.loads((folder / RESULTS_FILE).read_text(encoding="utf-8"))["evaluations"][-1]["metrics"][METRIC]
 
 
 def linked(files: dict[str, Path], save: Path, fresh: Path) -> None:
-    """The run's checkpoints below another save folder, which has no results yet."""
+    """Link the checkpoints of the run into another save folder, which has no results."""
     for file in files.values():
         link = fresh / file.relative_to(save)
         link.parent.mkdir(parents=True, exist_ok=True)
@@ -51,10 +51,10 @@ def linked(files: dict[str, Path], save: Path, fresh: Path) -> None:
 
 
 def measure(args: argparse.Namespace) -> dict[str, float]:
-    """Seconds of the sweep, of one start (the mean of those made), and their ratio for all pairs.
+    """Return the seconds of the sweep, the mean seconds of one ``mmf_run``, and their ratio for all pairs.
 
     Raises:
-        CloveError: no such setting, or an illegal task order.
+        CloveError: the CLOVE setting is unknown, or the task order is illegal.
     """
     order = parse_order(args.setting, args.order)
     save = (args.root / places.SAVE).resolve()
@@ -66,8 +66,8 @@ def measure(args: argparse.Namespace) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         fresh = Path(folder, "save")
         linked(files, save, fresh)
-        words = ["--cl_setting", args.setting, "--task_order", args.order, "--exp", args.exp, "--save_dir", str(fresh)]
-        swept = seconds_of([sys.executable, "eval_os.py", "sweep", *words, *args.words], environment)
+        run = ["--cl_setting", args.setting, "--task_order", args.order, "--exp", args.exp, "--save_dir", str(fresh)]
+        swept = seconds_of([sys.executable, "eval_os.py", "sweep", *run, *args.words], environment)
         results = Path(places.run_folder(args.setting, args.order, f"val_{args.exp}", str(fresh)))
         pairs = [(learned, tested) for learned in order for tested in order]
         starts = min(args.starts, len(pairs))
@@ -76,15 +76,15 @@ def measure(args: argparse.Namespace) -> dict[str, float]:
         for learned, tested in chosen:
             single = Path(folder, "single", f"{learned.letter}2{tested.letter}")
             total += seconds_of(start_words(args, tested, files[learned.letter], single), environment)
-            ours = accuracy(results / f"{learned.sweep_key}2{tested.sweep_key}")
-            if accuracy(single) != ours:
-                sys.exit(f"error: {single.name}: mmf_run says {accuracy(single)}, the sweep {ours}")
+            swept_accuracy = accuracy(results / f"{learned.sweep_key}2{tested.sweep_key}")
+            if accuracy(single) != swept_accuracy:
+                sys.exit(f"error: {single.name}: accuracy {accuracy(single)} by mmf_run, {swept_accuracy} by the sweep")
     one = total / starts
     return {"sweep": swept, "start": one, "starts": starts, "pairs": len(pairs), "ratio": len(pairs) * one / swept}
 
 
 def start_words(args: argparse.Namespace, tested: Task, checkpoint: Path, folder: Path) -> list[str]:
-    """``mmf_run run_type=val`` for one pair."""
+    """Return the command ``mmf_run run_type=val`` for one pair."""
     return [
         *(sys.executable, "-m", "mmclvqa.cli"),
         f"config={args.config}/{tested.setting}/cl_{tested.name}_unicl_standalone.yaml",
@@ -96,30 +96,31 @@ def start_words(args: argparse.Namespace, tested: Task, checkpoint: Path, folder
 
 
 def main() -> None:
-    """Measure and print one line."""
+    """Measure and print the result in one line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("root", type=Path, metavar="ROOT", help="of the experiments, with a finished run")
+    parser.add_argument("root", type=Path, metavar="ROOT", help="folder of experiments with a finished run")
     parser.add_argument("--setting", choices=SETTINGS, default="functional")
     parser.add_argument("--order", default="oarlks")
-    parser.add_argument("--exp", default="ft", help="the method, as its folder is called")
-    parser.add_argument("--config", default="EXP_CONFIG/mini", metavar="DIR", help="folder of configurations")
-    parser.add_argument("--starts", type=int, default=3, metavar="N", help="of mmf_run, out of 36")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there, too")
-    parser.add_argument("words", nargs="*", metavar="KEY=VALUE", help="for both")
+    parser.add_argument("--exp", default="ft", help="folder name of the method")
+    parser.add_argument("--config", default="EXP_CONFIG/mini", metavar="DIR", help="folder of configuration files")
+    parser.add_argument("--starts", type=int, default=3, metavar="N", help="number of mmf_run to start, at most 36")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the measurements to this file")
+    parser.add_argument("words", nargs="*", metavar="KEY=VALUE", help="configuration overrides for both")
     args = parser.parse_args()
     if args.starts < 1:
-        parser.error("--starts is at least 1")
+        parser.error("--starts must be at least 1")
     try:
-        found = measure(args)
+        measured = measure(args)
     except CloveError as error:
         sys.exit(f"error: {error}")
     print(
-        f"{found['pairs']} pairs in one sweep: {found['sweep']:.1f} s; one start of mmf_run: {found['start']:.1f} s "
-        f"(mean of {found['starts']}), {found['pairs']} of them {found['pairs'] * found['start']:.0f} s: "
-        f"{found['ratio']:.1f} times as long"
+        f"{measured['pairs']} pairs in one sweep: {measured['sweep']:.1f} s; "
+        f"one run of mmf_run: {measured['start']:.1f} s (mean of {measured['starts']}), "
+        f"{measured['pairs']} of them {measured['pairs'] * measured['start']:.0f} s: "
+        f"{measured['ratio']:.1f} times as long"
     )
     if args.json:
-        args.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        args.json.write_text(json.dumps(measured, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

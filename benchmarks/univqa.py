@@ -1,8 +1,8 @@
-"""What the prefix cache and the trimming of padding are worth, at CLOVE's own shape.
+"""Measures the speed-up of UniVQA's prefix cache and padding-free layers on a batch of CLOVE's shape.
 
-Compares, in one run and on one batch, UniVQA as it is built here with UniVQA as SPEC §4 reads literally (the tests'
-oracle): greedy decoding with 12 whole passes against one encoded prefix, and a training step on all padding
-against one on the real tokens. Results of both sides are compared with dropout off.
+The reference is the oracle of the tests, a plain implementation of the published model. Greedy decoding with 12 full
+passes is compared with a prefix that is encoded once, and a training step that includes padding with one on real tokens
+only. Outputs of both sides are compared without dropout.
 
     python benchmarks/univqa.py [--device cpu] [--dtype fp32] [--batch-size 8] [--repeats 3] [--threads N]
                                 [--json FILE]
@@ -40,11 +40,11 @@ RANDOM_WEIGHTS = {"text_bert_source": None, "fc7": {"weights_file": None, "bias_
 
 
 def clove_batch(batch: int, seed: int = 0) -> tuple[UniVQAInputs, Tensor]:
-    """A batch of CLOVE's shape with realistic lengths, and its loss mask (B×T).
+    """Return a batch of CLOVE's shape with realistic lengths, and its loss mask (B×T).
 
-    Questions of 10±3 tokens, scene graphs of 150 in the median with a long tail, knowledge mostly absent ([CLS][SEP]),
-    36 to 100 objects, OCR tokens in a fifth of the records, answers of one to three words. Lengths are the
-    quantiles of these distributions, so that even a small batch has the tail.
+    Questions have 10±3 tokens, scene graphs a median of 150 tokens with a long tail, knowledge is mostly empty
+    ([CLS][SEP]); there are 36 to 100 objects, OCR tokens in a fifth of the records, and answers of one to three words.
+    The lengths are quantiles of these distributions, so that even a small batch includes the tail.
     """
     rng = np.random.default_rng(seed)
     quantiles = [(i + 0.5) / batch for i in range(batch)]
@@ -79,14 +79,14 @@ def clove_batch(batch: int, seed: int = 0) -> tuple[UniVQAInputs, Tensor]:
 
 
 def loss_of(scores: Tensor, targets: Tensor, loss_mask: Tensor) -> Tensor:
-    """M4C's decoding loss (SPEC §4)."""
+    """Return M4C's decoding loss: binary cross-entropy, masked and averaged over the decoding steps that are used."""
     losses = F.binary_cross_entropy_with_logits(scores.float(), targets, reduction="none") * loss_mask[..., None]
     return losses.sum() / loss_mask.sum().clamp(min=1)
 
 
 @contextlib.contextmanager
 def without_dropout(net: nn.Module) -> Iterator[None]:
-    """Training mode without randomness, so that two passes can be compared."""
+    """Disable dropout in training mode, so that two passes can be compared."""
     parts = [(part, "p") for part in net.modules() if isinstance(part, nn.Dropout)]
     parts += [(part, "dropout") for part in net.modules() if isinstance(getattr(part, "dropout", None), float)]
     rates = [getattr(part, name) for part, name in parts]
@@ -98,7 +98,7 @@ def without_dropout(net: nn.Module) -> Iterator[None]:
 
 
 def timed(run: Callable[[], Tensor], repeats: int, device: torch.device) -> tuple[Tensor, float]:
-    """The result of ``run`` and its shortest wall-clock time in seconds: what others do on the machine only adds."""
+    """Return the result of ``run`` and its shortest wall-clock time in seconds, which other processes disturb least."""
     times = []
     for _ in range(repeats):
         _wait(device)
@@ -115,7 +115,7 @@ def _wait(device: torch.device) -> None:
 
 
 def measure(net: UniVQANetwork, inputs: UniVQAInputs, loss_mask: Tensor, args: argparse.Namespace) -> list[dict]:
-    """One row per comparison: seconds as published, seconds here, ratio, largest difference of the results."""
+    """Return one row per comparison: seconds of the reference and of UniVQA, ratio, largest difference of outputs."""
     device, dtype = loss_mask.device, DTYPES[args.dtype]
     autocast = torch.autocast(device.type, dtype) if dtype else contextlib.nullcontext()
 
@@ -133,29 +133,29 @@ def measure(net: UniVQANetwork, inputs: UniVQAInputs, loss_mask: Tensor, args: a
     def published() -> Tensor:
         return run(oracle.scores)
 
-    def here() -> Tensor:
+    def optimized() -> Tensor:
         return run(UniVQANetwork.answer)
 
     rows = []
     for what, run in (("greedy decoding", decode), ("training step", step)):
         net.train(run is step)
         with without_dropout(net):
-            ours = here()
-            theirs, before = timed(published, 1, device)
-        _, now = timed(here, args.repeats, device)
+            scores = optimized()
+            reference_scores, reference_seconds = timed(published, 1, device)
+        _, seconds = timed(optimized, args.repeats, device)
         if net.training:
-            _, before = timed(published, 1, device)
-            now = min(now, timed(here, args.repeats, device)[1])
-        real = theirs > -9000
+            _, reference_seconds = timed(published, 1, device)
+            seconds = min(seconds, timed(optimized, args.repeats, device)[1])
+        real = reference_scores > -9000
         rows.append(
             {
                 "what": what,
-                "published_seconds": before,
-                "seconds": now,
-                "ratio": before / now,
+                "published_seconds": reference_seconds,
+                "seconds": seconds,
+                "ratio": reference_seconds / seconds,
                 "target": TARGETS[what],
-                "max_difference": (theirs - ours)[real].abs().max().item(),
-                "same_argmax": bool((theirs.argmax(-1) == ours.argmax(-1)).all()),
+                "max_difference": (reference_scores - scores)[real].abs().max().item(),
+                "same_argmax": bool((reference_scores.argmax(-1) == scores.argmax(-1)).all()),
             }
         )
     return rows
@@ -166,9 +166,9 @@ def main() -> int:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", choices=DTYPES, default="fp32", help="autocast type")
     parser.add_argument("--batch-size", type=int, default=8)
-    parser.add_argument("--repeats", type=int, default=3, help="timings of this code; the slow side is timed once")
-    parser.add_argument("--threads", type=int, help="CPU threads (default: torch's); 1 is steadier on a shared machine")
-    parser.add_argument("--json", type=Path, help="also write the figures here")
+    parser.add_argument("--repeats", type=int, default=3, help="timings of UniVQA; the reference is timed once")
+    parser.add_argument("--threads", type=int, help="CPU threads (default: torch's); 1 varies less on a shared machine")
+    parser.add_argument("--json", type=Path, help="also write the measurements to this file")
     args = parser.parse_args()
 
     if args.threads:
@@ -182,7 +182,7 @@ def main() -> int:
 
     where = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
     print(f"batch {args.batch_size}, {args.dtype}, {where}")
-    print(f"{'':16} {'as published':>12} {'here':>9} {'ratio':>7} {'target':>7} {'difference':>11}")
+    print(f"{'':16} {'reference':>12} {'UniVQA':>9} {'ratio':>7} {'target':>7} {'difference':>11}")
     for row in rows:
         print(
             f"{row['what']:16} {row['published_seconds']:10.2f} s {row['seconds']:7.3f} s {row['ratio']:6.1f}× "

@@ -1,1 +1,1 @@
-"""Evaluating what was learned along a task order: the accuracy matrix and what is read from it."""
+"""Evaluation of continual learning: accuracy matrix, accuracy, transfer, forgetting, and the report page."""

@@ -1,32 +1,33 @@
-"""What an answerer that never looks at anything gets: always the most frequent train answer of the task."""
+"""The chance level: the accuracy of always answering with the most frequent train answer of the task."""
 
 from __future__ import annotations
 
 import os
 from collections import Counter
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 
-from mmclvqa.clove.annotations import load_records
+from mmclvqa.clove.data_root import annotation_file
 from mmclvqa.clove.errors import DataError
-from mmclvqa.clove.layout import annotation_file
-from mmclvqa.clove.table import format_table
+from mmclvqa.clove.records import load_records
 from mmclvqa.clove.tasks import Task, tasks
 from mmclvqa.evaluation.matrix import weighted_average
+from mmclvqa.evaluation.results import EvaluationResult, average_line
 
 
 @dataclass(frozen=True)
 class TaskChance:
-    """One task.
+    """The chance level of one task.
 
     Attributes:
         name: of the task.
-        answer: the most frequent one among the ten ``answers`` of all its train records; of equally frequent ones the
-            first in the file.
-        train_share: how many of these answers it is, a fraction of 1.
-        accuracy: VQA accuracy of giving it to every val record, a fraction of 1.
-        records: val records.
+        answer: the most frequent one among the ten ``answers`` of all train records; among equally frequent answers
+            the first in the file.
+        train_share: fraction of the train answers that equal it.
+        accuracy: VQA accuracy when every val record is answered with it, in [0, 1].
+        records: number of val records.
     """
 
     name: str
@@ -37,20 +38,21 @@ class TaskChance:
 
 
 @dataclass(frozen=True)
-class Chance:
-    """All tasks of a setting, in its base order."""
+class ChanceResult(EvaluationResult):
+    """The chance levels of all tasks of a setting, in its base order."""
 
+    text_columns: ClassVar[int] = 2
     setting: str
     by_task: tuple[TaskChance, ...]
 
     @property
     def average(self) -> float:
-        """Accuracy, weighted by val records."""
+        """Accuracy averaged over tasks, weighted by val size."""
         accuracies = np.array([task.accuracy for task in self.by_task])
         return weighted_average(accuracies, [task.records for task in self.by_task])
 
-    def as_json(self) -> dict[str, object]:
-        """Plain values."""
+    def as_json(self) -> dict[str, Any]:
+        """Return the result as plain values."""
         return {
             "kind": "chance",
             "cl_setting": self.setting,
@@ -59,24 +61,20 @@ class Chance:
         }
 
     def rows(self) -> tuple[list[str], list[list[str]]]:
-        """Header and rows as text."""
+        """Return answers and accuracies as text, one row per task."""
         rows = [[t.name, t.answer, f"{t.train_share:.4f}", f"{t.accuracy:.4f}"] for t in self.by_task]
         return ["task", "most frequent train answer", "share in train", "accuracy"], rows
 
-    def table(self) -> str:
-        """The rows for people."""
-        return format_table(*self.rows(), text_columns=2)
-
     def lines(self) -> list[str]:
-        """The average."""
-        return [f"weighted average accuracy: {self.average:.4f}"]
+        """Return the average."""
+        return [average_line(self.average)]
 
 
-def chance(root: str | os.PathLike[str], setting: str) -> Chance:
-    """The chance level of every task of a setting.
+def chance_level(root: str | os.PathLike[str], setting: str) -> ChanceResult:
+    """Compute the chance level of every task of a setting.
 
-    Accuracy is that of the metric ``textvqa_accuracy``: EvalAI's normalisation of answers, then the average over the
-    ten leave-one-out subsets of min(1, matches / 3).
+    Accuracy is the metric ``textvqa_accuracy``: answers are normalized as in EvalAI's VQA evaluation, and
+    min(1, matches / 3) is averaged over the ten subsets that leave one reference answer out.
 
     Args:
         root: the data root.
@@ -86,28 +84,27 @@ def chance(root: str | os.PathLike[str], setting: str) -> Chance:
         TaskError: no such setting.
         DataError: a file is missing, damaged or empty.
     """
-    return Chance(setting, tuple(_task_chance(root, task) for task in tasks(setting).values()))
+    return ChanceResult(setting, tuple(_task_chance(root, task) for task in tasks(setting).values()))
 
 
 def _task_chance(root: str | os.PathLike[str], task: Task) -> TaskChance:
     from mmf.utils.m4c_evaluators import TextVQAAccuracyEvaluator
 
-    evaluator = TextVQAAccuracyEvaluator()
     train, val = _records(root, task, "train"), _records(root, task, "val")
     counts = Counter(answer for record in train for answer in record["answers"])
     if not counts:
-        raise DataError(f"{task.name}: no train record has answers, so none is the most frequent")
+        raise DataError(f"{task.name}: no train record has answers, so that none is the most frequent")
     answer = max(counts, key=counts.__getitem__)
     predictions = [{"pred_answer": answer, "gt_answers": record["answers"]} for record in val]
-    accuracy = float(evaluator.eval_pred_list(predictions))
+    accuracy = float(TextVQAAccuracyEvaluator().eval_pred_list(predictions))
     return TaskChance(task.name, answer, counts[answer] / counts.total(), accuracy, len(val))
 
 
-def _records(root: str | os.PathLike[str], task: Task, split: str) -> list[dict]:
+def _records(root: str | os.PathLike[str], task: Task, split: str) -> list[dict[str, Any]]:
     path = annotation_file(root, task, split)
     if path is None:
-        raise DataError(f"{os.path.join(root, task.annotation_path(split))}: there is no such file (nor .json)")
+        raise DataError(f"{os.path.join(root, task.annotation_path(split))}: no such file (nor .json)")
     records = load_records(path)
     if not records:
-        raise DataError(f"{path} holds no records")
+        raise DataError(f"{path} contains no records")
     return records

@@ -3,182 +3,160 @@
 from __future__ import annotations
 
 import argparse
-import os
+import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from mmclvqa.clove import experiments as places
+from mmclvqa.clove import experiment_paths as experiments
 from mmclvqa.clove.errors import CloveError
 from mmclvqa.clove.tasks import SETTINGS
+from mmclvqa.clove.text import run_command
 
 if TYPE_CHECKING:
-    from mmclvqa.evaluation.chance import Chance
-    from mmclvqa.evaluation.setup import Setup
+    from mmclvqa.evaluation.chance import ChanceResult
+    from mmclvqa.evaluation.results import EvaluationResult
+    from mmclvqa.evaluation.sweep import EvaluationConfig
 
 STANDARD_OUTPUT = "-"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command line.
-
-    Returns:
-        The exit code: 0; 1 when something a user can mend is wrong; 130 after Ctrl-C.
-    """
+    """Run one command line and return its exit code, see :func:`run_command`."""
     parser = _parser()
     args, rest = parser.parse_known_args(argv)
-    strange = [word for word in rest if word.startswith("-") or "=" not in word]
-    if strange or (rest and args.command == "chance"):
-        parser.error(f"unrecognized arguments: {' '.join(strange or rest)}")
-    args.words = tuple(rest)
-    try:
-        _COMMANDS[args.command](args)
-    except (CloveError, OSError) as error:
-        print(f"error: {one_line(error)}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on from here", file=sys.stderr)
-        return 130
-    return 0
+    unknown = [word for word in rest if word.startswith("-") or "=" not in word]
+    if unknown or (rest and args.command == "chance"):
+        parser.error(f"unrecognized arguments: {' '.join(unknown or rest)}")
+    args.overrides = tuple(rest)
+    return run_command(lambda: _output(_COMMANDS[args.command](args), args))
 
 
 def check_model(name: str) -> None:
-    """The one model there is.
+    """Check the name of the model.
 
     Raises:
-        CloveError: another name.
+        CloveError: the name is not ``unicl``.
     """
-    if name != places.MODEL:
-        raise CloveError(f"model_name {name}: the model here is {places.MODEL}")
+    if name != experiments.MODEL:
+        raise CloveError(f"model_name {name}: the only model is {experiments.MODEL}")
 
 
-def save_folder(save_dir: str | os.PathLike[str]) -> str:
-    """The folder of all models: ``save`` below the published tool's ``save_dir``, or the path that ends in it."""
-    path, name = Path(save_dir), Path(places.SAVE).name
+def save_folder(save_dir: str) -> str:
+    """Return the folder of all models: ``save`` below the published ``save_dir``, or a path that already ends in it."""
+    path, name = Path(save_dir), Path(experiments.SAVE).name
     return str(path if path.name == name else path / name)
 
 
-def chance_level(cl_setting: str) -> Chance:
-    """The chance level on the data of ``$CLOVE_ROOT``.
+def evaluate_chance(cl_setting: str) -> ChanceResult:
+    """Compute the chance level on the data of ``$CLOVE_ROOT``.
 
     Raises:
         CloveError: no such setting, or the data cannot be used.
     """
-    from mmclvqa.clove.layout import existing_root
-    from mmclvqa.evaluation.chance import chance
-    from mmclvqa.evaluation.setup import Setup
+    from mmclvqa.clove.data_root import existing_root
+    from mmclvqa.evaluation.chance import chance_level
+    from mmclvqa.evaluation.sweep import default_data_root
 
-    return chance(existing_root(Setup.of().data_root), cl_setting)
+    return chance_level(existing_root(default_data_root()), cl_setting)
 
 
-def show(result: Any) -> None:
-    """Print a result's table and lines."""
+def print_result(result: EvaluationResult) -> None:
+    """Print a result's table and the lines below it."""
     print(result.table())
     print()
     for line in result.lines():
         print(line)
 
 
-def one_line(error: Exception) -> str:
-    """What an error says, without line breaks."""
-    if isinstance(error, OSError) and error.filename:
-        return f"{error.filename}: {error.strerror}"
-    return " ".join(str(error).split()) or type(error).__name__
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python eval_os.py",
         description="Evaluate UniVQA on CLOVE. $CONFIG names the folder of configurations (default EXP_CONFIG), "
-        "$CLOVE_ROOT the data; key=value words at the end go to the configuration as with mmf_run.",
+        "$CLOVE_ROOT the data; key=value arguments at the end override the configuration as for mmf_run.",
     )
     commands = parser.add_subparsers(dest="command", required=True)
     sweep = commands.add_parser("sweep", help="every checkpoint of a run on every task: the accuracy matrix")
-    _common(sweep)
+    _add_output_arguments(sweep)
     sweep.add_argument("--task_order", required=True, metavar="ORDER", help="such as oarlks")
-    sweep.add_argument("--setting_idx", type=int, metavar="N", help="the order's index; checked where given")
-    sweep.add_argument("--exp", required=True, help="the method, as its folder is called: ft, ...")
-    sweep.add_argument(
-        "--test_stand_alone", action="store_true", help="take all checkpoints from the stand-alone models"
-    )
+    sweep.add_argument("--setting_idx", type=int, metavar="N", help="index of the order, checked if given")
+    sweep.add_argument("--exp", required=True, help="name of the experiment's folder: ft, ...")
+    sweep.add_argument("--test_stand_alone", action="store_true", help="evaluate the single-task model of every task")
     sweep.add_argument("--test_reg", action="store_true", help="take the first task's checkpoint from the run, too")
-    sweep.add_argument("--partial", action="store_true", help="evaluate what there is of a run that is not finished")
-    _model(sweep)
-    multitask = commands.add_parser("multitask", help="the model of all tasks at once on every task")
-    _common(multitask)
-    _model(multitask)
-    chance = commands.add_parser("chance", help="always the most frequent train answer")
-    _common(chance)
+    sweep.add_argument("--partial", action="store_true", help="evaluate the existing checkpoints of an unfinished run")
+    _add_model_arguments(sweep)
+    multitask = commands.add_parser("multitask", help="the multitask model on every task")
+    _add_output_arguments(multitask)
+    _add_model_arguments(multitask)
+    chance = commands.add_parser("chance", help="accuracy of always giving the most frequent train answer")
+    _add_output_arguments(chance)
     return parser
 
 
-def _common(parser: argparse.ArgumentParser) -> None:
+def _add_output_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cl_setting", required=True, choices=SETTINGS)
-    parser.add_argument("--json", metavar="FILE", help="also write the result as JSON; - prints that alone")
-    parser.add_argument("--csv", metavar="FILE", help="also write the table as CSV; - prints that alone")
+    parser.add_argument("--json", metavar="FILE", help="also write the result as JSON; - prints only that")
+    parser.add_argument("--csv", metavar="FILE", help="also write the table as CSV; - prints only that")
 
 
-def _model(parser: argparse.ArgumentParser) -> None:
+def _add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.usage = f"{parser.prog} --cl_setting SETTING ... [key=value ...]"
     parser.add_argument("--save_dir", required=True, metavar="DIR", help="$ROOT/exp/clvqa, or its folder save")
-    parser.add_argument("--model_name", default=places.MODEL)
+    parser.add_argument("--model_name", default=experiments.MODEL)
     parser.add_argument("--device", help="auto (default), cpu, cuda, cuda:<n> or the number of a GPU")
 
 
-def _sweep(args: argparse.Namespace) -> None:
+def _sweep(args: argparse.Namespace) -> EvaluationResult:
     check_model(args.model_name)
-    from mmclvqa.evaluation.sweep import check_index, sweep
+    from mmclvqa.evaluation.sweep import check_index, evaluate_sweep
 
     check_index(args.cl_setting, args.setting_idx, args.task_order)
-    result = sweep(
+    return evaluate_sweep(
         args.cl_setting,
         args.task_order,
         args.exp,
         save_folder(args.save_dir),
-        _setup(args),
+        _evaluation_config(args),
         stand_alone=args.test_stand_alone,
         regularised=args.test_reg,
         partial=args.partial,
     )
-    _give(result, args)
 
 
-def _multitask(args: argparse.Namespace) -> None:
+def _multitask(args: argparse.Namespace) -> EvaluationResult:
     check_model(args.model_name)
-    from mmclvqa.evaluation.sweep import multitask
+    from mmclvqa.evaluation.sweep import evaluate_multitask
 
-    _give(multitask(args.cl_setting, save_folder(args.save_dir), _setup(args)), args)
-
-
-def _chance(args: argparse.Namespace) -> None:
-    _give(chance_level(args.cl_setting), args)
+    return evaluate_multitask(args.cl_setting, save_folder(args.save_dir), _evaluation_config(args))
 
 
-def _setup(args: argparse.Namespace) -> Setup:
-    from mmclvqa.evaluation.setup import Setup
-
-    return Setup.of(args.device, args.words)
+def _chance(args: argparse.Namespace) -> EvaluationResult:
+    return evaluate_chance(args.cl_setting)
 
 
-def _give(result: Any, args: argparse.Namespace) -> None:
-    import json
+def _evaluation_config(args: argparse.Namespace) -> EvaluationConfig:
+    from mmclvqa.evaluation.sweep import EvaluationConfig
 
+    return EvaluationConfig.from_environment(args.device, args.overrides)
+
+
+def _output(result: EvaluationResult, args: argparse.Namespace) -> None:
+    """Write the files that ``--json`` and ``--csv`` name, and print the result or, for ``-``, only that format."""
     from mmclvqa.clove.files import atomic_write
-    from mmclvqa.evaluation.outcome import csv_text
 
-    texts = {
+    formats: dict[str | None, Callable[[], str]] = {
         args.json: lambda: json.dumps(result.as_json(), indent=1, ensure_ascii=False) + "\n",
-        args.csv: lambda: csv_text(*result.rows()),
+        args.csv: result.csv,
     }
-    for path, text in texts.items():
+    for path, text in formats.items():
         if path and path != STANDARD_OUTPUT:
             with atomic_write(path) as file:
                 file.write(text())
-    if STANDARD_OUTPUT in texts:
-        sys.stdout.write(texts[STANDARD_OUTPUT]())
+    if STANDARD_OUTPUT in formats:
+        sys.stdout.write(formats[STANDARD_OUTPUT]())
     else:
-        show(result)
+        print_result(result)
 
 
 _COMMANDS = {"sweep": _sweep, "multitask": _multitask, "chance": _chance}

@@ -1,7 +1,7 @@
-"""Runs models over val splits: each checkpoint is loaded once and each split read once, whatever their number.
+"""Evaluates checkpoints on val splits: each checkpoint is loaded once and each split is read once.
 
-A batch is loaded and prepared once and goes through all models that are to be evaluated on it, so all of them are in
-memory together (six of the published size: 2.2 GB).
+Each batch is loaded and prepared once and passed through all models that are evaluated on it. The models are in
+memory together: six of the published size take 2.2 GB.
 """
 
 from __future__ import annotations
@@ -26,46 +26,44 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from mmclvqa.clove.errors import DataError
-from mmclvqa.clove.experiments import MODEL
+from mmclvqa.clove.experiment_paths import MODEL
 from mmclvqa.clove.tasks import Task
-from mmclvqa.evaluation.setup import Setup
-from mmclvqa.trainers.checkpoint_files import load_weights, read_checkpoint
-from mmclvqa.trainers.devices import build_accelerator, register_device
-from mmclvqa.trainers.evaluation import evaluating, prepare
-from mmclvqa.trainers.loaders import Split, build_split
-from mmclvqa.trainers.metrics import Metrics
-from mmclvqa.trainers.progress import evaluation_bar, on_terminal
-from mmclvqa.trainers.random_state import random_state_kept, seed_all
-from mmclvqa.trainers.results import Evaluation
+from mmclvqa.evaluation.sweep import EvaluationConfig
+from mmclvqa.random_state import random_state_kept, seed_all
+from mmclvqa.training.checkpoints import load_weights, read_checkpoint
+from mmclvqa.training.distributed import build_accelerator, register_device
+from mmclvqa.training.evaluation import Evaluation, Metrics, evaluating
+from mmclvqa.training.loading import Split, build_split, prepare
+from mmclvqa.training.progress import evaluation_bar, on_terminal
 
 SPLIT = "val"
 DATASET = "clvqa"
 
 
 class Engine:
-    """Evaluates checkpoints on tasks, one task at a time.
+    """Evaluates checkpoints on one task at a time and keeps the loaded models.
 
     Args:
-        setup: configuration, words and device.
+        evaluation: configuration, data and device.
     """
 
-    def __init__(self, setup: Setup) -> None:
-        self._setup = setup
-        self._networks: dict[Path, nn.Module] = {}
+    def __init__(self, evaluation: EvaluationConfig) -> None:
+        self._evaluation = evaluation
+        self._models: dict[Path, nn.Module] = {}
         self._updates: dict[Path, int | None] = {}
         self._untrained: nn.Module | None = None
         self._accelerator: Any = None
-        self._writer = _Warnings()
+        self._writer = _WarningWriter()
 
     def evaluate(self, tested: Task, checkpoints: Mapping[str, Path]) -> dict[str, Evaluation]:
         """Evaluate checkpoints on a task's val split.
 
         Args:
             tested: the task.
-            checkpoints: files by a name of the caller's.
+            checkpoints: weights files by a key of the caller's choice.
 
         Returns:
-            Metrics, loss and records by that name; ``seconds`` is each one's equal share of the time.
+            Metrics, loss and number of records by that key; ``seconds`` is an equal share of the total time.
 
         Raises:
             CloveError: a configuration, the data or a checkpoint cannot be used.
@@ -75,28 +73,27 @@ class Engine:
             start = time.monotonic()
             config = self._configure(tested)
             split = build_split(SPLIT, config, config.training.seed)
-            # read_split has refused an empty file, so there are records.
-            networks = {path: self._network(path, config) for path in dict.fromkeys(checkpoints.values())}
-            tallies = {path: _Tally(config) for path in networks}
-            self._run(split, networks, tallies, tested.name)
-            seconds = (time.monotonic() - start) / len(networks)
+            models = {path: self._model(path, config) for path in dict.fromkeys(checkpoints.values())}
+            tallies = {path: _Tally(config) for path in models}
+            self._run(split, models, tallies, tested.name)
+            seconds = (time.monotonic() - start) / len(models)
             return {
-                name: tallies[path].evaluation(path, self._updates[path], seconds) for name, path in checkpoints.items()
+                key: tallies[path].evaluation(path, self._updates[path], seconds) for key, path in checkpoints.items()
             }
 
     def _configure(self, tested: Task) -> DictConfig:
-        words = [
-            f"config={self._setup.config_file(tested)}",
+        overrides = [
+            f"config={self._evaluation.config_file(tested)}",
             f"model={MODEL}",
             f"dataset={DATASET}",
             f"run_type={SPLIT}",
             f"training.device={self._device()}",
-            *self._setup.words,
+            *self._evaluation.overrides,
         ]
-        configuration = Configuration(argparse.Namespace(opts=words, config_override=None))
+        configuration = Configuration(argparse.Namespace(opts=overrides, config_override=None))
         config = configuration.get_config()
         if config.training.seed is None or config.training.seed < 0:
-            config.training.seed = 0  # nothing that is evaluated here is drawn at random
+            config.training.seed = 0  # evaluation draws nothing at random
         registry.register("seed", config.training.seed)
         config = build_config(configuration)
         if self._accelerator is None:
@@ -105,23 +102,24 @@ class Engine:
         return config
 
     def _device(self) -> str:
-        """The device to evaluate on: the CPU where there is no GPU, as with the published tool.
+        """Return the device to evaluate on: the CPU where there is no GPU, as the published tool does.
 
         Raises:
-            DataError: there are GPUs, but not that one.
+            DataError: there are GPUs, but none of that number.
         """
-        kind, _, number = self._setup.device.partition(":")
+        device = self._evaluation.device
+        kind, _, number = device.partition(":")
         if kind != "cuda":
             return kind
         if not torch.cuda.is_available():
-            self._writer.write("no GPU can be used here, so the evaluation runs on the CPU", "warning")
+            self._writer.write("no GPU is available, so the evaluation runs on the CPU", "warning")
             return "cpu"
         if number and int(number) >= torch.cuda.device_count():
-            raise DataError(f"device {self._setup.device}: there are {torch.cuda.device_count()} GPUs, counted from 0")
-        return self._setup.device
+            raise DataError(f"device {device}: there are {torch.cuda.device_count()} GPUs, counted from 0")
+        return device
 
-    def _network(self, path: Path, config: DictConfig) -> nn.Module:
-        if path not in self._networks:
+    def _model(self, path: Path, config: DictConfig) -> nn.Module:
+        if path not in self._models:
             if self._untrained is None:
                 seed_all(config.training.seed)
                 attributes = config.model_config[MODEL]
@@ -129,26 +127,26 @@ class Engine:
                     attributes.model = MODEL
                 self._untrained = build_model(attributes)
             state = read_checkpoint(path)
-            network = copy.deepcopy(self._untrained)
-            load_weights(network, state["model"], path)
-            network = network.to(self._accelerator.device)
+            model = copy.deepcopy(self._untrained)
+            load_weights(model, state["model"], path)
+            model = model.to(self._accelerator.device)
             self._updates[path] = state.get("num_updates")
-            self._networks[path] = self._accelerator.prepare_model(network, evaluation_mode=True)
-        return self._networks[path]
+            self._models[path] = self._accelerator.prepare_model(model, evaluation_mode=True)
+        return self._models[path]
 
-    def _run(self, split: Split, networks: Mapping[Path, nn.Module], tallies: Mapping[Path, _Tally], name: str) -> None:
+    def _run(self, split: Split, models: Mapping[Path, nn.Module], tallies: Mapping[Path, _Tally], name: str) -> None:
         total = split.num_evaluation_batches()
         with ExitStack() as stack:
-            for network in networks.values():
-                stack.enter_context(evaluating(network))
+            for model in models.values():
+                stack.enter_context(evaluating(model))
             for _, batch, dataset in evaluation_bar(split.evaluation_batches(), total, name, on_terminal()):
                 prepared = prepare(batch, dataset)
-                for path, network in networks.items():
-                    tallies[path].add(Report(prepared, network(prepared)), prepared.get_batch_size())
+                for path, model in models.items():
+                    tallies[path].add(Report(prepared, model(prepared)), prepared.get_batch_size())
 
 
 class _Tally:
-    """Metrics and losses of one model on one split, added up batch by batch."""
+    """Metrics and losses of one model on one split, summed batch by batch."""
 
     def __init__(self, config: DictConfig) -> None:
         self._metrics = Metrics(config.evaluation.metrics)
@@ -177,24 +175,24 @@ class _Tally:
         )
 
 
-class _Warnings:
-    """Stands where MMF's logger would: says each warning once and keeps the rest to itself.
+class _WarningWriter:
+    """Replaces MMF's logger: prints each warning once and drops everything else.
 
-    MMF's own adds handlers to Python's logging whenever one is made, and wants a folder for its files.
+    MMF's logger adds handlers to Python's logging every time one is created, and needs a folder for its files.
     """
 
     def __init__(self) -> None:
-        self._said: set[str] = set()
+        self._printed: set[str] = set()
 
     def write(self, text: Any, level: str = "info", *args: Any, **kwargs: Any) -> None:
-        if level in ("warning", "error") and str(text) not in self._said:
-            self._said.add(str(text))
+        if level in ("warning", "error") and str(text) not in self._printed:
+            self._printed.add(str(text))
             tqdm.write(f"{level}: {text}", file=sys.stderr)
 
 
 @contextmanager
-def _own_registry(writer: _Warnings) -> Iterator[None]:
-    """MMF's data sets and models read what is registered; what a caller had registered is put back."""
+def _own_registry(writer: _WarningWriter) -> Iterator[None]:
+    """Restore what a caller has in MMF's registry, which data sets and models read, on exit."""
     names = ("writer", "config", "configuration", "seed")
     before = {name: registry.get(name, no_warning=True) for name in names}
     registry.register("writer", writer)

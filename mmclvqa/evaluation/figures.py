@@ -1,4 +1,4 @@
-"""The figures of a report: PNG images with a title, units and a text that says what they show."""
+"""The figures of a report: PNG images, each with a title, units and an alternative text."""
 
 from __future__ import annotations
 
@@ -12,29 +12,31 @@ import matplotlib
 
 matplotlib.use("Agg")
 import numpy as np  # noqa: E402
+from matplotlib.axes import Axes  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
 
-from mmclvqa.evaluation.history import Curve  # noqa: E402
-from mmclvqa.evaluation.outcome import Sweep  # noqa: E402
+from mmclvqa.evaluation.results import SweepResult, percent  # noqa: E402
+from mmclvqa.evaluation.runs import TrainingCurve  # noqa: E402
 
 DPI = 150
 TITLE_WIDTH = 76
+"""Characters per line of a title."""
 LABEL_WIDTH = 34
-"""Characters on a line."""
+"""Characters per line of an axis label."""
 ACCURACY = "VQA accuracy (%)"
 MARKERS = "osD^vPX"
-# Okabe and Ito's colours, which people with any colour vision tell apart.
+# The palette of Okabe and Ito, distinguishable with any colour vision.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#000000")
 
 
 @dataclass(frozen=True)
-class Picture:
-    """One figure.
+class RenderedFigure:
+    """One figure of the page.
 
     Attributes:
-        name: of its file, without ending.
-        title: what it is.
-        alt: what it shows, for those who do not see it.
+        name: file name without its ending.
+        title: what the figure is.
+        alt: alternative text with the figure's main numbers.
         png: the image.
     """
 
@@ -44,19 +46,9 @@ class Picture:
     png: bytes
 
 
-def short(name: str) -> str:
-    """A task's name for an axis: without the letter of the scene setting."""
-    return name.partition("#")[2] or name
-
-
-def percent(value: float) -> str:
-    """A fraction of 1 as per cent with one decimal; nothing for NaN."""
-    return "" if math.isnan(value) else f"{100 * value:.1f}"
-
-
-def matrix_picture(name: str, label: str, sweep: Sweep) -> Picture:
-    """The accuracy matrix as a heat map with its numbers."""
-    names, matrix = [short(task.name) for task in sweep.tasks], sweep.matrix * 100
+def matrix_figure(name: str, label: str, sweep: SweepResult) -> RenderedFigure:
+    """Draw the accuracy matrix as a heat map with its numbers."""
+    names, matrix = _axis_names(sweep), sweep.matrix * 100
     figure = Figure(figsize=(6.4, 5.2), layout="constrained")
     axes = figure.subplots()
     image = axes.imshow(np.ma.masked_invalid(matrix), cmap="viridis", vmin=0, vmax=100)
@@ -70,52 +62,58 @@ def matrix_picture(name: str, label: str, sweep: Sweep) -> Picture:
         axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=9)
     figure.colorbar(image, ax=axes, label=ACCURACY, shrink=0.85)
     title = f"Accuracy matrix: {label}"
-    learned = ", ".join(f"{n} {percent(v)}" for n, v in zip(names, np.diagonal(sweep.matrix), strict=True))
-    final = ", ".join(f"{n} {percent(v)}" for n, v in zip(names, sweep.matrix[-1], strict=True))
+    learned = ", ".join(f"{n} {percent(v, '')}" for n, v in zip(names, np.diagonal(sweep.matrix), strict=True))
+    final = ", ".join(f"{n} {percent(v, '')}" for n, v in zip(names, sweep.matrix[-1], strict=True))
     alt = f"Heat map, rows are learned and columns tested tasks. In per cent, just after learning: {learned}. "
-    return _finish(figure, f"{name}_matrix", title, f"{alt}After the last task: {final}.")
+    return _render(figure, f"{name}_matrix", title, f"{alt}After the last task: {final}.")
 
 
-def course_picture(name: str, label: str, sweep: Sweep) -> Picture:
-    """The accuracy of each task along the order, from the moment it was learned."""
-    names, matrix = [short(task.name) for task in sweep.tasks], sweep.matrix * 100
+def course_figure(name: str, label: str, sweep: SweepResult) -> RenderedFigure:
+    """Draw the accuracy of each task along the order, from the step at which it was learned."""
+    names, matrix = _axis_names(sweep), sweep.matrix
     figure = Figure(figsize=(6.4, 4.2), layout="constrained")
     axes = figure.subplots()
     for number, task in enumerate(names):
-        steps = range(number, len(names))
-        style = {"marker": MARKERS[number], "color": COLOURS[number], "label": task, "clip_on": False}
-        axes.plot(steps, matrix[number:, number], **style)
+        _plot(axes, number, task, range(number, len(names)), matrix[number:, number])
     axes.set_xticks(range(len(names)), names, rotation=20)
-    axes.set_xlabel("after learning task")
-    axes.set_ylabel(ACCURACY)
-    axes.set_ylim(0, 100)
-    axes.grid(alpha=0.3)
-    figure.legend(loc="outside right center", title="tested task", fontsize=8, title_fontsize=8)
+    _finish_lines(figure, axes, "after learning task", ACCURACY, "tested task")
     title = f"Each task along the order: {label}"
     ends = ", ".join(
-        f"{task} from {percent(sweep.matrix[i, i]) or 'unknown'} to {percent(sweep.matrix[-1, i]) or 'unknown'}"
+        f"{task} from {percent(matrix[i, i], 'unknown')} to {percent(matrix[-1, i], 'unknown')}"
         for i, task in enumerate(names)
     )
-    return _finish(figure, f"{name}_course", title, f"A line for each task. From its learning to the end: {ends}.")
+    return _render(figure, f"{name}_course", title, f"A line for each task. From its learning to the end: {ends}.")
 
 
-def comparison_picture(labels: Sequence[str], averages: Sequence[float], forgetting: Sequence[float]) -> Picture:
-    """Bars of average accuracy and forgetting by method.
+def training_figure(name: str, label: str, curves: Sequence[TrainingCurve]) -> RenderedFigure:
+    """Draw the val accuracy on the learned task over the updates of each training."""
+    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+    axes = figure.subplots()
+    for number, curve in enumerate(curves):
+        _plot(axes, number, axis_name(curve.task), curve.updates, curve.accuracies)
+    _finish_lines(figure, axes, "updates", f"val {ACCURACY}", "learned task")
+    title = f"Training: {label}"
+    ends = ", ".join(f"{axis_name(c.task)} {percent(c.accuracies[-1], '')} after {c.updates[-1]}" for c in curves)
+    return _render(figure, f"{name}_training", title, f"A line for each training. Last accuracies in per cent: {ends}.")
+
+
+def comparison_figure(labels: Sequence[str], averages: Sequence[float], forgetting: Sequence[float]) -> RenderedFigure:
+    """Draw bars of average accuracy and forgetting by method.
 
     Args:
         labels: of the methods.
-        averages: weighted average accuracies, fractions of 1.
-        forgetting: weighted average forgetting, fractions of 1; NaN draws no bar.
+        averages: average accuracies, in [0, 1].
+        forgetting: average forgetting, in [0, 1]; NaN draws no bar.
     """
     figure = Figure(figsize=(6.4, 1.6 + 0.8 * len(labels)), layout="constrained")
     axes = figure.subplots()
-    places = np.arange(len(labels))
+    positions = np.arange(len(labels))
     sides = (("average accuracy", averages, -0.2, COLOURS[0], ""), ("forgetting", forgetting, 0.2, COLOURS[4], "//"))
     for what, values, shift, colour, hatch in sides:
         widths = 100 * np.array(values, dtype=float)
-        bars = axes.barh(places + shift, np.nan_to_num(widths), 0.38, label=what, color=colour, hatch=hatch)
-        axes.bar_label(bars, [percent(value) for value in values], padding=3, fontsize=8)
-    axes.set_yticks(places, [textwrap.fill(label, LABEL_WIDTH) for label in labels])
+        bars = axes.barh(positions + shift, np.nan_to_num(widths), 0.38, label=what, color=colour, hatch=hatch)
+        axes.bar_label(bars, [percent(value, "") for value in values], padding=3, fontsize=8)
+    axes.set_yticks(positions, [textwrap.fill(label, LABEL_WIDTH) for label in labels])
     axes.invert_yaxis()
     axes.margins(x=0.2, y=0.02)
     axes.axvline(0, color="black", linewidth=0.8)
@@ -123,31 +121,36 @@ def comparison_picture(labels: Sequence[str], averages: Sequence[float], forgett
     figure.legend(loc="outside lower center", ncols=2, fontsize=9)
     title = "Average accuracy (more is better) and forgetting (less is better)"
     rows = zip(labels, averages, forgetting, strict=True)
-    text = "; ".join(f"{n}: accuracy {percent(a)}, forgetting {percent(f) or 'none'}" for n, a, f in rows)
-    return _finish(figure, "comparison", title, f"Bars for each method, in per cent. {text}.")
+    text = "; ".join(f"{n}: accuracy {percent(a, '')}, forgetting {percent(f, 'none')}" for n, a, f in rows)
+    return _render(figure, "comparison", title, f"Bars for each method, in per cent. {text}.")
 
 
-def training_picture(name: str, label: str, curves: Sequence[Curve]) -> Picture:
-    """Val accuracy on the task that is learned, over the updates of each training."""
-    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
-    axes = figure.subplots()
-    for number, curve in enumerate(curves):
-        style = {"marker": MARKERS[number], "color": COLOURS[number], "label": short(curve.task), "clip_on": False}
-        axes.plot(curve.updates, 100 * np.array(curve.accuracies), **style)
-    axes.set_xlabel("updates")
-    axes.set_ylabel(f"val {ACCURACY}")
+def axis_name(task: str) -> str:
+    """Return a task's name without the letter that the scene setting puts before it."""
+    return task.partition("#")[2] or task
+
+
+def _axis_names(sweep: SweepResult) -> list[str]:
+    return [axis_name(task.name) for task in sweep.tasks]
+
+
+def _plot(axes: Axes, number: int, label: str, positions: Sequence[int], accuracies: Sequence[float]) -> None:
+    style = {"marker": MARKERS[number], "color": COLOURS[number], "label": label, "clip_on": False}
+    axes.plot(positions, 100 * np.asarray(accuracies), **style)
+
+
+def _finish_lines(figure: Figure, axes: Axes, xlabel: str, ylabel: str, legend: str) -> None:
+    axes.set_xlabel(xlabel)
+    axes.set_ylabel(ylabel)
     axes.set_ylim(0, 100)
     axes.grid(alpha=0.3)
-    figure.legend(loc="outside right center", title="learned task", fontsize=8, title_fontsize=8)
-    title = f"Training: {label}"
-    ends = ", ".join(f"{short(c.task)} {percent(c.accuracies[-1])} after {c.updates[-1]}" for c in curves)
-    return _finish(figure, f"{name}_training", title, f"A line for each training. Last accuracies in per cent: {ends}.")
+    figure.legend(loc="outside right center", title=legend, fontsize=8, title_fontsize=8)
 
 
-def _finish(figure: Figure, name: str, title: str, alt: str) -> Picture:
-    # Over the whole figure: beside long labels the axes are narrower than the title.
+def _render(figure: Figure, name: str, title: str, alt: str) -> RenderedFigure:
+    # The title is centred on the whole figure, because long labels make the axes narrower than the title.
     figure.suptitle(textwrap.fill(title, TITLE_WIDTH), fontsize=11)
     image = io.BytesIO()
-    # Without the program's version in it, equal figures are equal files.
+    # Without matplotlib's version in the metadata, equal figures are equal files.
     figure.savefig(image, format="png", dpi=DPI, metadata={"Software": None})
-    return Picture(name, title, alt, image.getvalue())
+    return RenderedFigure(name, title, alt, image.getvalue())

@@ -1,76 +1,214 @@
-"""One page about one or more runs: ``python -m mmclvqa.evaluation.report RUN... [--out DIR]``.
+"""One HTML page that compares runs: ``python -m mmclvqa.evaluation.report RUN... [--out DIR]``.
 
-RUN is the ``sweep.json`` of a sweep or the folder ``val_<exp>`` that holds one, or what ``eval_os.py`` wrote about the
-multitask model or the chance level. The page is one HTML file with its images inside; the images and the numbers of
-the comparison are written beside it as well.
+RUN is the ``sweep.json`` of a sweep or the folder ``val_<experiment>`` that contains it, or the JSON result of
+``eval_os.py multitask`` or ``chance``. The page ``index.html`` has its images embedded; the images and the numbers of
+the comparison (``comparison.json``) are also written beside it.
 """
 
 from __future__ import annotations
 
 import argparse
 import base64
+import json
+import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from mmclvqa.clove.errors import CloveError
 from mmclvqa.clove.files import atomic_write, write_json
-from mmclvqa.evaluation import comparison, history
-from mmclvqa.evaluation.cli import one_line
-from mmclvqa.evaluation.outcome import SWEEP_FILE
-from mmclvqa.evaluation.published import published_comparisons
-from mmclvqa.evaluation.runs import Bound, Run, read_bound, read_run
+from mmclvqa.clove.tasks import SETTINGS
+from mmclvqa.clove.text import clock, format_table, run_command
+from mmclvqa.evaluation.matrix import published_weights, summarize
+from mmclvqa.evaluation.results import SWEEP_FILE, SweepResult, percent, task_names
+from mmclvqa.evaluation.runs import Bound, Cost, Run, read_all, short_method_label, total_acceptance
+
+if TYPE_CHECKING:
+    from mmclvqa.evaluation.figures import RenderedFigure
 
 PAGE = "index.html"
-NUMBERS = "comparison.json"
+COMPARISON_FILE = "comparison.json"
 TEMPLATE = "report.html"
+PUBLISHED = Path(__file__).with_name("published.json")
+"""The published sweeps and their source."""
+NOT_AVAILABLE = "–"
+EVERYTHING = "all"
+MEGABYTE = 10**6
+HEADER = (
+    "method, task order",
+    "average accuracy %",
+    "backward transfer %",
+    "forgetting %",
+    "records kept",
+    "MB kept",
+    "training h:mm:ss",
+)
 
 
-def read_all(paths: Sequence[str | Path]) -> list[Run | Bound]:
-    """What is to be reported, in the order given.
+@dataclass(frozen=True)
+class ComparisonRow:
+    """One run or bound in the comparison; numbers that do not exist are NaN.
 
-    Raises:
-        DataError: a file is missing, or neither a sweep nor a bound.
+    Attributes:
+        label: method and task order.
+        short_label: the same, for axes of figures.
+        anchor: of the run's section on the page, empty where it has none.
+        data: name of the data set.
+        setting: ``functional`` or ``scene``.
+        accuracy: average accuracy, in [0, 1]; for single-task models, of each model on its own task.
+        backward: average backward transfer.
+        forgetting: average forgetting.
+        by_task: final accuracy by task name, in [0, 1].
+        cost: storage and training time.
     """
-    found: list[Run | Bound] = []
-    for path in paths:
-        names = [one.name for one in found if isinstance(one, Run)]
-        found.append(read_bound(path) or read_run(path, names))
-    return found
+
+    label: str
+    short_label: str
+    anchor: str
+    data: str
+    setting: str
+    accuracy: float
+    backward: float
+    forgetting: float
+    by_task: dict[str, float]
+    cost: Cost
+
+    def cells(self) -> list[str]:
+        """Return the row as text, one cell for each column of :data:`HEADER`."""
+        averages = [percent(value) for value in (self.accuracy, self.backward, self.forgetting)]
+        seconds = self.cost.seconds
+        return [self.label, *averages, *self._storage(), NOT_AVAILABLE if seconds is None else clock(seconds)]
+
+    def _storage(self) -> tuple[str, str]:
+        if self.cost.everything:
+            return EVERYTHING, EVERYTHING
+        records, size = self.cost.records, self.cost.bytes
+        return (
+            NOT_AVAILABLE if records is None else str(records),
+            NOT_AVAILABLE if size is None else f"{size / MEGABYTE:.2f}",
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        """Return plain values, null for NaN."""
+        content = asdict(self)
+        del content["short_label"], content["anchor"]
+        for key in ("accuracy", "backward", "forgetting"):
+            content[key] = _null_for_nan(content[key])
+        content["by_task"] = {name: _null_for_nan(value) for name, value in self.by_task.items()}
+        return content
+
+
+def comparison_row(entry: Run | Bound) -> ComparisonRow:
+    """Return the comparison's row of a run or a bound."""
+    nan = math.nan
+    if isinstance(entry, Bound):
+        return ComparisonRow(
+            entry.label, entry.kind, "", "", entry.setting, entry.average, nan, nan, dict(entry.accuracies), entry.cost
+        )
+    sweep, summary = entry.sweep, entry.sweep.summary
+    accuracies: Iterable[float] = ()
+    accuracy = backward = forgetting = nan
+    if summary and sweep.stand_alone:
+        accuracies, accuracy = summary.learning_accuracy.by_task, summary.learning_accuracy.average
+    elif summary:
+        accuracies, accuracy = summary.accuracy.by_task, summary.accuracy.average
+        backward, forgetting = summary.backward_transfer.average, summary.forgetting.average
+    return ComparisonRow(
+        label=entry.label,
+        short_label=entry.short_label,
+        anchor=entry.name,
+        data=sweep.data,
+        setting=sweep.setting,
+        accuracy=accuracy,
+        backward=backward,
+        forgetting=forgetting,
+        by_task={task.name: float(value) for task, value in zip(sweep.tasks, accuracies, strict=False)},
+        cost=entry.cost,
+    )
+
+
+def accuracies_by_task(rows: Sequence[ComparisonRow]) -> list[tuple[str, list[str], list[tuple[str, list[float]]]]]:
+    """Return, for each setting that has rows, its name, its task names, and label and final accuracies of each row."""
+    tables = []
+    for setting in SETTINGS:
+        names = task_names(setting)
+        lines = [
+            (row.label, [row.by_task.get(name, math.nan) for name in names]) for row in rows if row.setting == setting
+        ]
+        if lines:
+            tables.append((setting, names, lines))
+    return tables
+
+
+@dataclass(frozen=True)
+class PublishedComparison:
+    """Runs of one task order beside the published run, with all tasks weighted equally.
+
+    Attributes:
+        title: setting and order.
+        source: of the published numbers.
+        columns: label of the published run, then of the other runs.
+        rows: name of a number and its value for each column, in [0, 1] or NaN.
+    """
+
+    title: str
+    source: str
+    columns: list[str]
+    rows: list[tuple[str, list[float]]]
+
+
+def published_comparisons(sweeps: Sequence[SweepResult]) -> list[PublishedComparison]:
+    """Return a comparison for each published sweep whose setting and order some sweep has, single-task models aside."""
+    published = json.loads(PUBLISHED.read_text(encoding="utf-8"))
+    comparisons = []
+    for content in published["sweeps"]:
+        setting, order = content["cl_setting"], content["task_order"]
+        same_order = [s for s in sweeps if (s.setting, s.order) == (setting, order) and not s.stand_alone]
+        if not same_order:
+            continue
+        weights = tuple(map(float, published_weights(len(order))))
+        compared = [SweepResult(setting, order, content["exp"], content["matrix"], weights, data="CLOVE"), *same_order]
+        columns = [f"{short_method_label(s.experiment)} on {s.data or 'unnamed data'}" for s in compared]
+        columns[0] = f"published: {columns[0]}"
+        numbers = [_equally_weighted(sweep) for sweep in compared]
+        rows = [(what, [column.get(what, math.nan) for column in numbers]) for what in numbers[0]]
+        comparisons.append(PublishedComparison(f"{setting} setting, {order}", published["source"], columns, rows))
+    return comparisons
+
+
+def _equally_weighted(sweep: SweepResult) -> dict[str, float]:
+    summary = summarize(sweep.matrix, published_weights(len(sweep.order)))
+    if summary is None:
+        return {}
+    final = zip(sweep.tasks, summary.accuracy.by_task, strict=False)
+    return {f"final accuracy, {task.name}": float(value) for task, value in final} | {
+        "average accuracy": summary.accuracy.average,
+        "backward transfer": summary.backward_transfer.average,
+        "forgetting": summary.forgetting.average,
+        "legacy forgetting": summary.legacy_forgetting.average,
+    }
 
 
 def write_report(entries: Sequence[Run | Bound], out: str | Path) -> Path:
     """Write the page, its images and the numbers of the comparison.
 
     Args:
-        entries: at least one.
+        entries: at least one run or bound.
         out: folder to write into.
 
     Returns:
-        The page.
+        The path of the page.
 
     Raises:
         OSError: the folder cannot be written.
     """
     import jinja2
 
-    from mmclvqa.evaluation import figures
-
     out = Path(out)
-    runs = [one for one in entries if isinstance(one, Run)]
-    rows = [comparison.row_of(one) for one in entries]
-    pictures: dict[str, list[figures.Picture]] = {}
-    for run in runs:
-        drawn = [figures.matrix_picture(run.name, run.short_label, run.sweep)]
-        if not run.sweep.stand_alone:
-            drawn.append(figures.course_picture(run.name, run.short_label, run.sweep))
-        if run.curves:
-            drawn.append(figures.training_picture(run.name, run.short_label, run.curves))
-        pictures[run.name] = drawn
-    bars = None
-    if len(rows) > 1:
-        labels, averages, forgotten = zip(*((r.short_label, r.accuracy, r.forgetting) for r in rows), strict=True)
-        bars = figures.comparison_picture(labels, averages, forgotten)
+    runs = [entry for entry in entries if isinstance(entry, Run)]
+    rows = [comparison_row(entry) for entry in entries]
+    figures, comparison = _draw(runs, rows)
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -79,55 +217,73 @@ def write_report(entries: Sequence[Run | Bound], out: str | Path) -> Path:
         lstrip_blocks=True,
     )
     environment.filters |= {
-        "percent": comparison.percent,
-        "image": lambda picture: f"data:image/png;base64,{base64.b64encode(picture.png).decode()}",
+        "percent": percent,
+        "image": lambda figure: f"data:image/png;base64,{base64.b64encode(figure.png).decode()}",
     }
     text = environment.get_template(TEMPLATE).render(
         runs=runs,
         rows=rows,
-        header=comparison.HEADER,
-        by_task=comparison.by_task(rows),
-        pictures=pictures,
-        comparison=bars,
+        header=HEADER,
+        by_task=accuracies_by_task(rows),
+        figures=figures,
+        comparison=comparison,
         published=published_comparisons([run.sweep for run in runs]),
-        average_share=history.average_share,
+        total_acceptance=total_acceptance,
     )
-    for picture in [*(p for drawn in pictures.values() for p in drawn), *([bars] if bars else [])]:
-        with atomic_write(out / f"{picture.name}.png", "wb") as file:
-            file.write(picture.png)
-    write_json(out / NUMBERS, [row.as_json() for row in rows])
-    page = out / PAGE
-    with atomic_write(page) as file:
+    for figure in [*(f for drawn in figures.values() for f in drawn), *([comparison] if comparison else [])]:
+        with atomic_write(out / f"{figure.name}.png", "wb") as file:
+            file.write(figure.png)
+    write_json(out / COMPARISON_FILE, [row.as_json() for row in rows])
+    with atomic_write(out / PAGE) as file:
         file.write(text)
-    return page
+    return out / PAGE
+
+
+def _draw(
+    runs: Sequence[Run], rows: Sequence[ComparisonRow]
+) -> tuple[dict[str, list[RenderedFigure]], RenderedFigure | None]:
+    """Return the figures of each run by its name, and the comparison's, None for a single row."""
+    from mmclvqa.evaluation import figures  # matplotlib takes a second to import
+
+    by_run = {}
+    for run in runs:
+        drawn = [figures.matrix_figure(run.name, run.short_label, run.sweep)]
+        if not run.sweep.stand_alone:
+            drawn.append(figures.course_figure(run.name, run.short_label, run.sweep))
+        if run.curves:
+            drawn.append(figures.training_figure(run.name, run.short_label, run.curves))
+        by_run[run.name] = drawn
+    if len(rows) < 2:
+        return by_run, None
+    labels, averages, forgetting = zip(*((r.short_label, r.accuracy, r.forgetting) for r in rows), strict=True)
+    return by_run, figures.comparison_figure(labels, averages, forgetting)
+
+
+def _null_for_nan(value: float) -> float | None:
+    return None if math.isnan(value) else value
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command line.
-
-    Returns:
-        The exit code: 0, or 1 when something a user can mend is wrong.
-    """
+    """Run the command line and return its exit code, see :func:`mmclvqa.clove.text.run_command`."""
     parser = argparse.ArgumentParser(
-        prog="python -m mmclvqa.evaluation.report", description="Write one HTML page, and its images, about runs."
+        prog="python -m mmclvqa.evaluation.report", description="Write an HTML page with figures that compares runs."
     )
     parser.add_argument(
         "runs",
         nargs="+",
         metavar="RUN",
-        help=f"a {SWEEP_FILE}, or the folder val_<exp> it lies in, or the --json of eval_os.py chance or multitask",
+        help=f"a {SWEEP_FILE} or its folder val_<exp>, or the --json file of eval_os.py chance or multitask",
     )
     parser.add_argument("--out", default="report", metavar="DIR", help="folder to write into (default: report)")
     args = parser.parse_args(argv)
-    try:
+
+    def report() -> None:
         entries = read_all(args.runs)
         page = write_report(entries, args.out)
-    except (CloveError, OSError) as error:
-        print(f"error: {one_line(error)}", file=sys.stderr)
-        return 1
-    print(comparison.table([comparison.row_of(one) for one in entries]))
-    print(f"\npage: {page}")
-    return 0
+        print(format_table(HEADER, [comparison_row(entry).cells() for entry in entries]))
+        print(f"\npage: {page}")
+
+    return run_command(report)
 
 
 if __name__ == "__main__":

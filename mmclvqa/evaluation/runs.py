@@ -1,109 +1,156 @@
-"""What a report is about: runs, with what was found beside their sweeps, and the bounds they are compared with."""
+"""What a report compares: runs, with everything read from beside their sweeps, and the chance and multitask bounds.
+
+Curves, replay statistics and costs are optional: what cannot be read is left out and noted on the page.
+"""
 
 from __future__ import annotations
 
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
+from typing import Any
 
-from mmclvqa.clove.errors import DataError
-from mmclvqa.evaluation import cost, history
-from mmclvqa.evaluation.cost import Cost
-from mmclvqa.evaluation.outcome import Sweep, read_sweep
+from mmclvqa.clove import experiment_paths as experiments
+from mmclvqa.clove.data_root import prompts_path
+from mmclvqa.clove.errors import CloveError, DataError
+from mmclvqa.clove.records import ITEM_END, load_records
+from mmclvqa.clove.text import one_line
+from mmclvqa.evaluation.results import METRIC, RESULTS_FILE, SweepResult, read_sweep
+from mmclvqa.evaluation.sweep import default_data_root
+from mmclvqa.methods.base import method_of_experiment
+from mmclvqa.methods.symbolic_replay import replays_folder
+
+STORED_FILE = "stored.json"
+"""Written by the training of a method that stores something: ``{"records": n, "bytes": n, "what": text}``."""
+SRM_LOG = "log_train.txt"
+SAMPLES_PER_TASK = 2
+
+_LOG_LINE = re.compile(r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}) (SRM )?")
+_LOG_TIME = "%Y-%m-%d %H:%M:%S,%f"
+_INVALID = (OSError, ValueError, KeyError, TypeError, AttributeError)
+"""Exceptions of reading a JSON file that is missing or has other content than expected."""
+
+
+def method_label(experiment: str) -> str:
+    """Return the label of the method that an experiment's folder name encodes; an unknown name is its own label."""
+    method = method_of_experiment(experiment)
+    return experiment if method is None else method.parse_experiment(experiment)
+
+
+def short_method_label(experiment: str) -> str:
+    """Return :func:`method_label` shortened for titles and axes of figures."""
+    method = method_of_experiment(experiment)
+    return experiment if method is None else method.short_label(experiment)
+
+
+@dataclass(frozen=True)
+class TrainingCurve:
+    """The evaluations of one training on its own val split.
+
+    Attributes:
+        task: name of the task.
+        updates: optimizer updates before each evaluation.
+        accuracies: fractions in [0, 1].
+        seconds: duration of the training; None where not available.
+    """
+
+    task: str
+    updates: tuple[int, ...]
+    accuracies: tuple[float, ...]
+    seconds: float | None
+
+
+@dataclass(frozen=True)
+class ReplayStatistics:
+    """The statistics that SRM writes beside one replay file.
+
+    Attributes:
+        past: name of the replayed task.
+        before: name of the task that is learned next.
+        values: ``prompts``, ``accepted``, ``acceptance`` and optional entries.
+    """
+
+    past: str
+    before: str
+    values: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class ReplaySample:
+    """One replay as text: name of the replayed task, prompt, scene graph, question and answer."""
+
+    past: str
+    prompt: str
+    graph: str
+    question: str
+    answer: str
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a method stores of earlier tasks and how long it trains; None where not available.
+
+    Attributes:
+        records: number of stored real records.
+        bytes: size of what is stored: records with their features, importances, or SRM's language model and prompts.
+        seconds: training time of all tasks along the order, with the evaluations on the task's own val split and, for
+            SRM, its own training and generation.
+        everything: nothing is discarded, so that ``records`` and ``bytes`` do not apply.
+    """
+
+    records: int | None = None
+    bytes: int | None = None
+    seconds: float | None = None
+    everything: bool = False
 
 
 @dataclass(frozen=True)
 class Run:
-    """A sweep and what was found beside it.
+    """A sweep and what was read from beside it.
 
     Attributes:
-        sweep: its numbers.
-        name: for file names and anchors; no two runs of a page have the same.
-        curves: trainings.
-        replays: sidecars of replay files.
+        sweep: the accuracies.
+        name: used in file names and anchors; unique on a page.
+        curves: of the trainings.
+        replays: statistics of the replay files.
         samples: of replays.
-        notes: what was looked for and not found, for the page.
-        cost: what it keeps of the past, and how long it trained.
+        notes: sentences for the page about what was not found.
+        cost: storage and training time.
     """
 
-    sweep: Sweep
+    sweep: SweepResult
     name: str
-    curves: list[history.Curve] = field(default_factory=list)
-    replays: list[history.Replays] = field(default_factory=list)
-    samples: list[history.Sample] = field(default_factory=list)
+    curves: list[TrainingCurve] = field(default_factory=list)
+    replays: list[ReplayStatistics] = field(default_factory=list)
+    samples: list[ReplaySample] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     cost: Cost = field(default_factory=Cost)
 
     @property
     def label(self) -> str:
         """Method and task order."""
-        return f"{history.method_name(self.sweep.experiment)}, {self.sweep.order}"
+        return f"{method_label(self.sweep.experiment)}, {self.sweep.order}"
 
     @property
     def short_label(self) -> str:
-        """As :attr:`label`, for titles and axes of figures."""
-        return f"{history.short_name(self.sweep.experiment)}, {self.sweep.order}"
-
-    @property
-    def figures(self) -> tuple[float, float, float]:
-        """Weighted average accuracy, forgetting and backward transfer; NaN where there is none.
-
-        Of stand-alone models the accuracy is that of each on its own task, and nothing is forgotten.
-        """
-        summary = self.sweep.summary
-        if summary is None:
-            return math.nan, math.nan, math.nan
-        if self.sweep.stand_alone:
-            return summary.average_learning, math.nan, math.nan
-        return summary.average_accuracy, summary.average_forgotten, summary.average_backward
-
-
-def read_run(path: str | Path, taken: Sequence[str] = ()) -> Run:
-    """A run from its sweep's file or folder, with what lies beside it in the places of SPEC section 1.
-
-    Args:
-        path: see :func:`mmclvqa.evaluation.outcome.read_sweep`.
-        taken: names that other runs have.
-
-    Raises:
-        DataError: there is no sweep.
-    """
-    path = Path(path).absolute()
-    sweep = read_sweep(path)
-    folder = path if path.is_dir() else path.parent
-    base = re.sub(r"[^A-Za-z0-9.]+", "_", f"{sweep.setting}_{sweep.order}_{sweep.experiment}")
-    name = next(n for n in (base, *(f"{base}_{i}" for i in range(2, len(taken) + 3))) if n not in taken)
-    if folder.name != f"val_{sweep.experiment}" or len(folder.parents) < 3:
-        return Run(sweep, name, notes=[f"The sweep does not lie in its run's folder val_{sweep.experiment}, so "
-                                       "trainings and replays were not looked for."])  # fmt: skip
-    curves, notes = history.curves(sweep, folder), []
-    untold = [task.name for task in sweep.tasks if task.name not in {curve.task for curve in curves}]
-    if untold:
-        notes.append(f"No evaluations made during training were found of: {', '.join(untold)}.")
-    replays: list[history.Replays] = []
-    samples: list[history.Sample] = []
-    source = history.replay_folder(sweep, folder)
-    if source is not None:
-        replays, samples = history.replays(sweep, source), history.samples(sweep, source)
-        expected = len(sweep.tasks) * (len(sweep.tasks) - 1) // 2
-        if len(replays) < expected:
-            notes.append(f"Figures of {len(replays)} of {expected} replay files were found.")
-    return Run(sweep, name, curves, replays, samples, notes, cost.of_run(sweep, folder, curves))
+        """:attr:`label` for titles and axes of figures."""
+        return f"{short_method_label(self.sweep.experiment)}, {self.sweep.order}"
 
 
 @dataclass(frozen=True)
 class Bound:
-    """What the methods lie between: the chance level, and the model that learned all tasks at once.
+    """A bound that methods are compared with: the chance level or the multitask model.
 
     Attributes:
         kind: ``chance`` or ``multitask``.
         setting: ``functional`` or ``scene``.
-        accuracies: by task name, fractions of 1.
-        average: weighted by val records.
-        cost: as a run's.
+        accuracies: fractions in [0, 1] by task name.
+        average: their average, weighted by val size.
+        cost: storage and training time.
     """
 
     kind: str
@@ -114,31 +161,236 @@ class Bound:
 
     @property
     def label(self) -> str:
-        """What it is."""
+        """Kind and setting."""
         return f"{self.kind}, {self.setting} setting"
 
 
-def read_bound(path: str | Path) -> Bound | None:
-    """The bound in a file that ``eval_os.py chance`` or ``multitask`` wrote; None where it is something else.
+def read_all(paths: Sequence[str | Path]) -> list[Run | Bound]:
+    """Read runs and bounds, in the order given.
 
     Raises:
-        DataError: the file says that it is one of them, but is damaged.
+        DataError: a file is missing, or is neither a sweep nor a bound.
+    """
+    entries: list[Run | Bound] = []
+    for path in paths:
+        names = [entry.name for entry in entries if isinstance(entry, Run)]
+        entries.append(read_bound(path) or read_run(path, names))
+    return entries
+
+
+def read_run(path: str | Path, taken: Sequence[str] = ()) -> Run:
+    """Read a run from its sweep and from the folders of its trainings and replays.
+
+    Args:
+        path: the sweep's file or folder, see :func:`mmclvqa.evaluation.results.read_sweep`.
+        taken: names that other runs already have.
+
+    Raises:
+        DataError: there is no valid sweep.
+    """
+    path = Path(path).absolute()
+    sweep = read_sweep(path)
+    folder = path if path.is_dir() else path.parent
+    base = re.sub(r"[^A-Za-z0-9.]+", "_", f"{sweep.setting}_{sweep.order}_{sweep.experiment}")
+    name = next(n for n in (base, *(f"{base}_{i}" for i in range(2, len(taken) + 3))) if n not in taken)
+    if folder.name != f"val_{sweep.experiment}" or len(folder.parents) < 3:
+        note = f"Trainings and replays are not shown: the sweep is not in its run's folder val_{sweep.experiment}."
+        return Run(sweep, name, notes=[note])
+    save, notes = str(folder.parents[2]), []
+    curves = _training_curves(sweep, save)
+    without = [task.name for task in sweep.tasks if task.name not in {curve.task for curve in curves}]
+    if without:
+        notes.append(f"No evaluations made during training were found of: {', '.join(without)}.")
+    replay_folder = _replay_folder(sweep, folder)
+    replays = _replay_statistics(sweep, replay_folder) if replay_folder else []
+    samples = _replay_samples(sweep, replay_folder) if replay_folder else []
+    expected = len(sweep.tasks) * (len(sweep.tasks) - 1) // 2
+    if replay_folder and len(replays) < expected:
+        notes.append(f"Statistics of {len(replays)} of {expected} replay files were found.")
+    return Run(sweep, name, curves, replays, samples, notes, _run_cost(sweep, save, curves, replay_folder))
+
+
+def read_bound(path: str | Path) -> Bound | None:
+    """Read the result of ``eval_os.py chance`` or ``multitask``; None where the file is something else.
+
+    Raises:
+        DataError: the file is one of them by its ``kind``, but damaged.
     """
     path = Path(path).absolute()
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-        kind = value["kind"]
-    except (OSError, ValueError, KeyError, TypeError):
+        content = _read_json(path)
+        kind = content["kind"]
+    except _INVALID:
+        return None
+    if kind not in ("chance", "multitask"):
         return None
     try:
         if kind == "chance":
-            accuracies = {task["name"]: float(task["accuracy"]) for task in value["tasks"]}
-            spent = cost.of_chance()
-        elif kind == "multitask":
-            accuracies = {name: float(number) for name, number in value["accuracies"].items()}
-            spent = cost.of_multitask(path.parent)
+            accuracies = {task["name"]: float(task["accuracy"]) for task in content["tasks"]}
+            cost = Cost(0, 0, 0.0)
         else:
-            return None
-        return Bound(kind, str(value["cl_setting"]), accuracies, float(value["weighted_average_accuracy"]), spent)
+            accuracies = {name: float(number) for name, number in content["accuracies"].items()}
+            training = path.parent.with_name(path.parent.name.removeprefix("val_"))
+            cost = Cost(seconds=_training_seconds(training / RESULTS_FILE), everything=True)
+        average = float(content["weighted_average_accuracy"])
+        return Bound(kind, str(content["cl_setting"]), accuracies, average, cost)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"{path}: is no result of `eval_os.py {kind}` ({' '.join(str(error).split())})") from None
+        raise DataError(f"{path}: not a valid result of `eval_os.py {kind}` ({one_line(error)})") from None
+
+
+def total_acceptance(replays: Sequence[ReplayStatistics]) -> dict[str, Any]:
+    """Sum up the statistics of all replay files.
+
+    Returns:
+        ``prompts``, ``accepted`` and their ratio ``acceptance``; ``truth``, the fraction of accepted replays whose
+        answer follows from the prompt, None where no file has it.
+    """
+    prompts = sum(replay.values["prompts"] for replay in replays)
+    accepted = sum(replay.values["accepted"] for replay in replays)
+    judged = [replay.values for replay in replays if isinstance(replay.values.get("truth"), dict)]
+    true = sum(values["truth"]["true"] for values in judged)
+    judged_replays = sum(values["accepted"] for values in judged)
+    return {
+        "prompts": prompts,
+        "accepted": accepted,
+        "acceptance": accepted / prompts if prompts else math.nan,
+        "truth": true / judged_replays if judged_replays else None,
+    }
+
+
+def srm_seconds(log: Path) -> float | None:
+    """Return the time SRM ran, from the first to the last time stamp of each start in its log, over all starts.
+
+    None where there is no such log.
+    """
+    try:
+        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return None
+    starts: list[list[datetime]] = []
+    for match in filter(None, map(_LOG_LINE.match, lines)):
+        moment = datetime.strptime(match[1], _LOG_TIME)
+        if match[2]:
+            starts.append([moment])
+        elif starts:
+            starts[-1].append(moment)
+    return sum((times[-1] - times[0]).total_seconds() for times in starts) if starts else None
+
+
+def _read_json(file: Path) -> Any:
+    return json.loads(file.read_text(encoding="utf-8"))
+
+
+def _training_curves(sweep: SweepResult, save: str) -> list[TrainingCurve]:
+    """Read the training of each task along the order; tasks without a valid ``results.json`` are absent."""
+    single_task = experiments.stand_alone_folder(sweep.setting, save)
+    run = experiments.run_folder(sweep.setting, sweep.order, sweep.experiment, save)
+    curves = []
+    for position, task in enumerate(sweep.tasks):
+        folders = [single_task if sweep.stand_alone else run]
+        if position == 0 and not sweep.stand_alone:
+            folders.append(single_task)  # most methods do not train the first task themselves
+        files = (Path(folder, experiments.task_folder(task), RESULTS_FILE) for folder in folders)
+        curve = next(filter(None, (_training_curve(task.name, file) for file in files)), None)
+        if curve:
+            curves.append(curve)
+    return curves
+
+
+def _training_curve(task: str, file: Path) -> TrainingCurve | None:
+    try:
+        points = sorted(
+            (int(entry["update"]), float(entry["metrics"][METRIC]))
+            for entry in _read_json(file)["evaluations"]
+            if entry["weights"] == "training" and entry["split"] == "val"
+        )
+        updates, accuracies = zip(*points, strict=True)
+    except _INVALID:  # without points, unpacking raises ValueError
+        return None
+    return TrainingCurve(task, updates, accuracies, _training_seconds(file))
+
+
+def _training_seconds(file: Path) -> float | None:
+    try:
+        return float(_read_json(file)["run"]["training"]["seconds"])
+    except _INVALID:
+        return None
+
+
+def _replay_folder(sweep: SweepResult, folder: Path) -> Path | None:
+    """Return the folder of SRM's replays for a run whose sweep is in ``folder``; None for other methods."""
+    if len(folder.parents) < 6:
+        return None
+    replays = replays_folder(sweep.experiment, sweep.setting, sweep.order, str(folder.parents[5]))
+    return None if replays is None else Path(replays)
+
+
+def _replay_files(sweep: SweepResult, folder: Path) -> Iterator[tuple[str, str, Path]]:
+    """Yield replayed task, next task and path of every replay file, in the order of learning."""
+    for position, current in enumerate(sweep.tasks):
+        for past in sweep.tasks[:position]:
+            yield past.name, current.name, folder / experiments.replay_file(sweep.order, past, current)
+
+
+def _replay_statistics(sweep: SweepResult, folder: Path) -> list[ReplayStatistics]:
+    statistics = []
+    for past, current, path in _replay_files(sweep, folder):
+        try:
+            values = _read_json(path.with_suffix(".json"))
+        except _INVALID:
+            continue
+        if isinstance(values, dict) and {"prompts", "accepted", "acceptance"} <= values.keys():
+            statistics.append(ReplayStatistics(past, current, values))
+    return statistics
+
+
+def _replay_samples(sweep: SweepResult, folder: Path) -> list[ReplaySample]:
+    """Read some replays of each task from its latest file, spread evenly over the file."""
+    latest = {past: path for past, _, path in _replay_files(sweep, folder) if path.is_file()}
+    samples = []
+    for past, path in latest.items():
+        try:
+            records = load_records(path)
+        except CloveError:
+            continue
+        chosen = {len(records) * number // SAMPLES_PER_TASK for number in range(SAMPLES_PER_TASK)} if records else ()
+        samples += [_replay_sample(past, records[index]) for index in sorted(chosen)]
+    return samples
+
+
+def _replay_sample(past: str, record: dict[str, Any]) -> ReplaySample:
+    items = [item.removesuffix(ITEM_END) for item in record["gt_scene_graph_seq"]]
+    prompted = [item for item, mask in zip(items, record["gt_scene_graph_mask"], strict=True) if mask]
+    return ReplaySample(past, "; ".join(prompted), "; ".join(items), record["question"], record["answer"])
+
+
+def _run_cost(sweep: SweepResult, save: str, curves: Sequence[TrainingCurve], replay_folder: Path | None) -> Cost:
+    seconds_by_task = {curve.task: curve.seconds for curve in curves}
+    parts = [seconds_by_task.get(task.name) for task in sweep.tasks]
+    records: int | None = 0
+    size: int | None = 0
+    if replay_folder is not None:
+        parts.append(srm_seconds(replay_folder / SRM_LOG))
+        size = _srm_bytes(sweep, replay_folder)
+    elif not sweep.stand_alone and sweep.experiment != experiments.FINE_TUNING:
+        records, size = _stored(sweep, save)
+    return Cost(records, size, None if None in parts else sum(parts))
+
+
+def _srm_bytes(sweep: SweepResult, replay_folder: Path) -> int | None:
+    """Return the size of SRM's language model before the last task and of its prompts."""
+    model = replay_folder / "models" / sweep.tasks[-2].name
+    prompts = default_data_root() / prompts_path(sweep.setting)
+    if not model.is_dir() or not prompts.is_file():
+        return None
+    return prompts.stat().st_size + sum(file.stat().st_size for file in model.rglob("*") if file.is_file())
+
+
+def _stored(sweep: SweepResult, save: str) -> tuple[int | None, int | None]:
+    """Return the records and bytes that the training of the last task reports as stored."""
+    run = experiments.run_folder(sweep.setting, sweep.order, sweep.experiment, save)
+    try:
+        content = _read_json(Path(run, experiments.task_folder(sweep.tasks[-1]), STORED_FILE))
+        return int(content["records"]), int(content["bytes"])
+    except _INVALID:
+        return None, None

@@ -1,170 +1,358 @@
-"""Evaluates every checkpoint of a run on every task, in one process; what has been evaluated is kept and not repeated.
+"""The sweep: every checkpoint of an experiment is evaluated on every task, in one process.
 
-Results lie in ``<save_dir>/<setting>/setting_<N>_<order>/val_<exp>/``: one folder for each pair, and ``sweep.json``.
+Results are kept in ``<save>/<setting>/setting_<N>_<order>/val_<experiment>/``: ``<learned>2<tested>/results.json`` for
+each pair, and ``sweep.json``. A pair is evaluated again only when its checkpoint or its inputs change, so that an
+interrupted sweep resumes when it is re-run.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from mmclvqa.clove import experiments as places
+import yaml
+
+from mmclvqa.clove import experiment_paths as experiments
+from mmclvqa.clove.data_root import annotation_file, load_manifest
 from mmclvqa.clove.errors import CloveError, DataError, TaskError
-from mmclvqa.clove.manifest import load_manifest
+from mmclvqa.clove.files import write_json
 from mmclvqa.clove.tasks import Task, order_index, parse_order, tasks
+from mmclvqa.clove.text import clock, one_line
 from mmclvqa.evaluation.matrix import sweep_key, val_weights
-from mmclvqa.evaluation.outcome import SWEEP_FILE, Multitask, Sweep
-from mmclvqa.evaluation.pairs import METRIC, Pair
-from mmclvqa.evaluation.setup import Setup
+from mmclvqa.evaluation.results import METRIC, RESULTS_FILE, SWEEP_FILE, MultitaskResult, SweepResult
+from mmclvqa.methods.base import method_of_experiment
 
-Say = Callable[[str], None]
+if TYPE_CHECKING:
+    from mmclvqa.evaluation.engine import Engine
 
+DEFAULT_CONFIG = "EXP_CONFIG"
+DEFAULT_DATA = "data/clove"
 PUBLISHED_DATA = "CLOVE"
-"""What data without a manifest are."""
+"""Name of a data set that has no manifest."""
+FIXED_KEYS = ("config", "model", "dataset", "datasets", "run_type", "env.save_dir", "training.device")
+"""Configuration keys that the evaluation sets itself, so that they cannot be overridden."""
+DATA_OVERRIDE = "env.clove_root="
+DEVICES = ("auto", "cpu", "cuda")
+
+_PLUGIN_CONFIGS = Path(__file__).parents[1] / "configs"
+_CHUNK = 1 << 20
 
 
 class UnfinishedError(CloveError):
-    """A run does not have all the checkpoints that shall be evaluated."""
+    """An experiment lacks checkpoints that are to be evaluated."""
 
 
-def say(line: str) -> None:
-    """Progress goes to stderr, so that stdout holds results alone."""
-    print(line, file=sys.stderr, flush=True)
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """The configuration, data and device of an evaluation.
+
+    Attributes:
+        config_dir: folder of the configuration files, ``<setting>/cl_<task>_unicl_standalone.yaml``.
+        overrides: configuration overrides ``key=value``, as for ``mmf_run``.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:<n>``.
+    """
+
+    config_dir: Path
+    overrides: tuple[str, ...] = ()
+    device: str = "auto"
+
+    @classmethod
+    def from_environment(cls, device: str | int | None = None, overrides: tuple[str, ...] = ()) -> EvaluationConfig:
+        """Use the configuration files in ``$CONFIG`` (default ``EXP_CONFIG``).
+
+        Args:
+            device: as above, or the number of a GPU as ``CUDA_VISIBLE_DEVICES`` counts (the first of a list); None
+                means ``auto``.
+            overrides: configuration overrides.
+
+        Raises:
+            DataError: the device is unknown, or an override is malformed or not allowed.
+        """
+        for override in overrides:
+            key, separator, _ = override.partition("=")
+            if not separator:
+                raise DataError(f"{override!r} is not of the form key=value")
+            if key in FIXED_KEYS:
+                raise DataError(f"{override}: the evaluation sets {key} itself; leave it out")
+        return cls(Path(os.environ.get("CONFIG") or DEFAULT_CONFIG), tuple(overrides), _parse_device(device))
+
+    @property
+    def data_root(self) -> Path:
+        """The data root of the last override that sets it, else ``$CLOVE_ROOT``, else ``data/clove``."""
+        roots = [override.partition("=")[2] for override in self.overrides if override.startswith(DATA_OVERRIDE)]
+        return Path(roots[-1]) if roots else default_data_root()
+
+    def config_file(self, task: Task) -> Path:
+        """Return the configuration file of a task."""
+        return self.config_dir / task.setting / f"cl_{task.name}_{experiments.MODEL}_standalone.yaml"
+
+    def inputs_sha256(self, task: Task) -> str:
+        """Hash everything but the checkpoint that an evaluation on ``task`` depends on.
+
+        These are the val records, the task's configuration file with everything it includes, the plugin's default
+        configuration and the overrides. Feature databases are not hashed.
+
+        Raises:
+            DataError: a configuration file is missing or broken.
+        """
+        digest = hashlib.sha256()
+        records = annotation_file(self.data_root, task, "val")
+        files = [*_with_includes(self.config_file(task)), *sorted(_PLUGIN_CONFIGS.rglob("*.yaml"))]
+        for path in [*files, *([records] if records else [])]:
+            digest.update(f"{path.name} {file_sha256(path)}\n".encode())
+        # The content of the data set counts, not the folder it is in.
+        digest.update("\0".join(o for o in self.overrides if not o.startswith(DATA_OVERRIDE)).encode())
+        return digest.hexdigest()
+
+
+def default_data_root() -> Path:
+    """Return ``$CLOVE_ROOT``, or ``data/clove`` where it is not set."""
+    return Path(os.environ.get("CLOVE_ROOT") or DEFAULT_DATA)
+
+
+def file_sha256(path: str | os.PathLike[str]) -> str:
+    """Return the sha256 of a file, computed once per process for a file that does not change."""
+    state = os.stat(path)
+    return _sha256(os.fspath(path), state.st_mtime_ns, state.st_size, state.st_ino)
+
+
+@cache
+def _sha256(path: str, modified: int, size: int, inode: int) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _with_includes(path: Path) -> list[Path]:
+    """Return a configuration file and, recursively, the files its ``includes`` name."""
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DataError(f"config file {path} does not exist; CONFIG names the folder of these files") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise DataError(f"config file {path}: {one_line(error)}") from None
+    included = (content.get("includes") or []) if isinstance(content, dict) else []
+    return [path, *(file for name in included for file in _with_includes(path.parent / name))]
+
+
+def _parse_device(device: str | int | None) -> str:
+    name = "auto" if device is None else str(device).strip().lower()
+    numbers = name.split(",")
+    if all(number.isdigit() for number in numbers):
+        # torch numbers only the GPUs that CUDA_VISIBLE_DEVICES lists, from 0.
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+        return f"cuda:{visible.index(numbers[0]) if numbers[0] in visible else int(numbers[0])}"
+    kind, _, number = name.partition(":")
+    if kind not in DEVICES or (":" in name and (kind != "cuda" or not number.isdigit())):
+        raise DataError(f"device {device}: legal are {', '.join(DEVICES)}, cuda:<n> and the number of a GPU")
+    return name
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One checkpoint to be evaluated on one task.
+
+    Attributes:
+        key: of the pair, such as ``o2a``.
+        learned: name of the checkpoint: the task learned last, or ``multitask``.
+        checkpoint: the weights file.
+        tested: the task on whose val split the checkpoint is evaluated.
+        folder: where the result is kept.
+    """
+
+    key: str
+    learned: str
+    checkpoint: Path
+    tested: Task
+    folder: Path
+
+    def identity(self, config: EvaluationConfig) -> dict[str, str]:
+        """Return hashes of everything the result depends on.
+
+        Raises:
+            DataError: a configuration file is missing or broken.
+            OSError: the checkpoint cannot be read.
+        """
+        return {
+            "checkpoint_sha256": file_sha256(self.checkpoint),
+            "inputs_sha256": config.inputs_sha256(self.tested),
+        }
+
+    def read(self, identity: Mapping[str, str]) -> dict[str, Any] | None:
+        """Return the kept result entry, None where there is none with this identity."""
+        try:
+            content = json.loads((self.folder / RESULTS_FILE).read_text(encoding="utf-8"))
+            entry = content["evaluations"][-1]
+            current = all(content["run"][name] == value for name, value in identity.items())
+            return entry if current and _is_accuracy(entry["metrics"][METRIC]) else None
+        except (OSError, ValueError, KeyError, TypeError, IndexError):
+            # The file is missing, incomplete or of another program, so the pair is evaluated.
+            return None
+
+    def write(self, identity: Mapping[str, str], entry: Mapping[str, Any]) -> None:
+        """Keep a result entry, in the format of a training's ``results.json``.
+
+        Raises:
+            OSError: the folder cannot be written.
+        """
+        run = {"learned": self.learned, "tested": self.tested.name, **identity}
+        write_json(self.folder / RESULTS_FILE, {"run": run, "evaluations": [entry]})
+
+
+def _is_accuracy(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1
 
 
 def checkpoints(
     setting: str, order: str, experiment: str, save: str, stand_alone: bool = False, regularised: bool = False
 ) -> dict[str, Path]:
-    """Where the six checkpoints of a run are or should be, by task letter along the order.
+    """Return the paths of an experiment's checkpoints by task letter, along the order, whether they exist or not.
 
     Args:
         setting: ``functional`` or ``scene``.
         order: the task order.
-        experiment: the method's folder.
+        experiment: name of the experiment's folder.
         save: the save folder.
-        stand_alone: all are those of the stand-alone models, unless ``regularised``.
-        regularised: all are the run's own, the first task's too (EWC and MAS train it with their trainer); otherwise
-            that is the stand-alone one.
+        stand_alone: use the single-task model of every task, unless ``regularised``.
+        regularised: use the experiment's own model of the first task too, as EWC and MAS train it; otherwise that is
+            the single-task model.
 
     Raises:
         TaskError: no such setting, or an illegal task order.
     """
-    alone = places.stand_alone_folder(setting, save)
-    run = places.run_folder(setting, order, experiment, save)
-    found = {}
-    for number, task in enumerate(parse_order(setting, order)):
-        folder = alone if (stand_alone or number == 0) and not regularised else run
-        found[task.letter] = Path(places.final_weights(f"{folder}/{places.task_folder(task)}"))
-    return found
+    single_task = experiments.stand_alone_folder(setting, save)
+    run = experiments.run_folder(setting, order, experiment, save)
+    paths = {}
+    for position, task in enumerate(parse_order(setting, order)):
+        folder = single_task if (stand_alone or position == 0) and not regularised else run
+        paths[task.letter] = Path(experiments.final_weights(f"{folder}/{experiments.task_folder(task)}"))
+    return paths
 
 
-def check_index(setting: str, index: int | None, order: str) -> int:
-    """The index of a task order; one that is given must be it.
+def check_index(setting: str, index: int | None, order: str) -> None:
+    """Check the index of a task order, where one is given.
 
     Raises:
-        TaskError: no such setting, an illegal task order, or another index.
+        TaskError: no such setting, an illegal task order, or the index of another order.
     """
-    right = order_index(setting, order)
-    if index is not None and index != right:
-        raise TaskError(f"setting_idx {index}: the index of task order {order} in the {setting} setting is {right}")
-    return right
+    expected = order_index(setting, order)
+    if index is not None and index != expected:
+        raise TaskError(f"setting_idx {index}: the index of task order {order} in the {setting} setting is {expected}")
 
 
-def sweep(
+def print_progress(line: str) -> None:
+    """Print a line of progress to stderr, so that stdout contains results only."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def evaluate_sweep(
     setting: str,
     order: str,
     experiment: str,
     save: str,
-    setup: Setup,
+    config: EvaluationConfig,
     stand_alone: bool = False,
     regularised: bool = False,
     partial: bool = False,
-    tell: Say = say,
-) -> Sweep:
-    """Evaluate the checkpoints of a run on all val sets and write ``sweep.json``.
+    progress: Callable[[str], None] = print_progress,
+) -> SweepResult:
+    """Evaluate the checkpoints of an experiment on all val splits and write ``sweep.json``.
 
     Args:
         setting: ``functional`` or ``scene``.
         order: the task order.
-        experiment: the method's folder. Results of stand-alone models are kept as those of ``stand_alone`` whatever it
-            is, so that they never replace a method's.
+        experiment: name of the experiment's folder. Results of single-task models are kept as those of
+            ``stand_alone`` whatever its value, so that they never replace the results of a method.
         save: the save folder, ``$ROOT/exp/clvqa/save``.
-        setup: configuration, words and device.
-        stand_alone, regularised: see :func:`checkpoints`.
-        partial: evaluate what there is of a run that is not finished.
-        tell: takes lines that say what is going on.
+        config: configuration, data and device.
+        stand_alone: see :func:`checkpoints`.
+        regularised: see :func:`checkpoints`.
+        partial: evaluate the existing checkpoints of an unfinished run.
+        progress: receives lines of progress.
 
     Raises:
         TaskError: no such setting, or an illegal task order.
         UnfinishedError: checkpoints are missing (with ``partial``: all of them).
         CloveError: a configuration, the data or a checkpoint cannot be used.
     """
-    learned = parse_order(setting, order)
+    order_tasks = parse_order(setting, order)
     stand_alone = stand_alone and not regularised
     if stand_alone:
-        experiment = places.STAND_ALONE
-    files = checkpoints(setting, order, experiment, save, stand_alone, regularised)
-    missing = [task for task in learned if not files[task.letter].is_file()]
-    if missing and (not partial or len(missing) == len(learned)):
-        raise UnfinishedError(_unfinished(learned, missing, files, experiment, order, partial))
+        experiment = experiments.STAND_ALONE
+    paths = checkpoints(setting, order, experiment, save, stand_alone, regularised)
+    missing = [task for task in order_tasks if not paths[task.letter].is_file()]
+    if missing and (not partial or len(missing) == len(order_tasks)):
+        raise UnfinishedError(_unfinished(order_tasks, missing, paths, experiment, order, partial))
     for task in missing:
-        tell(f"left out: task {task.name} has not been learned ({files[task.letter]} is missing)")
-    folder = Path(places.run_folder(setting, order, f"val_{experiment}", save))
-    pairs = [
-        Pair(key, task.name, files[task.letter], tested, folder / key)
-        for task in learned
-        if task not in missing
-        for tested in learned
-        for key in [sweep_key(task, tested)]
-    ]
-    accuracies = evaluate_pairs(pairs, setup, tell)
-    weights = val_weights(setup.data_root, setting, order)
-    result = Sweep(
+        progress(f"left out: task {task.name} has not been learned ({paths[task.letter]} is missing)")
+    folder = Path(experiments.run_folder(setting, order, f"val_{experiment}", save))
+    method = method_of_experiment(experiment)
+    if method is not None:
+        config = replace(config, overrides=(*method.evaluation_overrides(method.Settings()), *config.overrides))
+    pairs = []
+    for learned in order_tasks:
+        for tested in order_tasks if learned not in missing else ():
+            key = sweep_key(learned, tested)
+            pairs.append(Pair(key, learned.name, paths[learned.letter], tested, folder / key))
+    accuracies = evaluate_pairs(pairs, config, progress)
+    manifest = load_manifest(config.data_root)
+    result = SweepResult(
         setting=setting,
         order=order,
         experiment=experiment,
         accuracies={pair.key: accuracies[pair.key] for pair in pairs},
-        weights=tuple(float(weight) for weight in weights),
+        weights=tuple(map(float, val_weights(config.data_root, setting, order))),
         stand_alone=stand_alone,
-        data=manifest.name if (manifest := load_manifest(setup.data_root)) else PUBLISHED_DATA,
+        data=manifest.name if manifest else PUBLISHED_DATA,
     )
     result.write(folder / SWEEP_FILE)
     return result
 
 
-def multitask(setting: str, save: str, setup: Setup, tell: Say = say) -> Multitask:
-    """Evaluate the model that learned all tasks of a setting at once, on each of them.
+def evaluate_multitask(
+    setting: str, save: str, config: EvaluationConfig, progress: Callable[[str], None] = print_progress
+) -> MultitaskResult:
+    """Evaluate the multitask model of a setting on each of its tasks; arguments as for :func:`evaluate_sweep`.
 
     Raises:
-        UnfinishedError: there is no such model.
-        CloveError: as :func:`sweep`.
+        UnfinishedError: the model does not exist.
+        CloveError: as for :func:`evaluate_sweep`.
     """
-    known = tasks(setting)
-    folder = places.multitask_folder(setting, save)
-    checkpoint = Path(places.final_weights(folder))
+    tested_tasks = tasks(setting)
+    folder = Path(experiments.multitask_folder(setting, save))
+    checkpoint = Path(experiments.final_weights(str(folder)))
     if not checkpoint.is_file():
         raise UnfinishedError(
             f"{checkpoint} does not exist: the multitask model of the {setting} setting is not trained"
         )
-    results = Path(folder).parent / f"val_{Path(folder).name}"
+    results = folder.with_name(f"val_{folder.name}")
     pairs = []
-    for tested in known.values():
+    for tested in tested_tasks.values():
         key = f"multitask2{tested.sweep_key}"
         pairs.append(Pair(key, "multitask", checkpoint, tested, results / key))
-    accuracies = evaluate_pairs(pairs, setup, tell)
-    weights = val_weights(setup.data_root, setting, "".join(known))
-    result = Multitask(setting, tuple(accuracies[pair.key] for pair in pairs), tuple(map(float, weights)))
+    accuracies = evaluate_pairs(pairs, config, progress)
+    weights = val_weights(config.data_root, setting, "".join(tested_tasks))
+    result = MultitaskResult(setting, tuple(accuracies[pair.key] for pair in pairs), tuple(map(float, weights)))
     result.write(results / SWEEP_FILE)
     return result
 
 
-def evaluate_pairs(pairs: Iterable[Pair], setup: Setup, tell: Say = say) -> dict[str, float]:
-    """The accuracy of every pair by its key: the kept one, or else evaluated now and kept.
+def evaluate_pairs(
+    pairs: Iterable[Pair], config: EvaluationConfig, progress: Callable[[str], None] = print_progress
+) -> dict[str, float]:
+    """Return the accuracy of every pair by its key; pairs without a current result are evaluated.
 
-    A val set's results are written as soon as it is done, so a run that was killed goes on from there.
+    The results of a val split are written as soon as it is done, so that an interrupted sweep resumes from there.
 
     Raises:
         CloveError: a configuration, the data or a checkpoint cannot be used.
@@ -172,58 +360,50 @@ def evaluate_pairs(pairs: Iterable[Pair], setup: Setup, tell: Say = say) -> dict
     accuracies: dict[str, float] = {}
     waiting: dict[Task, list[tuple[Pair, dict[str, str]]]] = {}
     for pair in pairs:
-        identity = pair.identity(setup)
-        entry = pair.kept(identity)
+        identity = pair.identity(config)
+        entry = pair.read(identity)
         if entry is None:
             waiting.setdefault(pair.tested, []).append((pair, identity))
         else:
             accuracies[pair.key] = entry["metrics"][METRIC]
     count = sum(map(len, waiting.values()))
-    tell(f"{count} pairs to evaluate, {len(accuracies)} kept from before")
+    progress(f"{count} pairs to evaluate, {len(accuracies)} kept from before")
     if not waiting:
         return accuracies
-    engine = _engine(setup)
+    engine = _engine(config)
     start, done = time.monotonic(), 0
-    for number, (tested, open_pairs) in enumerate(waiting.items(), start=1):
-        evaluations = engine.evaluate(tested, {pair.key: pair.checkpoint for pair, _ in open_pairs})
-        for pair, identity in open_pairs:
+    for number, (tested, task_pairs) in enumerate(waiting.items(), start=1):
+        evaluations = engine.evaluate(tested, {pair.key: pair.checkpoint for pair, _ in task_pairs})
+        for pair, identity in task_pairs:
             entry = evaluations[pair.key].entry()
             if entry["metrics"].get(METRIC) is None:
-                raise DataError(f"evaluation.metrics of {setup.config_file(tested)} does not have {METRIC}")
-            pair.keep(identity, entry)
+                raise DataError(f"evaluation.metrics of {config.config_file(tested)} does not have {METRIC}")
+            pair.write(identity, entry)
             accuracies[pair.key] = entry["metrics"][METRIC]
-            records = entry["records"]
-        done += len(open_pairs)
+        done += len(task_pairs)
         seconds = time.monotonic() - start
-        left = seconds / done * (count - done)
-        tell(
-            f"[{number}/{len(waiting)}] {tested.name}: {records} val records, {len(open_pairs)} checkpoint(s); "
-            f"{clock(seconds)} so far, about {clock(left)} left"
+        progress(
+            f"[{number}/{len(waiting)}] {tested.name}: {entry['records']} val records, {len(task_pairs)} "
+            f"checkpoint(s); {clock(seconds)} so far, about {clock(seconds / done * (count - done))} left"
         )
     return accuracies
 
 
-def _engine(setup: Setup):  # noqa: ANN202  (its class comes with torch and MMF, which cost seconds to import)
-    # Read by torch and tokenizers when they are imported; the same as mmf_run sets.
+def _engine(config: EvaluationConfig) -> Engine:
+    # torch and tokenizers read these when they are imported; mmf_run sets the same values.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    from mmclvqa.evaluation.engine import Engine
+    from mmclvqa.evaluation.engine import Engine  # torch and MMF take seconds to import
 
-    return Engine(setup)
-
-
-def clock(seconds: float) -> str:
-    """``h:mm:ss``."""
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
+    return Engine(config)
 
 
 def _unfinished(
-    learned: list[Task], missing: list[Task], files: dict[str, Path], experiment: str, order: str, partial: bool
+    order_tasks: list[Task], missing: list[Task], paths: dict[str, Path], experiment: str, order: str, partial: bool
 ) -> str:
-    steps = ", ".join(f"{learned.index(task) + 1} {task.name}" for task in missing)
-    where = files[missing[0].letter]
-    if len(missing) == len(learned):
-        return f"run {experiment} of task order {order} has no step finished (looked for {where})"
-    advice = "finish the run" if partial else "finish the run, or give --partial to evaluate what there is"
-    return f"run {experiment} of task order {order} is not finished: missing steps {steps} ({where}); {advice}"
+    steps = ", ".join(f"{order_tasks.index(task) + 1} {task.name}" for task in missing)
+    path = paths[missing[0].letter]
+    if len(missing) == len(order_tasks):
+        return f"run {experiment} of task order {order} has no finished step ({path} is missing)"
+    advice = "finish the run" if partial else "finish the run, or give --partial to evaluate the existing checkpoints"
+    return f"run {experiment} of task order {order} is not finished: missing steps {steps} ({path}); {advice}"

@@ -1,7 +1,8 @@
-"""The accuracy matrix and its numbers: SPEC section 9, against the published figures."""
+"""The accuracy matrix and its metrics, against the published numbers and values computed by hand."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -10,27 +11,25 @@ from typing import Any
 import numpy as np
 import pytest
 
+from mmclvqa.clove.data_root import Manifest, save_manifest
 from mmclvqa.clove.errors import DataError, TaskError
-from mmclvqa.clove.manifest import Manifest, save_manifest
 from mmclvqa.clove.tasks import tasks
 from mmclvqa.evaluation.matrix import (
+    Metric,
+    Summary,
     accuracy_matrix,
     backward_transfer,
-    completed,
-    final_accuracies,
     forgetting,
-    forward_transfer,
-    learning_accuracies,
-    legacy_forgetting,
     published_weights,
     summarize,
     sweep_pairs,
     val_weights,
     weighted_average,
 )
+from mmclvqa.evaluation.results import SweepResult
 
 REFERENCE = json.loads((Path(__file__).parents[1] / "fixtures" / "reference_results.json").read_text())
-PUBLISHED = REFERENCE["published"]
+ACCURACIES, PUBLISHED = REFERENCE["matrix"], REFERENCE["published"]
 WEIGHTS = published_weights(6)
 
 
@@ -40,12 +39,17 @@ def near(value: Any) -> Any:
 
 @pytest.fixture
 def matrix() -> np.ndarray:
-    return accuracy_matrix(REFERENCE["matrix"], REFERENCE["cl_setting"], REFERENCE["task_order"])
+    return accuracy_matrix(ACCURACIES, REFERENCE["cl_setting"], REFERENCE["task_order"])
+
+
+@pytest.fixture
+def summary(matrix: np.ndarray) -> Summary:
+    return summarize(matrix, WEIGHTS)
 
 
 def test_rows_are_learned_tasks_and_columns_tested_ones(matrix: np.ndarray) -> None:
     assert matrix.shape == (6, 6) and matrix.dtype == np.float64
-    assert (matrix[0, 1], matrix[1, 0]) == (REFERENCE["matrix"]["o2a"], REFERENCE["matrix"]["a2o"])
+    assert (matrix[0, 1], matrix[1, 0]) == (ACCURACIES["o2a"], ACCURACIES["a2o"])
 
 
 def test_keys_of_the_scene_setting_carry_the_hash() -> None:
@@ -54,32 +58,24 @@ def test_keys_of_the_scene_setting_carry_the_hash() -> None:
     assert accuracy_matrix({"b#2d#": 0.25}, "scene", "bdfcae")[0, 1] == 0.25
 
 
-def test_final_accuracies_are_the_published_ones(matrix: np.ndarray) -> None:
-    assert final_accuracies(matrix) == near(PUBLISHED["final"])
-    average = weighted_average(final_accuracies(matrix), WEIGHTS)
-    assert average == near(PUBLISHED["weighted_average_accuracy"])
+@pytest.mark.parametrize(
+    ("metric", "by_task", "average"),
+    [
+        ("accuracy", "final", "weighted_average_accuracy"),
+        ("backward_transfer", "backward_transfer", "weighted_backward_transfer"),
+        ("legacy_forgetting", "legacy_forgetting", "weighted_legacy_forgetting"),
+    ],
+)
+def test_a_metric_equals_the_published_one(summary: Summary, metric: str, by_task: str, average: str) -> None:
+    computed: Metric = getattr(summary, metric)
+    assert computed.by_task == near(PUBLISHED[by_task]) and computed.average == near(PUBLISHED[average])
 
 
-def test_backward_transfer_is_the_published_one(matrix: np.ndarray) -> None:
-    assert backward_transfer(matrix) == near(PUBLISHED["backward_transfer"])
-    assert weighted_average(backward_transfer(matrix), WEIGHTS) == near(PUBLISHED["weighted_backward_transfer"])
-
-
-def test_legacy_forgetting_is_the_published_one(matrix: np.ndarray) -> None:
-    assert legacy_forgetting(matrix) == near(PUBLISHED["legacy_forgetting"])
-    assert weighted_average(legacy_forgetting(matrix), WEIGHTS) == near(PUBLISHED["weighted_legacy_forgetting"])
-
-
-def test_forgetting_takes_each_tasks_own_maximum(matrix: np.ndarray) -> None:
-    # By hand from the reference: best of each column above the last row, minus the last row.
-    assert forgetting(matrix) == near([0.5997 - 0.2963, 0.4177 - 0.3083, 0.3943 - 0.3037, 0.7153 - 0.6733,
-                                       0.6813 - 0.6253])  # fmt: skip
-    plain = [
-        max(REFERENCE["matrix"][f"{learned}2{tested}"] for learned in "oarlk") - REFERENCE["matrix"][f"s2{tested}"]
-        for tested in "oarlk"
-    ]
-    assert forgetting(matrix) == near(plain)
-    assert weighted_average(forgetting(matrix), WEIGHTS) == near(0.12028)
+def test_forgetting_takes_the_maximum_of_each_task(summary: Summary) -> None:
+    # By hand: best of each column above the last row, minus the last row.
+    assert summary.forgetting.by_task == near([0.5997 - 0.2963, 0.4177 - 0.3083, 0.3943 - 0.3037, 0.7153 - 0.6733,
+                                               0.6813 - 0.6253])  # fmt: skip
+    assert summary.forgetting.average == near(0.12028)
 
 
 def test_forgetting_sees_a_task_that_was_best_long_after_it_was_learned() -> None:
@@ -88,27 +84,14 @@ def test_forgetting_sees_a_task_that_was_best_long_after_it_was_learned() -> Non
     assert backward_transfer(rising) == near([0.3, -0.1])
 
 
-def test_learning_accuracy_is_the_mean_of_the_diagonal(matrix: np.ndarray) -> None:
-    keys = [f"{letter}2{letter}" for letter in "oarlks"]
-    assert learning_accuracies(matrix) == near([REFERENCE["matrix"][key] for key in keys])
-    assert summarize(matrix, WEIGHTS).average_learning == near(np.mean([REFERENCE["matrix"][key] for key in keys]))
+def test_learning_accuracy_is_the_mean_of_the_diagonal(summary: Summary) -> None:
+    diagonal = [ACCURACIES[f"{letter}2{letter}"] for letter in "oarlks"]
+    assert summary.learning_accuracy.by_task == near(diagonal)
+    assert summary.learning_accuracy.average == near(np.mean(diagonal))
 
 
-def test_forward_transfer_is_what_a_task_gains_before_it_is_learned(matrix: np.ndarray) -> None:
-    untrained = [0.01, 0.02, 0.03, 0.04, 0.05, 0.06]
-    keys = ["o2a", "a2r", "r2l", "l2k", "k2s"]
-    wanted = [REFERENCE["matrix"][key] - chance for key, chance in zip(keys, untrained[1:], strict=True)]
-    assert forward_transfer(matrix, untrained) == near(wanted)
-    assert summarize(matrix, WEIGHTS, untrained).average_forward == near(np.mean(wanted))
-    assert summarize(matrix, WEIGHTS).forward is None
-
-
-def test_averages_weigh_tasks_by_their_val_size(matrix: np.ndarray) -> None:
+def test_averages_weight_tasks_by_their_val_size() -> None:
     assert weighted_average(np.array([0.2, 0.5]), [1000, 3000, 9]) == near(0.425)
-    untrained = np.zeros(6)
-    uneven = [1, 2, 3, 4, 5, 6]
-    wanted = np.average(np.diagonal(matrix, 1), weights=uneven[1:])
-    assert summarize(matrix, uneven, untrained).average_forward == near(wanted)
 
 
 def test_val_sizes_come_from_the_manifest_or_are_the_published_ones(tmp_path: Path) -> None:
@@ -118,19 +101,17 @@ def test_val_sizes_come_from_the_manifest_or_are_the_published_ones(tmp_path: Pa
     assert val_weights(tmp_path, "functional", "soarlk").tolist() == [7] * 6
 
 
-def test_an_unfinished_run_is_summed_up_after_its_last_whole_task(matrix: np.ndarray) -> None:
-    partial = {key: value for key, value in REFERENCE["matrix"].items() if key[0] in "oar"} | {"l2o": 0.2653}
+def test_an_unfinished_run_is_summarized_after_its_last_task_without_a_gap() -> None:
+    partial = {key: value for key, value in ACCURACIES.items() if key[0] in "oar"} | {"l2o": 0.2653, "l2a": None}
     unfinished = accuracy_matrix(partial, "functional", "oarlks")
     assert np.isnan(unfinished).sum() == 17
-    assert np.array_equal(completed(unfinished), matrix[:3, :3])
     summary = summarize(unfinished, WEIGHTS)
     assert summary.learned == 3
-    assert summary.final == near([REFERENCE["matrix"][key] for key in ("r2o", "r2a", "r2r")])
-    assert summary.forgotten == near([0.5997 - 0.4023, 0.4177 - 0.3713])
-    assert summarize(matrix, WEIGHTS).learned == 6
+    assert summary.accuracy.by_task == near([ACCURACIES[key] for key in ("r2o", "r2a", "r2r")])
+    assert summary.forgetting.by_task == near([0.5997 - 0.4023, 0.4177 - 0.3713])
 
 
-def test_a_gap_is_never_passed_over(matrix: np.ndarray) -> None:
+def test_a_gap_is_never_skipped(matrix: np.ndarray) -> None:
     matrix[2, 1] = math.nan
     assert np.isnan(forgetting(matrix)).tolist() == [False, True, False, False, False]
     assert math.isnan(weighted_average(forgetting(matrix), WEIGHTS))
@@ -138,26 +119,53 @@ def test_a_gap_is_never_passed_over(matrix: np.ndarray) -> None:
 
 
 def test_one_learned_task_has_accuracy_but_neither_transfer_nor_forgetting() -> None:
-    summary = summarize(accuracy_matrix({"o2o": 0.6, "o2a": None}, "functional", "oarlks"), WEIGHTS, np.zeros(6))
-    assert (summary.learned, summary.average_accuracy) == (1, near(0.6))
-    assert [len(part) for part in (summary.backward, summary.forgotten, summary.forward)] == [0, 0, 0]
-    assert math.isnan(summary.average_forgotten) and math.isnan(summary.average_legacy_forgotten)
+    summary = summarize(accuracy_matrix({"o2o": 0.6}, "functional", "oarlks"), WEIGHTS)
+    assert (summary.learned, summary.accuracy.average) == (1, near(0.6))
+    for metric in (summary.backward_transfer, summary.forgetting, summary.legacy_forgetting):
+        assert len(metric.by_task) == 0 and math.isnan(metric.average)
+
+
+def test_an_empty_sweep_has_no_summary() -> None:
+    assert summarize(accuracy_matrix({}, "functional", "oarlks"), WEIGHTS) is None
 
 
 @pytest.mark.parametrize(
-    ("sweep", "part"),
+    ("accuracies", "part"),
     [({"o2x": 0.5}, "'o2x'"), ({"a#2b#": 0.5}, "'a#2b#'"), ({"o2a": 41.7}, "41.7"), ({"o2a": "0.4"}, "'0.4'")],
 )
-def test_a_sweep_of_something_else_is_refused(sweep: dict[str, Any], part: str) -> None:
+def test_accuracies_of_something_else_are_refused(accuracies: dict[str, Any], part: str) -> None:
     with pytest.raises(DataError, match="sweep key") as caught:
-        accuracy_matrix(sweep, "functional", "oarlks")
+        accuracy_matrix(accuracies, "functional", "oarlks")
     assert part in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_a_foreign_order_and_an_empty_sweep_are_refused() -> None:
-    with pytest.raises(TaskError, match="z is no task"):
+def test_an_illegal_order_is_refused() -> None:
+    with pytest.raises(TaskError, match="z is not a task"):
         accuracy_matrix({}, "functional", "oarlkz")
-    with pytest.raises(DataError, match="nothing to sum up"):
-        summarize(accuracy_matrix({}, "functional", "oarlks"), WEIGHTS)
-    with pytest.raises(DataError, match="6 tasks"):
-        summarize(np.zeros((6, 6)), [1, 2])
+
+
+def test_the_printed_metrics_are_the_published_numbers(published: SweepResult) -> None:
+    lines = published.lines()
+    assert "weighted average accuracy: 0.4597" in lines
+    assert "weighted average backward transfer: -0.1203" in lines
+    assert "weighted average legacy forgetting: 0.2739" in lines
+    assert lines[0].startswith("final accuracies: object 0.2963, attribute 0.3083")
+
+
+def test_a_sweep_ends_with_the_published_closing_lines(published: SweepResult) -> None:
+    assert published.lines()[-3:] == [
+        "==> textvqa_accuracy | Final acc: [0.2963, 0.3083, 0.3037, 0.6733, 0.6253, 0.5511], weight avg acc: 0.4597",
+        "==> textvqa_accuracy | Backward transfer: [-0.3034, -0.1094, -0.0906, -0.042, -0.056], weighted bwt: -0.1203",
+        "==> textvqa_accuracy | Forgetting: [0.419, 0.407, 0.4116, 0.042, 0.09], weighted forgetting: 0.2739",
+    ]
+
+
+def test_the_closing_lines_weight_all_tasks_equally(published: SweepResult) -> None:
+    uneven = dataclasses.replace(published, weights=(1.0, 2.0, 3.0, 4.0, 5.0, 6.0))
+    assert uneven.lines()[-3:] == published.lines()[-3:]
+    assert uneven.lines()[1] != published.lines()[1]
+
+
+def test_an_unfinished_run_has_no_closing_lines(published: SweepResult) -> None:
+    accuracies = {key: value for key, value in published.accuracies.items() if key[0] != "s"}
+    assert not [line for line in dataclasses.replace(published, accuracies=accuracies).lines() if "==>" in line]

@@ -1,72 +1,52 @@
-"""The report: one page that stands alone, readable without its images."""
+"""The report: one page without external resources, whose figures are also described in text."""
 
 from __future__ import annotations
 
 import base64
 import dataclasses
+import io
 import json
+import runpy
 import shutil
 import subprocess
 import sys
-from html.parser import HTMLParser
 from pathlib import Path
 
+import matplotlib.image
+import numpy as np
 import pytest
+from worlds import Page, report, write_run, write_trained_run, write_training
 
-from mmclvqa.clove import experiments as places
-from mmclvqa.clove.annotations import new_record, save_records
+from mmclvqa.clove import experiment_paths as experiments
 from mmclvqa.clove.files import write_json
-from mmclvqa.evaluation.outcome import Sweep, read_sweep
-from mmclvqa.evaluation.published import PUBLISHED, published_comparisons
-from mmclvqa.evaluation.report import main
+from mmclvqa.clove.records import new_record, save_records
+from mmclvqa.evaluation import figures
+from mmclvqa.evaluation.report import PUBLISHED, published_comparisons
+from mmclvqa.evaluation.results import SweepResult
+from mmclvqa.evaluation.runs import TrainingCurve
 
 PNG = b"\x89PNG\r\n\x1a\n"
-EVIL = "<script>alert('x')</script>"
-FIGURES = {
+MARKUP = "<script>alert('x')</script>"
+STATISTICS = {
     "prompts": 300,
     "accepted": 270,
     "acceptance": 0.9,
     "distinct_question_share": 0.375,
     "truth": {"true": 216, "false": 54, "not_a_question": 0, "share": 0.8},
 }
+LONG = "SRM (distilgpt2, 1.5 replays per real record, true scene graphs, no task token), oarlks"
 
 
-class Page(HTMLParser):
-    """What a browser would load and show of a page."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.text = ""
-        self.feed(path.read_text(encoding="utf-8"))
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_data(self, data: str) -> None:
-        self.text += f" {' '.join(data.split())}"
-
-    def all(self, tag: str) -> list[dict[str, str | None]]:
-        return [attributes for name, attributes in self.tags if name == tag]
-
-
-@pytest.fixture
-def srm(published: Sweep, tmp_path: Path) -> Path:
-    """``val_<exp>`` of a run with SRM's replays: sweep, a training's results, replays with a sidecar."""
-    save = tmp_path / places.SAVE
-    write_run(save, published)
+def write_srm_run(root: Path, published: SweepResult) -> Path:
+    """Write a run with the training of the first task and one replay file; returns ``val_<experiment>``."""
+    save = str(root / experiments.SAVE)
     first, *_, last = published.tasks
-    alone = Path(places.stand_alone_folder(published.setting, str(save)), places.task_folder(first))
-    entries = [
-        {"update": update, "split": "val", "weights": "training", "metrics": {"textvqa_accuracy": accuracy}}
-        for update, accuracy in ((500, 0.25), (1000, 0.5))
-    ]
-    write_json(alone / "results.json", {"run": {"training": {"seconds": 9.5}}, "evaluations": entries})
-    replays = tmp_path / places.srm_root(published.setting)
-    folder = replays / places.srm_folder("distilgpt2", published.setting, published.order)
-    file = folder / places.replay_file(published.order, first, last)
+    write_training(f"{experiments.stand_alone_folder('functional', save)}/{experiments.task_folder(first)}", 9.5)
+    srm = root / experiments.srm_root("functional")
+    folder = srm / experiments.srm_folder("distilgpt2", "functional", published.order)
+    file = folder / experiments.replay_file(published.order, first, last)
     record = new_record() | {
-        "question": f"what is this {EVIL}?",
+        "question": f"what is this {MARKUP}?",
         "answer": "lamp",
         "answers": ["lamp"] * 10,
         "question_id": "1",
@@ -76,31 +56,28 @@ def srm(published: Sweep, tmp_path: Path) -> Path:
         "pred_scene_graph_seq": ["red lamp [SEP]", "lamp on table [SEP]"],
     }
     save_records(file, [record])
-    write_json(file.with_suffix(".json"), FIGURES)
-    return folder_of(save, published)
+    write_json(file.with_suffix(".json"), STATISTICS)
+    return write_run(root, published)
 
 
-def folder_of(save: Path, sweep: Sweep) -> Path:
-    return Path(places.run_folder(sweep.setting, sweep.order, f"val_{sweep.experiment}", str(save)))
+@pytest.fixture(scope="module")
+def srm_report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a report on a run of SRM and one of fine-tuning."""
+    reference = json.loads(PUBLISHED.read_text())["sweeps"][0]
+    sweep = SweepResult("functional", "oarlks", reference["exp"], reference["matrix"], (3000.0,) * 6, data="CLOVE")
+    root = tmp_path_factory.mktemp("srm")
+    halved = {key: value / 2 for key, value in sweep.accuracies.items()}
+    fine_tuned = dataclasses.replace(sweep, experiment="ft", accuracies=halved)
+    report(root / "report", write_srm_run(root, sweep), write_run(root, fine_tuned))
+    return root / "report"
 
 
-def write_run(save: Path, sweep: Sweep) -> Path:
-    sweep.write(folder_of(save, sweep) / "sweep.json")
-    return folder_of(save, sweep)
+@pytest.fixture(scope="module")
+def page(srm_report: Path) -> Page:
+    return Page(srm_report / "index.html")
 
 
-def fine_tuned(published: Sweep, save: Path) -> Path:
-    accuracies = {key: value / 2 for key, value in published.accuracies.items()}
-    return write_run(save, dataclasses.replace(published, experiment="ft", accuracies=accuracies))
-
-
-def report(tmp_path: Path, *runs: Path) -> Page:
-    assert main([*map(str, runs), "--out", str(tmp_path / "out")]) == 0
-    return Page(tmp_path / "out" / "index.html")
-
-
-def test_the_page_loads_nothing_and_every_figure_is_said_in_words(srm: Path, published: Sweep, tmp_path: Path) -> None:
-    page = report(tmp_path, srm, fine_tuned(published, tmp_path / places.SAVE))
+def test_the_page_loads_nothing_and_describes_every_figure(page: Page) -> None:
     images = page.all("img")
     assert len(images) == 7 == len(page.all("figcaption"))  # three of each run, and the comparison
     for image in images:
@@ -113,131 +90,131 @@ def test_the_page_loads_nothing_and_every_figure_is_said_in_words(srm: Path, pub
     assert "@media print" in page.text
 
 
-def test_the_images_are_written_beside_the_page_and_are_the_same_again(srm: Path, tmp_path: Path) -> None:
-    report(tmp_path, srm)
-    files = {file.name: file.read_bytes() for file in (tmp_path / "out").glob("*.png")}
-    assert {name.rpartition("_")[2] for name in files} == {"matrix.png", "course.png", "training.png"}
-    assert all(content.startswith(PNG) for content in files.values())
-    report(tmp_path, srm)
-    assert files == {file.name: file.read_bytes() for file in (tmp_path / "out").glob("*.png")}
+def test_the_images_are_also_written_beside_the_page(srm_report: Path, page: Page) -> None:
+    files = [file.read_bytes() for file in srm_report.glob("*.png")]
+    embedded = [base64.b64decode(image["src"].partition(",")[2]) for image in page.all("img")]
+    assert sorted(files) == sorted(embedded)
+    kinds = {file.stem.rpartition("_")[2] for file in srm_report.glob("*.png")}
+    assert kinds == {"matrix", "course", "training", "comparison"}
 
 
-def test_the_numbers_stand_in_tables(srm: Path, tmp_path: Path) -> None:
-    text = report(tmp_path, srm).text
-    assert "SRM (distilgpt2, 1.5 replays per real record), oarlks" in text
+def test_equal_numbers_give_equal_images(published: SweepResult) -> None:
+    assert figures.course_figure("name", "label", published) == figures.course_figure("name", "label", published)
+
+
+def test_the_numbers_are_in_tables(page: Page) -> None:
+    assert "SRM (distilgpt2, 1.5 replays per real record), oarlks" in page.text
     for number in ("46.0", "12.0", "-12.0", "60.0"):
-        assert f" {number} " in text
-    assert "No evaluations made during training were found of: attribute" in text
+        assert f" {number} " in page.text
+    assert "No evaluations made during training were found of: attribute" in page.text
 
 
-def test_replays_are_shown_with_acceptance_and_truth(srm: Path, tmp_path: Path) -> None:
-    text = report(tmp_path, srm).text
-    assert "SRM was prompted 300 times; 270 replays were accepted (90.0 %)" in text
-    assert "follows from the prompt's items in 80.0 %" in text
-    assert "Figures of 1 of 15 replay files were found." in text
-    assert " red lamp " in text and " red lamp; lamp on table " in text and " lamp " in text
+def test_replays_are_shown_with_acceptance_and_truth(page: Page) -> None:
+    assert "SRM was prompted 300 times; 270 replays were accepted (90.0 %)" in page.text
+    assert "follows from the prompt's items in 80.0 %" in page.text
+    assert "Statistics of 1 of 15 replay files were found." in page.text
+    assert " red lamp " in page.text and " red lamp; lamp on table " in page.text and " lamp " in page.text
 
 
-def test_texts_of_records_and_runs_are_escaped(srm: Path, tmp_path: Path, published: Sweep) -> None:
-    strange = dataclasses.replace(published, experiment=EVIL, data=EVIL)
-    strange.write(tmp_path / "strange.json")
-    page = report(tmp_path, srm, tmp_path / "strange.json")
-    assert not page.all("script") and page.text.count("alert('x')") >= 3
+def test_markup_in_records_and_runs_is_escaped(page: Page, tmp_path: Path, published: SweepResult) -> None:
+    assert not page.all("script") and "alert('x')" in page.text
+    dataclasses.replace(published, experiment=MARKUP, data=MARKUP).write(tmp_path / "strange.json")
+    strange = report(tmp_path / "out", tmp_path / "strange.json")
+    assert not strange.all("script") and strange.text.count("alert('x')") >= 2
     assert all("<" not in file.name for file in (tmp_path / "out").iterdir())
 
 
-def test_published_numbers_stand_beside_ours_where_the_order_is_theirs(srm: Path, published: Sweep) -> None:
+def test_published_numbers_are_shown_beside_runs_of_the_same_order(published: SweepResult) -> None:
     other = dataclasses.replace(published, order="lkosra", weights=(1.0,) * 6)
-    runs = [read_sweep(srm), other]
-    (comparison,) = published_comparisons(runs)
+    (comparison,) = published_comparisons([published, other])
     assert len(comparison.columns) == 2 and "on CLOVE" in comparison.columns[0]
     numbers = dict(comparison.rows)
     assert numbers["average accuracy"] == pytest.approx([0.45966666666666667] * 2)
     assert numbers["legacy forgetting"] == pytest.approx([0.27392] * 2)
-    assert published_comparisons(runs[1:]) == []
+    assert published_comparisons([other]) == []
 
 
-def test_the_published_numbers_are_the_reference() -> None:
+def test_the_published_numbers_are_those_of_the_parity_fixture() -> None:
     reference = json.loads((Path(__file__).parents[1] / "fixtures" / "reference_results.json").read_text())
     (kept,) = json.loads(PUBLISHED.read_text())["sweeps"]
     assert kept == {key: reference[key] for key in kept}
 
 
-def test_a_run_that_is_not_complete_says_so(published: Sweep, tmp_path: Path) -> None:
+def test_an_incomplete_run_is_marked(published: SweepResult, tmp_path: Path) -> None:
     accuracies = {key: value for key, value in published.accuracies.items() if key[0] in "oa"}
     dataclasses.replace(published, accuracies=accuracies).write(tmp_path / "part.json")
-    text = report(tmp_path, tmp_path / "part.json").text
+    dataclasses.replace(published, accuracies={}).write(tmp_path / "none.json")
+    text = report(tmp_path / "out", tmp_path / "part.json", tmp_path / "none.json").text
     assert "This run is not complete" in text and "24 of 36 pairs were not evaluated" in text
-    assert "Its numbers are those after 2 tasks." in text
-    dataclasses.replace(published, accuracies={}).write(tmp_path / "part.json")
-    assert "36 of 36 pairs" in report(tmp_path, tmp_path / "part.json").text
+    assert "Its metrics are those after 2 tasks." in text
+    assert "36 of 36 pairs" in text
 
 
-def test_stand_alone_models_have_no_forgetting(published: Sweep, tmp_path: Path) -> None:
-    alone = dataclasses.replace(published, experiment="stand_alone", stand_alone=True)
-    alone.write(tmp_path / "alone.json")
-    page = report(tmp_path, tmp_path / "alone.json")
+def test_single_task_models_have_one_figure(published: SweepResult, tmp_path: Path) -> None:
+    dataclasses.replace(published, experiment="stand_alone", stand_alone=True).write(tmp_path / "alone.json")
+    page = report(tmp_path / "out", tmp_path / "alone.json")
     assert len(page.all("img")) == 1 and "each model on its own task" in page.text
 
 
-def test_the_scene_setting_has_a_page(published: Sweep, tmp_path: Path) -> None:
+def test_the_scene_setting_has_a_page(tmp_path: Path) -> None:
     keys = [f"{a}#2{b}#" for a in "abcdef" for b in "abcdef"]
-    scene = Sweep("scene", "abcdef", "ft", dict.fromkeys(keys, 0.25), (30.0,) * 6)
-    page = report(tmp_path, write_run(tmp_path / places.SAVE, scene))
+    scene = SweepResult("scene", "abcdef", "ft", dict.fromkeys(keys, 0.25), (30.0,) * 6)
+    page = report(tmp_path / "out", write_run(tmp_path, scene))
     assert "a#ShopAndDining" in page.text and len(page.all("img")) == 2
 
 
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (None, "no such file"),
-        ("{", "no result of a sweep"),
-        ("[1]", "no result of a sweep"),
-        ('{"cl_setting": "functional"}', "it has no 'task_order'"),
-        ({"matrix": {"x2y": 0.5}}, "'x2y' is no pair"),
-        ({"matrix": {"o2o": 7}}, "no number from 0 to 1"),
-        ({"weights": [1, 2]}, "'weights'"),
-        ({"task_order": "oar"}, "is missing"),
-    ],
-)
-def test_a_file_that_is_no_sweep_is_one_line(
-    published: Sweep, tmp_path: Path, capsys: pytest.CaptureFixture[str], content: object, message: str
+def test_runs_and_bounds_share_one_table(
+    published: SweepResult, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path = tmp_path / "sweep.json"
-    if isinstance(content, dict):
-        content = json.dumps(published.as_json() | content)
-    if content is not None:
-        path.write_text(content)
-    assert main([str(path), "--out", str(tmp_path / "out")]) == 1
-    error = capsys.readouterr().err
-    assert error.startswith("error: ") and message in error and error.count("\n") == 1
-    assert str(path) in error
-    assert not (tmp_path / "out").exists()
+    content = {"kind": "chance", "cl_setting": "functional", "weighted_average_accuracy": 0.1}
+    write_json(tmp_path / "chance.json", content | {"tasks": [{"name": "object", "accuracy": 0.1}]})
+    fine_tuned = write_trained_run(tmp_path, published, "ft")
+    ewc = write_trained_run(tmp_path, published, "ewc", own_first=True, records=0, bytes=9)
+    out = tmp_path / "out"
+    page = report(out, tmp_path / "chance.json", fine_tuned, ewc / "sweep.json")
+    table = capsys.readouterr().out.splitlines()
+    assert [line.partition(",")[0] for line in table[2:5]] == ["chance", "fine-tuning", "EWC"]
+    assert " 46.0 " in table[3] and " -12.0 " in table[3] and table[-1] == f"page: {out / 'index.html'}"
+    assert "Final accuracy on each task of the functional setting" in page.text
+    assert [tag["href"] for tag in page.all("a")] == ["#functional_oarlks_ft", "#functional_oarlks_ewc"]
+    comparison = next(image for image in page.all("img") if image["alt"].startswith("Bars"))
+    assert "chance: accuracy 10.0, forgetting none" in comparison["alt"]
+    rows = json.loads((out / "comparison.json").read_text())
+    assert [row["accuracy"] for row in rows] == pytest.approx([0.1, 0.45966666, 0.45966666])
+    assert rows[0]["forgetting"] is None and rows[1]["by_task"]["object"] == pytest.approx(0.2963)
+    assert rows[2]["cost"] == {"records": 0, "bytes": 9, "seconds": 150.0, "everything": False}
 
 
-def test_a_sweep_is_read_back_as_it_was(published: Sweep, tmp_path: Path) -> None:
-    published.write(tmp_path / "sweep.json")
-    assert read_sweep(tmp_path) == published
+@pytest.mark.parametrize("label", ["SRM 1.5", LONG])
+def test_nothing_is_cut_off_at_the_sides_of_a_figure(label: str, published: SweepResult) -> None:
+    drawn = [
+        figures.matrix_figure("name", label, published),
+        figures.course_figure("name", label, published),
+        figures.training_figure("name", label, [TrainingCurve("object", (100, 200), (0.5, 1.0), None)]),
+        figures.comparison_figure([label, "chance"], [0.9, 0.1], [0.5, float("nan")]),
+    ]
+    for figure in drawn:
+        image = matplotlib.image.imread(io.BytesIO(figure.png))
+        assert np.min(image[:, [0, 1, -2, -1], :3]) == 1, figure.title  # the outermost pixels are white
 
 
-def test_the_module_is_a_command(published: Sweep, tmp_path: Path, project: Path) -> None:
-    published.write(tmp_path / "sweep.json")
-    words = [sys.executable, "-m", "mmclvqa.evaluation.report", str(tmp_path), "--out", str(tmp_path / "out")]
-    done = subprocess.run(words, cwd=project, capture_output=True, text=True, check=True)
-    assert "46.0" in done.stdout and f"page: {tmp_path / 'out' / 'index.html'}" in done.stdout
-    assert not done.stderr
+def test_the_module_is_a_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", ["report", "--help"])
+    monkeypatch.delitem(sys.modules, "mmclvqa.evaluation.report")
+    with pytest.raises(SystemExit) as stopped:
+        runpy.run_module("mmclvqa.evaluation.report", run_name="__main__")
+    assert stopped.value.code == 0 and "python -m mmclvqa.evaluation.report" in capsys.readouterr().out
 
 
 @pytest.mark.slow
-def test_a_browser_shows_it_without_a_complaint(srm: Path, tmp_path: Path) -> None:
+def test_a_browser_shows_it_without_a_complaint(srm_report: Path, tmp_path: Path) -> None:
     browser = shutil.which("chromium")
     if browser is None:
         pytest.skip("chromium is not installed")
-    report(tmp_path, srm)
     image = tmp_path / "phone.png"
     words = ["--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--window-size=390,2000"]
     words += [f"--user-data-dir={tmp_path / 'browser'}", f"--screenshot={image}"]
-    page = (tmp_path / "out" / "index.html").as_uri()
-    done = subprocess.run([browser, *words, page], capture_output=True, text=True, timeout=120)
+    page = (srm_report / "index.html").as_uri()
+    done = subprocess.run([browser, *words, page], capture_output=True, text=True, timeout=120, check=False)
     assert image.read_bytes().startswith(PNG)
     assert "CONSOLE" not in done.stderr

@@ -1,33 +1,32 @@
-"""The sweep over all checkpoints and val sets, on real tiny models."""
+"""The sweep over all checkpoints and val splits, on real tiny models."""
 
 from __future__ import annotations
 
 import json
-from collections import Counter
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from worlds import CONFIG, ORDER, SETTING, World, write_blurred
+from worlds import LIMIT, ORDER, SETTING, World, write_noisy
 
-import mmclvqa.evaluation.sweep as sweep_module
+from mmclvqa.clove.data_root import sizes
 from mmclvqa.clove.errors import CloveError, DataError
-from mmclvqa.clove.manifest import sizes
 from mmclvqa.clove.tasks import parse_order, task
+from mmclvqa.evaluation import sweep as sweep_module
 from mmclvqa.evaluation.matrix import sweep_pairs
-from mmclvqa.evaluation.outcome import read_sweep
-from mmclvqa.evaluation.pairs import METRIC, Pair
-from mmclvqa.evaluation.setup import Setup
-from mmclvqa.evaluation.sweep import UnfinishedError, checkpoints, evaluate_pairs
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Any:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+from mmclvqa.evaluation.results import METRIC, read_sweep
+from mmclvqa.evaluation.sweep import (
+    EvaluationConfig,
+    Pair,
+    UnfinishedError,
+    checkpoints,
+    evaluate_pairs,
+    evaluate_sweep,
+)
 
 
 def entry(folder: Path) -> dict[str, Any]:
@@ -44,102 +43,87 @@ def test_every_pair_is_evaluated_on_all_val_records(swept_once: World, clove_min
     assert result.weights == (val,) * 6
 
 
-def test_a_pair_is_what_mmf_run_says_of_it(swept_once: World, tmp_path: Path) -> None:
+def test_a_pair_equals_mmf_run_in_a_process_of_its_own(swept_once: World, project: Path, tmp_path: Path) -> None:
     accuracies = read_sweep(swept_once.results).accuracies
     key = max(accuracies, key=accuracies.__getitem__)
-    done = swept_once.runner(
-        "run_type=val",
-        "training.num_workers=0",
+    command = [
+        *(sys.executable, "-m", "mmclvqa.cli"),
+        f"config={swept_once.config.config_file(task(SETTING, key[2]))}",
+        *("model=unicl", "dataset=clvqa", "run_type=val", *swept_once.config.overrides),
         f"checkpoint.resume_file={swept_once.checkpoint(key[0])}",
         f"env.save_dir={tmp_path / 'val'}",
-        config=f"{CONFIG}/{SETTING}/cl_{task(SETTING, key[2]).name}_unicl_standalone.yaml",
-        tiny=False,
+    ]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        command, cwd=project, env=environment, capture_output=True, text=True, timeout=LIMIT, check=False
     )
     assert done.returncode == 0, done.stderr
-    (wanted,) = swept_once.runner.results(tmp_path / "val")
-    found = entry(swept_once.results / key)
-    assert found["metrics"] == wanted["metrics"] and wanted["metrics"][METRIC] > 0
-    assert found["loss"] == pytest.approx(wanted["loss"], rel=1e-5)
-    assert found["records"] == wanted["records"]
+    expected, evaluated = entry(tmp_path / "val"), entry(swept_once.results / key)
+    assert evaluated["metrics"] == expected["metrics"] and expected["metrics"][METRIC] > 0
+    assert evaluated["loss"] == pytest.approx(expected["loss"], rel=1e-5)
+    assert evaluated["records"] == expected["records"]
 
 
-def test_checkpoints_are_read_once_and_splits_built_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    import mmclvqa.evaluation.engine as engine
-
-    calls: Counter[Any] = Counter()
-
-    def counted(function: Any, of: Any) -> Any:
-        def call(*args: Any) -> Any:
-            calls[of(*args)] += 1
-            return function(*args)
-
-        return call
-
-    monkeypatch.setattr(engine, "read_checkpoint", counted(engine.read_checkpoint, str))
-    of_split = counted(engine.build_split, lambda name, config, seed: config.training.CL.cur_task)
-    monkeypatch.setattr(engine, "build_split", of_split)
-    before = world.sweep()[0].accuracies
-    for folder in world.results.glob("*2*"):
-        (folder / "results.json").unlink()
-    result, _ = world.sweep()
-    learned = {str(world.checkpoint(letter)) for letter in ORDER}
-    assert calls == dict.fromkeys([*learned, *(known.name for known in parse_order(SETTING, ORDER))], 1)
-    assert result.accuracies == before
+def test_checkpoints_are_read_once_and_splits_built_once(swept_once: World) -> None:
+    checkpoint_paths = [str(swept_once.checkpoint(letter)) for letter in ORDER]
+    assert swept_once.reads == dict.fromkeys([*checkpoint_paths, *(t.name for t in parse_order(SETTING, ORDER))], 1)
 
 
-def test_what_is_kept_is_not_evaluated_again(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sweep_module, "_engine", lambda setup: pytest.fail("something is evaluated"))
-    result, told = world.sweep()
-    assert len(result.accuracies) == 36 and told == ["0 pairs to evaluate, 36 kept from before"]
+def test_kept_results_are_not_evaluated_again(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sweep_module, "_engine", lambda config: pytest.fail("something is evaluated"))
+    result, lines = world.sweep()
+    assert len(result.accuracies) == 36 and lines == ["0 pairs to evaluate, 36 kept from before"]
 
 
 def test_a_changed_checkpoint_is_evaluated_again(world: World) -> None:
-    before = entry(world.results / "o2l")
-    path = world.checkpoint("o")
-    write_blurred(torch.load(path, weights_only=True), path, seed=77)
-    _, told = world.sweep()
-    assert told[0] == "6 pairs to evaluate, 30 kept from before"
-    assert entry(world.results / "o2l")["loss"] != before["loss"]
+    before = entry(world.results / "l2o")
+    path = world.checkpoint("l")
+    write_noisy(torch.load(path, weights_only=True), path, seed=77)
+    _, lines = world.sweep()
+    assert lines[0] == "6 pairs to evaluate, 30 kept from before"
+    assert entry(world.results / "l2o")["loss"] != before["loss"]
 
 
-def test_a_result_that_is_half_written_or_strange_is_made_again(world: World) -> None:
-    for key, text in {"o2l": '{"run": {', "o2k": "[]", "o2o": '{"run": {}, "evaluations": []}'}.items():
-        (world.results / key / "results.json").write_text(text)
-    result, told = world.sweep()
-    assert told[0] == "3 pairs to evaluate, 33 kept from before" and not result.missing
+def test_invalid_results_are_evaluated_again_and_come_out_the_same(world: World) -> None:
+    before = read_sweep(world.results)
+    for key, text in {"o2l": '{"run": {', "a2l": "[]", "k2l": '{"run": {}, "evaluations": []}'}.items():
+        file = world.results / key / "results.json"
+        file.unlink()
+        file.write_text(text)
+    result, lines = world.sweep()
+    assert lines[0] == "3 pairs to evaluate, 33 kept from before" and result == before
 
 
-def test_what_an_evaluation_depends_on_is_in_its_identity(world: World, tmp_path: Path) -> None:
+def test_the_identity_of_a_pair_covers_overrides_but_not_the_device(world: World, tmp_path: Path) -> None:
     pair = Pair("o2l", "object", world.checkpoint("o"), task(SETTING, "l"), tmp_path)
-    first = pair.identity(world.setup)
-    assert first == pair.identity(Setup(world.setup.config, world.setup.words, "cuda"))
-    other = Setup(world.setup.config, (*world.setup.words, "training.precision=bf16"))
-    assert first != pair.identity(other)
+    first, config = pair.identity(world.config), world.config
+    assert first == pair.identity(EvaluationConfig(config.config_dir, config.overrides, "cuda"))
+    assert first != pair.identity(EvaluationConfig(config.config_dir, (*config.overrides, "training.precision=bf16")))
 
 
-def test_an_unfinished_run_says_which_steps_are_missing(world: World) -> None:
+def test_an_unfinished_run_names_the_missing_steps(world: World) -> None:
     for letter in "sa":
         world.checkpoint(letter).unlink()
-    with pytest.raises(UnfinishedError, match=r"missing steps 4 scenetext, 6 attribute .*--partial") as error:
+    with pytest.raises(UnfinishedError, match=r"missing steps 2 attribute, 6 scenetext .*--partial") as error:
         world.sweep()
     assert "\n" not in str(error.value)
 
 
-def test_partial_evaluates_what_there_is(world: World) -> None:
-    for letter in "sra":
+def test_partial_evaluates_the_existing_checkpoints(world: World) -> None:
+    for letter in "lks":
         world.checkpoint(letter).unlink()
-    result, told = world.sweep(partial=True)
-    assert len(result.missing) == 18 and sum("left out" in line for line in told) == 3
+    result, lines = world.sweep(partial=True)
+    assert len(result.missing) == 18 and sum("left out" in line for line in lines) == 3
     assert result.summary is not None and result.summary.learned == 3
     assert "after 3 of 6 tasks:" in result.lines()
 
 
-def test_partial_of_nothing_is_an_error(world: World) -> None:
-    with pytest.raises(UnfinishedError, match="no step finished"):
-        sweep_module.sweep("functional", "oarlks", "nothing", str(world.root), world.setup, partial=True)
+def test_partial_needs_one_checkpoint(world: World) -> None:
+    with pytest.raises(UnfinishedError, match="no finished step"):
+        evaluate_sweep("functional", "lkosra", "nothing", str(world.root), world.config, partial=True)
 
 
-def test_the_first_checkpoint_is_the_stand_alone_one_unless_regularised() -> None:
+def test_the_first_checkpoint_is_the_single_task_model_unless_regularised() -> None:
     plain = checkpoints("scene", "bdfcae", "ewc", "save")
     assert plain["b"] == Path("save/stand_alone/scene/unicl_b#Workplace/unicl_final.pth")
     assert plain["d"] == Path("save/scene/setting_189_bdfcae/ewc/unicl_d#Transportation/unicl_final.pth")
@@ -150,46 +134,43 @@ def test_the_first_checkpoint_is_the_stand_alone_one_unless_regularised() -> Non
     assert checkpoints("scene", "bdfcae", "ewc", "save", stand_alone=True, regularised=True) == own
 
 
-def test_stand_alone_models_leave_the_results_of_a_method_alone(world: World) -> None:
-    first = world.checkpoint("l")
-    for letter in ORDER[1:]:
-        path = Path(str(first).replace("unicl_logical", f"unicl_{task(SETTING, letter).name}"))
-        path.parent.mkdir()
-        path.write_bytes(first.read_bytes())
+def test_single_task_models_leave_the_results_of_a_method_alone(world: World) -> None:
     before = (world.results / "sweep.json").read_bytes()
-    result, told = world.sweep(stand_alone=True)
-    assert told[0] == "36 pairs to evaluate, 0 kept from before" and result.stand_alone
+    result, lines = world.sweep(stand_alone=True, partial=True)  # of these models there is only the first
+    assert "6 pairs to evaluate, 0 kept from before" in lines and result.stand_alone
     assert read_sweep(world.results.with_name("val_stand_alone")) == result
     assert (world.results / "sweep.json").read_bytes() == before
 
 
-@pytest.mark.parametrize("words", [("max_updates",), ("config=a.yaml",), ("training.device=cpu",)])
-def test_a_word_that_cannot_be_given_is_named(words: tuple[str, ...]) -> None:
-    with pytest.raises(DataError, match=words[0].partition("=")[0]):
-        Setup.of("cpu", words)
+@pytest.mark.parametrize("override", ["max_updates", "config=a.yaml", "training.device=cpu"])
+def test_an_illegal_override_is_named(override: str) -> None:
+    with pytest.raises(DataError, match=override.partition("=")[0]):
+        EvaluationConfig.from_environment("cpu", (override,))
 
 
-def test_devices_are_said_in_several_ways() -> None:
-    assert [Setup.of(device).device for device in (None, 0, "1", "CPU", "cuda:2")] == [
-        "auto",
-        "cuda:0",
-        "cuda:1",
-        "cpu",
-        "cuda:2",
-    ]
-    with pytest.raises(DataError, match="tpu"):
-        Setup.of("tpu")
-
-
-def test_a_gpu_is_numbered_as_the_environment_that_chose_it_does(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
-    assert [Setup.of(device).device for device in (5, "3", "5,3", 0, "cuda:1")] == [
-        "cuda:1",
-        "cuda:0",
-        "cuda:1",
-        "cuda:0",
-        "cuda:1",
-    ]
+@pytest.mark.parametrize(
+    ("visible", "device", "expected"),
+    [
+        (None, None, "auto"),
+        (None, 0, "cuda:0"),
+        (None, "1", "cuda:1"),
+        (None, "CPU", "cpu"),
+        (None, "cuda:2", "cuda:2"),
+        ("3,5", 5, "cuda:1"),
+        ("3,5", "3", "cuda:0"),
+        ("3,5", "5,3", "cuda:1"),
+        ("3,5", 0, "cuda:0"),
+        ("3,5", "cuda:1", "cuda:1"),
+    ],
+)
+def test_a_gpu_is_numbered_as_cuda_visible_devices_numbers_it(
+    monkeypatch: pytest.MonkeyPatch, visible: str | None, device: str | int | None, expected: str
+) -> None:
+    if visible is None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    else:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert EvaluationConfig.from_environment(device).device == expected
 
 
 def test_a_checkpoint_that_cannot_be_used_names_the_file(world: World, tmp_path: Path) -> None:
@@ -197,5 +178,5 @@ def test_a_checkpoint_that_cannot_be_used_names_the_file(world: World, tmp_path:
     path.write_bytes(b"nothing")
     pair = Pair("o2l", "object", path, task(SETTING, "l"), tmp_path / "o2l")
     with pytest.raises(CloveError, match=r"broken\.pth"):
-        evaluate_pairs([pair], world.setup, lambda line: None)
+        evaluate_pairs([pair], world.config, lambda line: None)
     assert not (tmp_path / "o2l").exists()

@@ -1,0 +1,310 @@
+"""Results of ``eval_os.py``: the accuracies of a sweep or of the multitask model, as tables, JSON and CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from mmclvqa.clove.errors import CloveError, DataError
+from mmclvqa.clove.files import write_json
+from mmclvqa.clove.tasks import Task, order_index, parse_order, tasks
+from mmclvqa.clove.text import format_table, one_line
+from mmclvqa.evaluation.matrix import (
+    Summary,
+    accuracy_matrix,
+    published_weights,
+    summarize,
+    sweep_pairs,
+    weighted_average,
+)
+
+METRIC = "textvqa_accuracy"
+RESULTS_FILE = "results.json"
+"""What a training or an evaluation writes into its folder, see :mod:`mmclvqa.trainers.results`."""
+SWEEP_FILE = "sweep.json"
+"""A sweep's result, in the folder ``val_<experiment>`` beside the folders of its pairs."""
+
+
+class EvaluationResult:
+    """What one command of ``eval_os.py`` prints and writes.
+
+    Attributes:
+        text_columns: number of columns of the table, from the left, that hold text.
+    """
+
+    text_columns: ClassVar[int] = 1
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the result as plain values."""
+        raise NotImplementedError
+
+    def rows(self) -> tuple[list[str], list[list[str]]]:
+        """Return the header and the rows of the table as text."""
+        raise NotImplementedError
+
+    def lines(self) -> list[str]:
+        """Return the lines that are printed below the table."""
+        raise NotImplementedError
+
+    def table(self) -> str:
+        """Return the table in aligned columns."""
+        return format_table(*self.rows(), text_columns=self.text_columns)
+
+    def csv(self) -> str:
+        """Return the table as CSV (RFC 4180)."""
+        header, rows = self.rows()
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows([header, *rows])
+        return text.getvalue()
+
+    def write(self, path: str | os.PathLike[str]) -> None:
+        """Write :meth:`as_json` to a file."""
+        write_json(path, self.as_json())
+
+
+@dataclass(frozen=True)
+class SweepResult(EvaluationResult):
+    """Accuracies of the checkpoints of one experiment on all tasks.
+
+    Attributes:
+        setting: ``functional`` or ``scene``.
+        order: the task order.
+        experiment: name of the experiment's folder, which encodes the method.
+        accuracies: fractions in [0, 1] by key (``o2a``); pairs that were not evaluated are absent.
+        weights: val sizes of the tasks along the order.
+        stand_alone: whether the checkpoints are single-task models.
+        data: name of the data set.
+    """
+
+    setting: str
+    order: str
+    experiment: str
+    accuracies: dict[str, float]
+    weights: tuple[float, ...]
+    stand_alone: bool = False
+    data: str = ""
+
+    @property
+    def tasks(self) -> list[Task]:
+        """The tasks along the order."""
+        return parse_order(self.setting, self.order)
+
+    @property
+    def matrix(self) -> np.ndarray:
+        """The T x T accuracy matrix, see :mod:`mmclvqa.evaluation.matrix`."""
+        return accuracy_matrix(self.accuracies, self.setting, self.order)
+
+    @property
+    def missing(self) -> list[str]:
+        """Keys of the pairs that were not evaluated."""
+        return [key for key, _, _ in sweep_pairs(self.setting, self.order) if key not in self.accuracies]
+
+    @property
+    def summary(self) -> Summary | None:
+        """The metrics, weighted by val size; None where not even the first task was evaluated."""
+        return summarize(self.matrix, self.weights)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return plain values; ``matrix`` has the format of the published sweeps."""
+        return {
+            "kind": "sweep",
+            "cl_setting": self.setting,
+            "setting_idx": order_index(self.setting, self.order),
+            "task_order": self.order,
+            "exp": self.experiment,
+            "stand_alone": self.stand_alone,
+            "data": self.data,
+            "metric": METRIC,
+            "tasks": [task.name for task in self.tasks],
+            "weights": list(self.weights),
+            "matrix": dict(self.accuracies),
+            "missing": self.missing,
+            "summary": _summary_json(self.summary),
+        }
+
+    def rows(self) -> tuple[list[str], list[list[str]]]:
+        """Return the matrix as text, one row per learned task; cells of pairs that were not evaluated are empty."""
+        header = ["learned", *(task.name for task in self.tasks)]
+        cells = [[_decimal(value) for value in row] for row in self.matrix]
+        return header, [[task.name, *row] for task, row in zip(self.tasks, cells, strict=True)]
+
+    def table(self) -> str:
+        """Return the matrix in aligned columns, one row per learned and one column per tested task."""
+        header, rows = self.rows()
+        return format_table([f"{header[0]} \\ tested", *header[1:]], rows)
+
+    def lines(self) -> list[str]:
+        """Return the metrics, one line each; those of a finished run end with :meth:`published_lines`."""
+        return self._metric_lines() + ([] if self.missing else self.published_lines())
+
+    def published_lines(self) -> list[str]:
+        """Return the three closing lines of the published tool, for programs that parse its output.
+
+        Averages use the published weights, the same for all tasks, and forgetting is
+        :func:`mmclvqa.evaluation.matrix.legacy_forgetting`. Numbers are rounded to four decimals. The matrix must be
+        complete.
+        """
+        summary = summarize(self.matrix, published_weights(len(self.order)))
+        return [
+            f"==> {METRIC} | {head}: {list(map(_rounded, metric.by_task))}, {what}: {_rounded(metric.average)}"
+            for head, what, metric in (
+                ("Final acc", "weight avg acc", summary.accuracy),
+                ("Backward transfer", "weighted bwt", summary.backward_transfer),
+                ("Forgetting", "weighted forgetting", summary.legacy_forgetting),
+            )
+        ]
+
+    def _metric_lines(self) -> list[str]:
+        summary = self.summary
+        if summary is None:
+            return ["no summary: the first task was not evaluated"]
+        names = [task.name for task in self.tasks]
+        learning = summary.learning_accuracy
+        if self.stand_alone:
+            head = "accuracy of each stand-alone model on its own task"
+            return [*_by_task(head, names, learning.by_task), f"weighted average: {learning.average:.4f}"]
+        learned = names[: summary.learned]
+        lines = []
+        if summary.learned < len(names):
+            lines.append(f"after {summary.learned} of {len(names)} tasks:")
+        lines += _by_task("final accuracies", learned, summary.accuracy.by_task)
+        lines.append(f"weighted average accuracy: {summary.accuracy.average:.4f}")
+        for head, metric in (
+            ("backward transfer", summary.backward_transfer),
+            ("forgetting", summary.forgetting),
+            ("legacy forgetting", summary.legacy_forgetting),
+        ):
+            lines += _by_task(head, learned[:-1], metric.by_task)
+            lines.append(f"weighted average {head}: {_decimal(metric.average) or 'none with one task'}")
+        return lines + _by_task("learning accuracies", learned, learning.by_task)
+
+
+@dataclass(frozen=True)
+class MultitaskResult(EvaluationResult):
+    """Accuracies of the multitask model on each task, in the setting's base order.
+
+    Attributes:
+        setting: ``functional`` or ``scene``.
+        accuracies: fractions in [0, 1] by task.
+        weights: val sizes of the tasks.
+    """
+
+    setting: str
+    accuracies: tuple[float, ...]
+    weights: tuple[float, ...]
+
+    @property
+    def average(self) -> float:
+        """Accuracy averaged over tasks, weighted by val size."""
+        return weighted_average(np.array(self.accuracies), self.weights)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the result as plain values."""
+        return {
+            "kind": "multitask",
+            "cl_setting": self.setting,
+            "metric": METRIC,
+            "accuracies": dict(zip(task_names(self.setting), self.accuracies, strict=True)),
+            "weights": list(self.weights),
+            "weighted_average_accuracy": self.average,
+        }
+
+    def rows(self) -> tuple[list[str], list[list[str]]]:
+        """Return the accuracies as text, one row per task."""
+        pairs = zip(task_names(self.setting), self.accuracies, strict=True)
+        return ["task", "accuracy"], [[name, _decimal(value)] for name, value in pairs]
+
+    def lines(self) -> list[str]:
+        """Return the average."""
+        return [average_line(self.average)]
+
+
+def read_sweep(path: str | os.PathLike[str]) -> SweepResult:
+    """Read a sweep from its JSON file, or from the folder ``val_<experiment>`` that contains one.
+
+    Raises:
+        DataError: the file does not exist or is not the valid result of a sweep.
+    """
+    path = Path(path)
+    file = path / SWEEP_FILE if path.is_dir() else path
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        sweep = SweepResult(
+            setting=content["cl_setting"],
+            order=content["task_order"],
+            weights=tuple(map(float, content["weights"])),
+            accuracies={key: number for key, number in content["matrix"].items() if number is not None},
+            stand_alone=bool(content.get("stand_alone")),
+            data=str(content.get("data") or ""),
+            experiment=str(content["exp"]),
+        )
+    except FileNotFoundError:
+        raise DataError(f"{file}: no such file; `python eval_os.py sweep` writes one") from None
+    except (UnicodeDecodeError, ValueError, KeyError, TypeError, AttributeError) as error:
+        reason = f"it has no {error}" if isinstance(error, KeyError) else one_line(error)
+        raise DataError(f"{file}: not a valid result of a sweep ({reason})") from None
+    try:
+        count = len(sweep.matrix)
+    except CloveError as error:
+        raise DataError(f"{file}: {error}") from None
+    if len(sweep.weights) != count or not all(weight > 0 and math.isfinite(weight) for weight in sweep.weights):
+        raise DataError(f"{file}: 'weights' must be one positive number for each of the {count} tasks")
+    return sweep
+
+
+def percent(value: float, missing: str = "–") -> str:
+    """Return a fraction as a percentage with one decimal, or ``missing`` for NaN."""
+    return missing if math.isnan(value) else f"{100 * value:.1f}"
+
+
+def average_line(average: float) -> str:
+    """Return the line that reports a result's average accuracy."""
+    return f"weighted average accuracy: {average:.4f}"
+
+
+def task_names(setting: str) -> list[str]:
+    """Return the names of a setting's tasks in its base order.
+
+    Raises:
+        TaskError: no such setting.
+    """
+    return [task.name for task in tasks(setting).values()]
+
+
+def _summary_json(summary: Summary | None) -> dict[str, Any] | None:
+    if summary is None:
+        return None
+    metrics = (
+        ("final", "accuracy", summary.accuracy),
+        ("backward_transfer", "backward_transfer", summary.backward_transfer),
+        ("forgetting", "forgetting", summary.forgetting),
+        ("legacy_forgetting", "legacy_forgetting", summary.legacy_forgetting),
+        ("learning_accuracy", "learning_accuracy", summary.learning_accuracy),
+    )
+    content: dict[str, Any] = {"learned": summary.learned}
+    for key, average_key, metric in metrics:
+        content[key] = [float(value) for value in metric.by_task]
+        content[f"weighted_average_{average_key}"] = None if math.isnan(metric.average) else metric.average
+    return content
+
+
+def _by_task(head: str, names: Sequence[str], values: Iterable[float]) -> list[str]:
+    parts = [f"{name} {value:.4f}" for name, value in zip(names, values, strict=True)]
+    return [f"{head}: {', '.join(parts)}"] if parts else []
+
+
+def _rounded(value: float) -> float:
+    return round(float(value), 4) + 0.0  # + 0.0 turns -0.0 into 0.0
+
+
+def _decimal(value: float) -> str:
+    return "" if math.isnan(value) else f"{value:.4f}"
