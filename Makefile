@@ -1,5 +1,5 @@
 # make demo         install into .venv; on clove-mini, fine-tuning and SRM along a task order, a table and a page
-# make compare      the same with every method
+# make compare      every method on clove-mini, through the workflow (installs Snakemake)
 # make test         install the same way, run the tests
 # make check-long   all tests, also those that take minutes
 PYTHON ?= python3
@@ -8,6 +8,7 @@ BIN := $(VENV)/bin
 MMF := mmf==1.0.0rc10
 
 .PHONY: install demo compare test check-long lint clean
+TESTS := $(BIN)/python -m pytest --numprocesses auto --dist loadgroup
 
 install: $(VENV)/.installed
 
@@ -25,12 +26,14 @@ demo: install
 	bash run_scripts/demo.sh
 
 compare: install
-	CONFIG=EXP_CONFIG/mini bash run_scripts/compare.sh
+	$(BIN)/python -m pip install --quiet -r workflow_requirements.txt
+	$(BIN)/python -m mmclvqa.experiments run --config EXP_CONFIG/mini
 
 test: install
-	$(BIN)/python -m pytest
+	$(TESTS)
 
 check-long: install
+	$(BIN)/python -m pip install --quiet -r workflow_requirements.txt
 	$(BIN)/python -m pytest -m "long or not long"
 
 lint: install

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from mmclvqa.scripts.generate import main
+from mmclvqa.experiments.scripts import main
 
 if __name__ == "__main__":
     sys.exit(main(Path(__file__).resolve().parent))

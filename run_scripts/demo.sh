@@ -1,7 +1,23 @@
 #!/usr/bin/env bash
-# The demo: on clove-mini, UniVQA learns six tasks one after another, once by fine-tuning alone and once with SRM's
-# replays; ends in a table of both and a page to look at. A second call finds all of it done.
-# From the environment: DEMO_SETTING and DEMO_ORDER (functional, oarlks), and what compare.sh takes.
+# The demo: UniVQA learns the six tasks of clove-mini one after another, once by fine-tuning and once with SRM's replays.
+# It ends in a table of both and a page. Finished steps are skipped; an interrupted demo resumes when it is run again.
+# From the environment: ROOT, CLOVE_ROOT, DEMO_SETTING and DEMO_ORDER (functional, oarlks), SEED.
 set -euo pipefail
-export CONFIG=EXP_CONFIG/mini SETTING=${DEMO_SETTING:-functional} ORDER=${DEMO_ORDER:-} METHODS="ft srm_1.5"
-exec bash "$(dirname "${BASH_SOURCE[0]}")/compare.sh"
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+PATH=$PWD/.venv/bin:$PATH
+setting=${DEMO_SETTING:-functional}
+order=${DEMO_ORDER:-$([[ $setting == scene ]] && echo abcdef || echo oarlks)}
+export ROOT=${ROOT:-$PWD/runs/demo${SEED:+_seed_$SEED}} CLOVE_ROOT=${CLOVE_ROOT:-$PWD/runs/clove-mini}
+export CONFIG=EXP_CONFIG/mini OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
+export MMF_ARGS="dataset_config.clvqa.mask_img_prob=0.5 training.checkpoint_interval=500 ${SEED:+training.seed=$SEED} ${MMF_ARGS:-}"
+export SRM_ARGS="@SRM/mini.args ${SEED:+--seed $SEED} ${SRM_ARGS:-}"
+[[ $setting != scene ]] || SRM_ARGS+=" --n_train_epochs 8" # a task of the scene setting has a quarter of the records
+
+[[ -f $CLOVE_ROOT/manifest.json ]] || python -m mmclvqa.clove mini "$CLOVE_ROOT"
+python -m mmclvqa.experiments.root "$ROOT" "$CLOVE_ROOT"
+python generate_run_scripts.py --method ft srm --setting "$setting" --order "$order" --out "$ROOT/scripts"
+for script in "$ROOT/scripts/$setting"/*_run_ft_*.sh "$ROOT/scripts/$setting"/*_run_distilgpt2_*.sh; do
+  bash "$script"
+done
+python -m mmclvqa.evaluation.report "$ROOT/exp/clvqa/save/$setting"/setting_*_"$order"/val_{ft,distilgpt2_*}/sweep.json \
+  --out "$ROOT/report/${setting}_$order"

@@ -1,80 +1,163 @@
 #!/usr/bin/env bash
-# UniVQA with SRM's replays, 1.0 for each real record: functional setting, task order kaorls (505).
-# Done steps are skipped and a run that was cut off goes on. DRY_RUN=1 prints the commands. Written by
-# generate_run_scripts.py; these can be set in the environment:
+# UniVQA, SRM (distilgpt2, 1.0 replays per real record): functional setting, task order kaorls (505).
+# Written by generate_run_scripts.py. Finished steps are skipped, and an interrupted training resumes from its last
+# checkpoint. From the environment: ROOT (experiments), CLOVE_ROOT (data), DEVICE (GPU, or cpu), CONFIG (EXP_CONFIG/mini
+# for clove-mini), MMF_ARGS (more overrides of mmf_run), SRM_ARGS (more arguments of SRM/train.py).
+# shellcheck disable=SC2086
 set -euo pipefail
-ROOT=${ROOT:-runs/clvqa}             # experiments
-CLOVE_ROOT=${CLOVE_ROOT:-data/clove} # data
-DEVICE=${DEVICE:-0}                  # GPU(s) to be seen; cpu: none
-CONFIG=${CONFIG:-EXP_CONFIG}         # EXP_CONFIG/mini for clove-mini
-SRM_ARGS=${SRM_ARGS:-}               # more arguments of SRM/train.py
-MMF_ARGS=${MMF_ARGS:-}               # more key=value words of mmf_run
-# shellcheck source=run_scripts/lib.sh
-source "$(dirname "${BASH_SOURCE[0]}")/../../lib.sh"
+ROOT=$(realpath -m "${ROOT:-runs/clvqa}")
+CLOVE_ROOT=$(realpath -m "${CLOVE_ROOT:-data/clove}")
+DEVICE=${DEVICE:-0}
+CONFIG=${CONFIG:-EXP_CONFIG}
+MMF_ARGS=${MMF_ARGS:-}
+SRM_ARGS=${SRM_ARGS:-}
+export ROOT CLOVE_ROOT CONFIG MMF_ARGS
+cd "$(dirname "${BASH_SOURCE[0]}")/../../.."
+PATH=$PWD/.venv/bin:$PATH
 
-SAVE=$ROOT/exp/clvqa/save
-STAND_ALONE=$SAVE/stand_alone/functional
-EXP=distilgpt2_replay_qag_seq_not_use_gt_task_token_1.0
-RUN=$SAVE/functional/setting_505_kaorls/$EXP
-QAG=$ROOT/exp/clvqa/QAG_seq/not_use_gt/QAG_functional_task_token
-REPLAYS=$QAG/distilgpt2_replay/distilgpt2_functional_kaorls
-STEPS=8
-
-train "$STAND_ALONE/unicl_knowledge" \
-  config="$CONFIG/functional/cl_knowledge_unicl_standalone.yaml" \
+# train knowledge
+if [ ! -f "$ROOT/exp/clvqa/save/stand_alone/functional/unicl_knowledge/unicl_final.pth" ]; then
+CUDA_VISIBLE_DEVICES=$DEVICE mmf_run "config=$CONFIG/functional/cl_knowledge_unicl_standalone.yaml" \
   model=unicl \
   dataset=clvqa \
   run_type=train_val \
-  env.save_dir="$STAND_ALONE/unicl_knowledge" \
+  "env.save_dir=$ROOT/exp/clvqa/save/stand_alone/functional/unicl_knowledge" \
   training.checkpoint_interval=4000 \
-  "training.callbacks=[]"
+  "training.callbacks=[]" \
+  checkpoint.resume=True \
+  $MMF_ARGS
+fi
 
-write_replays "$REPLAYS" kaorls \
-  --cl_setting functional \
+# train SRM and write its replays
+if [ ! -f "$ROOT/exp/clvqa/QAG_seq/not_use_gt/QAG_functional_task_token/distilgpt2_replay/distilgpt2_functional_kaorls/kaorls_REPLAY[l]_AT[s].npy" ]; then
+CUDA_VISIBLE_DEVICES=$DEVICE python SRM/train.py --cl_setting functional \
   --task_seq kaorls \
   --model_name distilgpt2 \
-  --model_dir_root "$QAG" \
+  --model_dir_root "$ROOT/exp/clvqa/QAG_seq/not_use_gt/QAG_functional_task_token" \
   --add_task_tokens \
-  --n_train_epochs 15
+  --n_train_epochs 15 \
+  $SRM_ARGS
+fi
 
-# learn TASK BEFORE REPLAYS: goes on from the model in folder BEFORE, with
-# one task's real records, and replays of every task before it.
-learn() {
-  train "$RUN/unicl_$1" \
-    config="$CONFIG/functional/cl_$1_unicl_standalone.yaml" \
-    model=unicl \
-    dataset=clvqa \
-    training.CL.use_cl=True \
-    training.CL.use_callback=False \
-    training.CL.use_replay=True \
-    training.CL.replay_method=restore_with_prob \
-    training.CL.task_order=kaorls \
-    training.CL.restore_rate=1.0 \
-    training.CL.restore_dir="$REPLAYS" \
-    training.CL.restore_paths="$3" \
-    dataset_config.clvqa.use_mask_img=True \
-    dataset_config.clvqa.mask_img_prob=0.15 \
-    run_type=train_val \
-    checkpoint.resume_file="$2/unicl_final.pth" \
-    env.save_dir="$RUN/unicl_$1" \
-    training.checkpoint_interval=4000 \
-    "training.callbacks=[]"
-}
+# train attribute
+if [ ! -f "$ROOT/exp/clvqa/save/functional/setting_505_kaorls/distilgpt2_replay_qag_seq_not_use_gt_task_token_1.0/unicl_attribute/unicl_final.pth" ]; then
+CUDA_VISIBLE_DEVICES=$DEVICE mmf_run "config=$CONFIG/functional/cl_attribute_unicl_standalone.yaml" \
+  model=unicl \
+  dataset=clvqa \
+  training.CL.use_cl=True \
+  training.CL.use_callback=False \
+  training.CL.use_replay=True \
+  training.CL.replay_method=restore_with_prob \
+  training.CL.task_order=kaorls \
+  training.CL.restore_rate=1.0 \
+  "training.CL.restore_dir=$ROOT/exp/clvqa/QAG_seq/not_use_gt/QAG_functional_task_token/distilgpt2_replay/distilgpt2_functional_kaorls" \
+  "training.CL.restore_paths=kaorls_REPLAY[k]_AT[a].npy" \
+  dataset_config.clvqa.use_mask_img=True \
+  dataset_config.clvqa.mask_img_prob=0.15 \
+  run_type=train_val \
+  "checkpoint.resume_file=$ROOT/exp/clvqa/save/stand_alone/functional/unicl_knowledge/unicl_final.pth" \
+  "env.save_dir=$ROOT/exp/clvqa/save/functional/setting_505_kaorls/distilgpt2_replay_qag_seq_not_use_gt_task_token_1.0/unicl_attribute" \
+  training.checkpoint_interval=4000 \
+  "training.callbacks=[]" \
+  checkpoint.resume=True \
+  $MMF_ARGS
+fi
 
-learn attribute "$STAND_ALONE/unicl_knowledge" \
-  'kaorls_REPLAY[k]_AT[a].npy'
-learn object "$RUN/unicl_attribute" \
-  'kaorls_REPLAY[k]_AT[o].npy,kaorls_REPLAY[a]_AT[o].npy'
-learn relation "$RUN/unicl_object" \
-  'kaorls_REPLAY[k]_AT[r].npy,kaorls_REPLAY[a]_AT[r].npy,kaorls_REPLAY[o]_AT[r].npy'
-learn logical "$RUN/unicl_relation" \
-  'kaorls_REPLAY[k]_AT[l].npy,kaorls_REPLAY[a]_AT[l].npy,kaorls_REPLAY[o]_AT[l].npy,kaorls_REPLAY[r]_AT[l].npy'
-learn scenetext "$RUN/unicl_logical" \
-  'kaorls_REPLAY[k]_AT[s].npy,kaorls_REPLAY[a]_AT[s].npy,kaorls_REPLAY[o]_AT[s].npy,kaorls_REPLAY[r]_AT[s].npy,kaorls_REPLAY[l]_AT[s].npy'
+# train object
+if [ ! -f "$ROOT/exp/clvqa/save/functional/setting_505_kaorls/distilgpt2_replay_qag_seq_not_use_gt_task_token_1.0/unicl_object/unicl_final.pth" ]; then
+CUDA_VISIBLE_DEVICES=$DEVICE mmf_run "config=$CONFIG/functional/cl_object_unicl_standalone.yaml" \
+  model=unicl \
+  dataset=clvqa \
+  training.CL.use_cl=True \
+  training.CL.use_callback=False \
+  training.CL.use_replay=True \
+  training.CL.replay_method=restore_with_prob \
+  training.CL.task_order=kaorls \
+  training.CL.restore_rate=1.0 \
+  "training.CL.restore_dir=$ROOT/exp/clvqa/QAG_seq/not_use_gt/QAG_functional_task_token/distilgpt2_replay/distilgpt2_functional_kaorls" \
+  "training.CL.restore_paths=kaorls_REPLAY[k]_AT[o].npy,kaorls_REPLAY[a]_AT[o].npy" \
+  dataset_config.clvqa.use_mask_img=True \
+  dataset_config.clvqa.mask_img_prob=0.15 \
+  run_type=train_val \
+  "checkpoint.resume_file=$ROOT/exp/clvqa/save/functional/setting_505_kaorls/distilgpt2_replay_qag_seq_not_use_gt_task_token_1.0/unicl_attribute/unicl_final.pth" \
+  "env.save_dir=$ROOT/exp/clvqa/save/functional/setting_505_kaorls/distilgpt2_replay_qag_seq_not_use_gt_task_token_1.0/unicl_object" \
+  training.checkpoint_interval=4000 \
+  "training.callbacks=[]" \
+  checkpoint.resume=True \
+  $MMF_ARGS
+fi
 
-evaluate sweep \
-  --cl_setting functional \
-  --task_order kaorls \
-  --exp "$EXP" \
-  --save_dir "$SAVE" \
-  --model_name unicl
+# train relation
+if [ ! -f "$ROOT/exp/clvqa/save/functional/setting_505_kaorls/distilgpt2_replay_qag_seq_not_use_gt_task_token_1.0/unicl_relation/unicl_final.pth" ]; then
+CUDA_VISIBLE_DEVICES=$DEVICE mmf_run "config=$CONFIG/functional/cl_relation_unicl_standalone.yaml" \
+  model=unicl \
+  dataset=clvqa \
+  training.CL.use_cl=True \
+  training.CL.use_callback=False \
+  training.CL.use_replay=True \
+  training.CL.replay_method=restore_with_prob \
+  training.CL.task_order=kaorls \
+  training.CL.restore_rate=1.0 \
+  "training.CL.restore_dir=$ROOT/exp/clvqa/QAG_seq/not_use_gt/QAG_functional_task_token/distilgpt2_replay/distilgpt2_functional_kaorls" \
+  "training.CL.restore_paths=kaorls_REPLAY[k]_AT[r].npy,kaorls_REPLAY[a]_AT[r].npy,kaorls_REPLAY[o]_AT[r].npy" \
+  dataset_config.clvqa.use_mask_img=True \
+  dataset_config.clvqa.mask_img_prob=0.15 \
+  run_type=train_val \
+  "checkpoint.resume_file=$ROOT/exp/clvqa/save/functional/setting_505_kaorls/distilgpt2_replay_qag_seq_not_use_gt_task_token_1.0/unicl_object/unicl_final.pth" \
+  "env.save_dir=$ROOT/exp/clvqa/save/functional/setting_505_kaorls/distilgpt2_replay_qag_seq_not_use_gt_task_token_1.0/unicl_relation" \
+  training.checkpoint_interval=4000 \
+  "training.callbacks=[]" \
+  checkpoint.resume=True \
+  $MMF_ARGS
+fi
+
+# train logical
+if [ ! -f "$ROOT/exp/clvqa/save/functional/setting_505_kaorls/distilgpt2_replay_qag_seq_not_use_gt_task_token_1.0/unicl_logical/unicl_final.pth" ]; then
+CUDA_VISIBLE_DEVICES=$DEVICE mmf_run "config=$CONFIG/functional/cl_logical_unicl_standalone.yaml" \
+  model=unicl \
+  dataset=clvqa \
+  training.CL.use_cl=True \
+  training.CL.use_callback=False \
+  training.CL.use_replay=True \
+  training.CL.replay_method=restore_with_prob \
+  training.CL.task_order=kaorls \
+  training.CL.restore_rate=1.0 \
+  "training.CL.restore_dir=$ROOT/exp/clvqa/QAG_seq/not_use_gt/QAG_functional_task_token/distilgpt2_replay/distilgpt2_functional_kaorls" \
+  "training.CL.restore_paths=kaorls_REPLAY[k]_AT[l].npy,kaorls_REPLAY[a]_AT[l].npy,kaorls_REPLAY[o]_AT[l].npy,kaorls_REPLAY[r]_AT[l].npy" \
+  dataset_config.clvqa.use_mask_img=True \
+  dataset_config.clvqa.mask_img_prob=0.15 \
+  run_type=train_val \
+  "checkpoint.resume_file=$ROOT/exp/clvqa/save/functional/setting_505_kaorls/distilgpt2_replay_qag_seq_not_use_gt_task_token_1.0/unicl_relation/unicl_final.pth" \
+  "env.save_dir=$ROOT/exp/clvqa/save/functional/setting_505_kaorls/distilgpt2_replay_qag_seq_not_use_gt_task_token_1.0/unicl_logical" \
+  training.checkpoint_interval=4000 \
+  "training.callbacks=[]" \
+  checkpoint.resume=True \
+  $MMF_ARGS
+fi
+
+# train scenetext
+if [ ! -f "$ROOT/exp/clvqa/save/functional/setting_505_kaorls/distilgpt2_replay_qag_seq_not_use_gt_task_token_1.0/unicl_scenetext/unicl_final.pth" ]; then
+CUDA_VISIBLE_DEVICES=$DEVICE mmf_run "config=$CONFIG/functional/cl_scenetext_unicl_standalone.yaml" \
+  model=unicl \
+  dataset=clvqa \
+  training.CL.use_cl=True \
+  training.CL.use_callback=False \
+  training.CL.use_replay=True \
+  training.CL.replay_method=restore_with_prob \
+  training.CL.task_order=kaorls \
+  training.CL.restore_rate=1.0 \
+  "training.CL.restore_dir=$ROOT/exp/clvqa/QAG_seq/not_use_gt/QAG_functional_task_token/distilgpt2_replay/distilgpt2_functional_kaorls" \
+  "training.CL.restore_paths=kaorls_REPLAY[k]_AT[s].npy,kaorls_REPLAY[a]_AT[s].npy,kaorls_REPLAY[o]_AT[s].npy,kaorls_REPLAY[r]_AT[s].npy,kaorls_REPLAY[l]_AT[s].npy" \
+  dataset_config.clvqa.use_mask_img=True \
+  dataset_config.clvqa.mask_img_prob=0.15 \
+  run_type=train_val \
+  "checkpoint.resume_file=$ROOT/exp/clvqa/save/functional/setting_505_kaorls/distilgpt2_replay_qag_seq_not_use_gt_task_token_1.0/unicl_logical/unicl_final.pth" \
+  "env.save_dir=$ROOT/exp/clvqa/save/functional/setting_505_kaorls/distilgpt2_replay_qag_seq_not_use_gt_task_token_1.0/unicl_scenetext" \
+  training.checkpoint_interval=4000 \
+  "training.callbacks=[]" \
+  checkpoint.resume=True \
+  $MMF_ARGS
+fi
+
+# evaluate every model on every task
+CUDA_VISIBLE_DEVICES=$DEVICE python -c "from eval_os import *; stage_sweep(cl_setting='functional', setting_idx=505, abbr_seq='kaorls', device='$DEVICE', model_name='unicl', save_dir='$ROOT/exp/clvqa', val_exp='distilgpt2_replay_qag_seq_not_use_gt_task_token_1.0', test_stand_alone=False, test_reg=False)"

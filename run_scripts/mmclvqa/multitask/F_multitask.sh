@@ -1,31 +1,32 @@
 #!/usr/bin/env bash
-# UniVQA on all tasks of the functional setting at once, the upper bound.
-# Done steps are skipped and a run that was cut off goes on. DRY_RUN=1 prints the commands. Written by
-# generate_run_scripts.py; these can be set in the environment:
+# UniVQA, multitask: functional setting.
+# Written by generate_run_scripts.py. Finished steps are skipped, and an interrupted training resumes from its last
+# checkpoint. From the environment: ROOT (experiments), CLOVE_ROOT (data), DEVICE (GPU, or cpu), CONFIG (EXP_CONFIG/mini
+# for clove-mini), MMF_ARGS (more overrides of mmf_run), SRM_ARGS (more arguments of SRM/train.py).
+# shellcheck disable=SC2086
 set -euo pipefail
-ROOT=${ROOT:-runs/clvqa}             # experiments
-CLOVE_ROOT=${CLOVE_ROOT:-data/clove} # data
-DEVICE=${DEVICE:-0}                  # GPU(s) to be seen; cpu: none
-CONFIG=${CONFIG:-EXP_CONFIG}         # EXP_CONFIG/mini for clove-mini
-SRM_ARGS=${SRM_ARGS:-}               # more arguments of SRM/train.py
-MMF_ARGS=${MMF_ARGS:-}               # more key=value words of mmf_run
-# shellcheck source=run_scripts/lib.sh
-source "$(dirname "${BASH_SOURCE[0]}")/../../lib.sh"
+ROOT=$(realpath -m "${ROOT:-runs/clvqa}")
+CLOVE_ROOT=$(realpath -m "${CLOVE_ROOT:-data/clove}")
+DEVICE=${DEVICE:-0}
+CONFIG=${CONFIG:-EXP_CONFIG}
+MMF_ARGS=${MMF_ARGS:-}
+SRM_ARGS=${SRM_ARGS:-}
+export ROOT CLOVE_ROOT CONFIG MMF_ARGS
+cd "$(dirname "${BASH_SOURCE[0]}")/../../.."
+PATH=$PWD/.venv/bin:$PATH
 
-SAVE=$ROOT/exp/clvqa/save
-RUN=$SAVE/multitask/unicl_functional_incremental
-STEPS=2
-
-train "$RUN" \
-  config="$CONFIG/cl_functional_multitask_unicl.yaml" \
+# train on all tasks at once
+if [ ! -f "$ROOT/exp/clvqa/save/multitask/unicl_functional_incremental/unicl_final.pth" ]; then
+CUDA_VISIBLE_DEVICES=$DEVICE mmf_run "config=$CONFIG/cl_functional_multitask_unicl.yaml" \
   model=unicl \
   dataset=clvqa \
   run_type=train_val \
-  env.save_dir="$RUN" \
+  "env.save_dir=$ROOT/exp/clvqa/save/multitask/unicl_functional_incremental" \
   training.checkpoint_interval=4000 \
-  "training.callbacks=[]"
+  "training.callbacks=[]" \
+  checkpoint.resume=True \
+  $MMF_ARGS
+fi
 
-evaluate multitask \
-  --cl_setting functional \
-  --save_dir "$SAVE" \
-  --model_name unicl
+# evaluate the multitask model
+CUDA_VISIBLE_DEVICES=$DEVICE python -c "from eval_os import *; test_multi_task(device='$DEVICE', cl_setting='functional', model_name='unicl', save_dir='$ROOT/exp/clvqa')"

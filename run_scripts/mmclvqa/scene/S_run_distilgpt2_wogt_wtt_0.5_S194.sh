@@ -1,80 +1,163 @@
 #!/usr/bin/env bash
-# UniVQA with SRM's replays, 0.5 for each real record: scene setting, task order beacfd (194).
-# Done steps are skipped and a run that was cut off goes on. DRY_RUN=1 prints the commands. Written by
-# generate_run_scripts.py; these can be set in the environment:
+# UniVQA, SRM (distilgpt2, 0.5 replays per real record): scene setting, task order beacfd (194).
+# Written by generate_run_scripts.py. Finished steps are skipped, and an interrupted training resumes from its last
+# checkpoint. From the environment: ROOT (experiments), CLOVE_ROOT (data), DEVICE (GPU, or cpu), CONFIG (EXP_CONFIG/mini
+# for clove-mini), MMF_ARGS (more overrides of mmf_run), SRM_ARGS (more arguments of SRM/train.py).
+# shellcheck disable=SC2086
 set -euo pipefail
-ROOT=${ROOT:-runs/clvqa}             # experiments
-CLOVE_ROOT=${CLOVE_ROOT:-data/clove} # data
-DEVICE=${DEVICE:-0}                  # GPU(s) to be seen; cpu: none
-CONFIG=${CONFIG:-EXP_CONFIG}         # EXP_CONFIG/mini for clove-mini
-SRM_ARGS=${SRM_ARGS:-}               # more arguments of SRM/train.py
-MMF_ARGS=${MMF_ARGS:-}               # more key=value words of mmf_run
-# shellcheck source=run_scripts/lib.sh
-source "$(dirname "${BASH_SOURCE[0]}")/../../lib.sh"
+ROOT=$(realpath -m "${ROOT:-runs/clvqa}")
+CLOVE_ROOT=$(realpath -m "${CLOVE_ROOT:-data/clove}")
+DEVICE=${DEVICE:-0}
+CONFIG=${CONFIG:-EXP_CONFIG}
+MMF_ARGS=${MMF_ARGS:-}
+SRM_ARGS=${SRM_ARGS:-}
+export ROOT CLOVE_ROOT CONFIG MMF_ARGS
+cd "$(dirname "${BASH_SOURCE[0]}")/../../.."
+PATH=$PWD/.venv/bin:$PATH
 
-SAVE=$ROOT/exp/clvqa/save
-STAND_ALONE=$SAVE/stand_alone/scene
-EXP=distilgpt2_replay_qag_seq_not_use_gt_task_token_0.5
-RUN=$SAVE/scene/setting_194_beacfd/$EXP
-QAG=$ROOT/exp/clvqa/QAG_seq/not_use_gt/QAG_scene_task_token
-REPLAYS=$QAG/distilgpt2_replay/distilgpt2_scene_beacfd
-STEPS=8
-
-train "$STAND_ALONE/unicl_b#Workplace" \
-  config="$CONFIG/scene/cl_b#Workplace_unicl_standalone.yaml" \
+# train b#Workplace
+if [ ! -f "$ROOT/exp/clvqa/save/stand_alone/scene/unicl_b#Workplace/unicl_final.pth" ]; then
+CUDA_VISIBLE_DEVICES=$DEVICE mmf_run "config=$CONFIG/scene/cl_b#Workplace_unicl_standalone.yaml" \
   model=unicl \
   dataset=clvqa \
   run_type=train_val \
-  env.save_dir="$STAND_ALONE/unicl_b#Workplace" \
+  "env.save_dir=$ROOT/exp/clvqa/save/stand_alone/scene/unicl_b#Workplace" \
   training.checkpoint_interval=4000 \
-  "training.callbacks=[]"
+  "training.callbacks=[]" \
+  checkpoint.resume=True \
+  $MMF_ARGS
+fi
 
-write_replays "$REPLAYS" beacfd \
-  --cl_setting scene \
+# train SRM and write its replays
+if [ ! -f "$ROOT/exp/clvqa/QAG_seq/not_use_gt/QAG_scene_task_token/distilgpt2_replay/distilgpt2_scene_beacfd/beacfd_REPLAY[f]_AT[d].npy" ]; then
+CUDA_VISIBLE_DEVICES=$DEVICE python SRM/train.py --cl_setting scene \
   --task_seq beacfd \
   --model_name distilgpt2 \
-  --model_dir_root "$QAG" \
+  --model_dir_root "$ROOT/exp/clvqa/QAG_seq/not_use_gt/QAG_scene_task_token" \
   --add_task_tokens \
-  --n_train_epochs 15
+  --n_train_epochs 15 \
+  $SRM_ARGS
+fi
 
-# learn TASK BEFORE REPLAYS: goes on from the model in folder BEFORE, with
-# one task's real records, and replays of every task before it.
-learn() {
-  train "$RUN/unicl_$1" \
-    config="$CONFIG/scene/cl_$1_unicl_standalone.yaml" \
-    model=unicl \
-    dataset=clvqa \
-    training.CL.use_cl=True \
-    training.CL.use_callback=False \
-    training.CL.use_replay=True \
-    training.CL.replay_method=restore_with_prob \
-    training.CL.task_order=beacfd \
-    training.CL.restore_rate=0.5 \
-    training.CL.restore_dir="$REPLAYS" \
-    training.CL.restore_paths="$3" \
-    dataset_config.clvqa.use_mask_img=True \
-    dataset_config.clvqa.mask_img_prob=0.15 \
-    run_type=train_val \
-    checkpoint.resume_file="$2/unicl_final.pth" \
-    env.save_dir="$RUN/unicl_$1" \
-    training.checkpoint_interval=4000 \
-    "training.callbacks=[]"
-}
+# train e#SportAndLeisure
+if [ ! -f "$ROOT/exp/clvqa/save/scene/setting_194_beacfd/distilgpt2_replay_qag_seq_not_use_gt_task_token_0.5/unicl_e#SportAndLeisure/unicl_final.pth" ]; then
+CUDA_VISIBLE_DEVICES=$DEVICE mmf_run "config=$CONFIG/scene/cl_e#SportAndLeisure_unicl_standalone.yaml" \
+  model=unicl \
+  dataset=clvqa \
+  training.CL.use_cl=True \
+  training.CL.use_callback=False \
+  training.CL.use_replay=True \
+  training.CL.replay_method=restore_with_prob \
+  training.CL.task_order=beacfd \
+  training.CL.restore_rate=0.5 \
+  "training.CL.restore_dir=$ROOT/exp/clvqa/QAG_seq/not_use_gt/QAG_scene_task_token/distilgpt2_replay/distilgpt2_scene_beacfd" \
+  "training.CL.restore_paths=beacfd_REPLAY[b]_AT[e].npy" \
+  dataset_config.clvqa.use_mask_img=True \
+  dataset_config.clvqa.mask_img_prob=0.15 \
+  run_type=train_val \
+  "checkpoint.resume_file=$ROOT/exp/clvqa/save/stand_alone/scene/unicl_b#Workplace/unicl_final.pth" \
+  "env.save_dir=$ROOT/exp/clvqa/save/scene/setting_194_beacfd/distilgpt2_replay_qag_seq_not_use_gt_task_token_0.5/unicl_e#SportAndLeisure" \
+  training.checkpoint_interval=4000 \
+  "training.callbacks=[]" \
+  checkpoint.resume=True \
+  $MMF_ARGS
+fi
 
-learn "e#SportAndLeisure" "$STAND_ALONE/unicl_b#Workplace" \
-  'beacfd_REPLAY[b]_AT[e].npy'
-learn "a#ShopAndDining" "$RUN/unicl_e#SportAndLeisure" \
-  'beacfd_REPLAY[b]_AT[a].npy,beacfd_REPLAY[e]_AT[a].npy'
-learn "c#HomeOrHotel" "$RUN/unicl_a#ShopAndDining" \
-  'beacfd_REPLAY[b]_AT[c].npy,beacfd_REPLAY[e]_AT[c].npy,beacfd_REPLAY[a]_AT[c].npy'
-learn "f#Outdoors" "$RUN/unicl_c#HomeOrHotel" \
-  'beacfd_REPLAY[b]_AT[f].npy,beacfd_REPLAY[e]_AT[f].npy,beacfd_REPLAY[a]_AT[f].npy,beacfd_REPLAY[c]_AT[f].npy'
-learn "d#Transportation" "$RUN/unicl_f#Outdoors" \
-  'beacfd_REPLAY[b]_AT[d].npy,beacfd_REPLAY[e]_AT[d].npy,beacfd_REPLAY[a]_AT[d].npy,beacfd_REPLAY[c]_AT[d].npy,beacfd_REPLAY[f]_AT[d].npy'
+# train a#ShopAndDining
+if [ ! -f "$ROOT/exp/clvqa/save/scene/setting_194_beacfd/distilgpt2_replay_qag_seq_not_use_gt_task_token_0.5/unicl_a#ShopAndDining/unicl_final.pth" ]; then
+CUDA_VISIBLE_DEVICES=$DEVICE mmf_run "config=$CONFIG/scene/cl_a#ShopAndDining_unicl_standalone.yaml" \
+  model=unicl \
+  dataset=clvqa \
+  training.CL.use_cl=True \
+  training.CL.use_callback=False \
+  training.CL.use_replay=True \
+  training.CL.replay_method=restore_with_prob \
+  training.CL.task_order=beacfd \
+  training.CL.restore_rate=0.5 \
+  "training.CL.restore_dir=$ROOT/exp/clvqa/QAG_seq/not_use_gt/QAG_scene_task_token/distilgpt2_replay/distilgpt2_scene_beacfd" \
+  "training.CL.restore_paths=beacfd_REPLAY[b]_AT[a].npy,beacfd_REPLAY[e]_AT[a].npy" \
+  dataset_config.clvqa.use_mask_img=True \
+  dataset_config.clvqa.mask_img_prob=0.15 \
+  run_type=train_val \
+  "checkpoint.resume_file=$ROOT/exp/clvqa/save/scene/setting_194_beacfd/distilgpt2_replay_qag_seq_not_use_gt_task_token_0.5/unicl_e#SportAndLeisure/unicl_final.pth" \
+  "env.save_dir=$ROOT/exp/clvqa/save/scene/setting_194_beacfd/distilgpt2_replay_qag_seq_not_use_gt_task_token_0.5/unicl_a#ShopAndDining" \
+  training.checkpoint_interval=4000 \
+  "training.callbacks=[]" \
+  checkpoint.resume=True \
+  $MMF_ARGS
+fi
 
-evaluate sweep \
-  --cl_setting scene \
-  --task_order beacfd \
-  --exp "$EXP" \
-  --save_dir "$SAVE" \
-  --model_name unicl
+# train c#HomeOrHotel
+if [ ! -f "$ROOT/exp/clvqa/save/scene/setting_194_beacfd/distilgpt2_replay_qag_seq_not_use_gt_task_token_0.5/unicl_c#HomeOrHotel/unicl_final.pth" ]; then
+CUDA_VISIBLE_DEVICES=$DEVICE mmf_run "config=$CONFIG/scene/cl_c#HomeOrHotel_unicl_standalone.yaml" \
+  model=unicl \
+  dataset=clvqa \
+  training.CL.use_cl=True \
+  training.CL.use_callback=False \
+  training.CL.use_replay=True \
+  training.CL.replay_method=restore_with_prob \
+  training.CL.task_order=beacfd \
+  training.CL.restore_rate=0.5 \
+  "training.CL.restore_dir=$ROOT/exp/clvqa/QAG_seq/not_use_gt/QAG_scene_task_token/distilgpt2_replay/distilgpt2_scene_beacfd" \
+  "training.CL.restore_paths=beacfd_REPLAY[b]_AT[c].npy,beacfd_REPLAY[e]_AT[c].npy,beacfd_REPLAY[a]_AT[c].npy" \
+  dataset_config.clvqa.use_mask_img=True \
+  dataset_config.clvqa.mask_img_prob=0.15 \
+  run_type=train_val \
+  "checkpoint.resume_file=$ROOT/exp/clvqa/save/scene/setting_194_beacfd/distilgpt2_replay_qag_seq_not_use_gt_task_token_0.5/unicl_a#ShopAndDining/unicl_final.pth" \
+  "env.save_dir=$ROOT/exp/clvqa/save/scene/setting_194_beacfd/distilgpt2_replay_qag_seq_not_use_gt_task_token_0.5/unicl_c#HomeOrHotel" \
+  training.checkpoint_interval=4000 \
+  "training.callbacks=[]" \
+  checkpoint.resume=True \
+  $MMF_ARGS
+fi
+
+# train f#Outdoors
+if [ ! -f "$ROOT/exp/clvqa/save/scene/setting_194_beacfd/distilgpt2_replay_qag_seq_not_use_gt_task_token_0.5/unicl_f#Outdoors/unicl_final.pth" ]; then
+CUDA_VISIBLE_DEVICES=$DEVICE mmf_run "config=$CONFIG/scene/cl_f#Outdoors_unicl_standalone.yaml" \
+  model=unicl \
+  dataset=clvqa \
+  training.CL.use_cl=True \
+  training.CL.use_callback=False \
+  training.CL.use_replay=True \
+  training.CL.replay_method=restore_with_prob \
+  training.CL.task_order=beacfd \
+  training.CL.restore_rate=0.5 \
+  "training.CL.restore_dir=$ROOT/exp/clvqa/QAG_seq/not_use_gt/QAG_scene_task_token/distilgpt2_replay/distilgpt2_scene_beacfd" \
+  "training.CL.restore_paths=beacfd_REPLAY[b]_AT[f].npy,beacfd_REPLAY[e]_AT[f].npy,beacfd_REPLAY[a]_AT[f].npy,beacfd_REPLAY[c]_AT[f].npy" \
+  dataset_config.clvqa.use_mask_img=True \
+  dataset_config.clvqa.mask_img_prob=0.15 \
+  run_type=train_val \
+  "checkpoint.resume_file=$ROOT/exp/clvqa/save/scene/setting_194_beacfd/distilgpt2_replay_qag_seq_not_use_gt_task_token_0.5/unicl_c#HomeOrHotel/unicl_final.pth" \
+  "env.save_dir=$ROOT/exp/clvqa/save/scene/setting_194_beacfd/distilgpt2_replay_qag_seq_not_use_gt_task_token_0.5/unicl_f#Outdoors" \
+  training.checkpoint_interval=4000 \
+  "training.callbacks=[]" \
+  checkpoint.resume=True \
+  $MMF_ARGS
+fi
+
+# train d#Transportation
+if [ ! -f "$ROOT/exp/clvqa/save/scene/setting_194_beacfd/distilgpt2_replay_qag_seq_not_use_gt_task_token_0.5/unicl_d#Transportation/unicl_final.pth" ]; then
+CUDA_VISIBLE_DEVICES=$DEVICE mmf_run "config=$CONFIG/scene/cl_d#Transportation_unicl_standalone.yaml" \
+  model=unicl \
+  dataset=clvqa \
+  training.CL.use_cl=True \
+  training.CL.use_callback=False \
+  training.CL.use_replay=True \
+  training.CL.replay_method=restore_with_prob \
+  training.CL.task_order=beacfd \
+  training.CL.restore_rate=0.5 \
+  "training.CL.restore_dir=$ROOT/exp/clvqa/QAG_seq/not_use_gt/QAG_scene_task_token/distilgpt2_replay/distilgpt2_scene_beacfd" \
+  "training.CL.restore_paths=beacfd_REPLAY[b]_AT[d].npy,beacfd_REPLAY[e]_AT[d].npy,beacfd_REPLAY[a]_AT[d].npy,beacfd_REPLAY[c]_AT[d].npy,beacfd_REPLAY[f]_AT[d].npy" \
+  dataset_config.clvqa.use_mask_img=True \
+  dataset_config.clvqa.mask_img_prob=0.15 \
+  run_type=train_val \
+  "checkpoint.resume_file=$ROOT/exp/clvqa/save/scene/setting_194_beacfd/distilgpt2_replay_qag_seq_not_use_gt_task_token_0.5/unicl_f#Outdoors/unicl_final.pth" \
+  "env.save_dir=$ROOT/exp/clvqa/save/scene/setting_194_beacfd/distilgpt2_replay_qag_seq_not_use_gt_task_token_0.5/unicl_d#Transportation" \
+  training.checkpoint_interval=4000 \
+  "training.callbacks=[]" \
+  checkpoint.resume=True \
+  $MMF_ARGS
+fi
+
+# evaluate every model on every task
+CUDA_VISIBLE_DEVICES=$DEVICE python -c "from eval_os import *; stage_sweep(cl_setting='scene', setting_idx=194, abbr_seq='beacfd', device='$DEVICE', model_name='unicl', save_dir='$ROOT/exp/clvqa', val_exp='distilgpt2_replay_qag_seq_not_use_gt_task_token_0.5', test_stand_alone=False, test_reg=False)"

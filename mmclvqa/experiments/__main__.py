@@ -1,0 +1,204 @@
+"""``python -m mmclvqa.experiments run``: run experiments with Snakemake and compare their results."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import os
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import yaml
+
+from mmclvqa.clove.errors import ConfigError
+from mmclvqa.clove.files import write_json
+from mmclvqa.clove.tasks import SETTINGS
+from mmclvqa.clove.text import clock, run_command
+from mmclvqa.experiments import planning
+from mmclvqa.experiments.progress import Journal
+from mmclvqa.experiments.root import check_root, make_mini
+from mmclvqa.experiments.scripts import command
+from mmclvqa.user_code import import_user_code
+
+PROJECT = Path(__file__).resolve().parents[2]
+WORKFLOW = Path(__file__).parent / "workflow"
+INSTALL = "pip install -r workflow_requirements.txt"
+PRESET = "workflow.yaml"
+"""File in a configuration folder with arguments that are added to all steps."""
+PROGRAMS = Path(sys.executable).parent
+"""Folder that comes first in ``PATH``, so that steps use this environment's ``mmf_run`` and ``python``."""
+POLL_SECONDS = 1.0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Returns:
+        The exit code: 0; 1 after a failed step or an error; 130 after Ctrl-C.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if "--" in argv:
+        end = argv.index("--")
+        argv, extra = argv[:end], argv[end + 1 :]
+    else:
+        extra = []
+    args = _parser().parse_args(argv)
+    return run_command(lambda: _run(args, extra))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m mmclvqa.experiments", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    run = commands.add_parser(
+        "run", help="run experiments", epilog="Arguments after -- are passed to Snakemake unchanged."
+    )
+    run.add_argument("--setting", nargs="+", default=["functional"], choices=SETTINGS, help="default: functional")
+    run.add_argument("--order", nargs="+", default=[], help="task orders (default: the first one of the paper)")
+    run.add_argument("--method", nargs="+", default=[], metavar="NAME[:SETTING=VALUE,...]", help="default: all methods")
+    run.add_argument("--seed", nargs="+", type=int, default=[], help="run all experiments with each of these seeds")
+    run.add_argument("--grid", metavar="paper|FILE.yaml", help="run the published comparison, or the blocks of a file")
+    run.add_argument("--config", default="EXP_CONFIG", help="folder of configuration files (default: EXP_CONFIG)")
+    run.add_argument("--user_dir", metavar="PATH", help="Python file or package with your own methods")
+    run.add_argument("--cores", type=int, help="steps to run in parallel on this machine (default: cores, at most 4)")
+    run.add_argument("--gpus", help="GPUs to distribute steps to, such as 0,1,2,3 (0,0: two steps per GPU)")
+    run.add_argument("--profile", help="Snakemake profile: a folder, or a name in profiles/")
+    run.add_argument("--dry-run", action="store_true", help="print the commands of all unfinished steps")
+    return parser
+
+
+def _run(args: argparse.Namespace, extra: list[str]) -> int:
+    if args.user_dir:
+        import_user_code(args.user_dir)
+    runs = _runs(args)
+    steps = planning.plan(runs)
+    root, data = _folders(args.config)
+    pending = [step for step in steps if not (root / planning.below_root(step.output)).exists()]
+    if args.dry_run:
+        print("\n\n".join(f"# {step.title}\n{command(step)}" for step in pending))
+        print(f"\n# {_costs(Counter(step.kind for step in pending), Journal(root))}")
+        return 0
+    if importlib.util.find_spec("snakemake") is None:
+        raise ConfigError(f"running experiments needs Snakemake: {INSTALL}")
+    if _is_mini(args.config):
+        make_mini(data)
+    check_root(root, data)
+    journal = Journal(root)
+    plan_file = journal.folder / "plan.json"
+    write_json(plan_file, {"steps": planning.as_json(steps)})
+    code = _snakemake(args, extra, root, data, plan_file, journal, len(steps)) if pending else 0
+    return max(code, _report(runs, root))
+
+
+def _runs(args: argparse.Namespace) -> list[planning.Run]:
+    if args.grid == "paper":
+        return planning.paper_runs(args.seed)
+    if args.grid:
+        return planning.grid_runs(args.grid)
+    return planning.runs_of(args.setting, args.order, args.method, args.seed)
+
+
+def _is_mini(config: str) -> bool:
+    return Path(config).name == "mini"
+
+
+def _folders(config: str) -> tuple[Path, Path]:
+    """Return ``ROOT`` and ``CLOVE_ROOT`` as absolute paths."""
+    mini = _is_mini(config)
+    root = os.environ.get("ROOT") or PROJECT / "runs" / ("demo" if mini else "clvqa")
+    data = os.environ.get("CLOVE_ROOT") or PROJECT / ("runs/clove-mini" if mini else "data/clove")
+    return Path(root).absolute(), Path(data).absolute()
+
+
+def _snakemake(
+    args: argparse.Namespace, extra: list[str], root: Path, data: Path, plan: Path, journal: Journal, total: int
+) -> int:
+    """Run the workflow, show its progress and return the exit code."""
+    cores = args.cores or min(os.cpu_count() or 1, 4)
+    gpus = (args.gpus or "").replace(",", " ")
+    profile = PROJECT / "profiles" / (args.profile or "local")
+    if args.profile and not profile.is_dir():
+        profile = Path(args.profile)
+    command_line = [
+        sys.executable, "-m", "snakemake", "--snakefile", str(WORKFLOW / "Snakefile"), "--directory", str(root),
+        "--profile", str(profile), "--config", f"plan={plan}", "--quiet", "all",
+    ]  # fmt: skip
+    if not args.profile:
+        command_line += ["--cores", str(max(cores, len(gpus.split())))]
+    environment = os.environ | _arguments(args) | {
+        "ROOT": str(root), "CLOVE_ROOT": str(data), "PROJECT": str(PROJECT), "CONFIG": args.config,
+        "JOURNAL": str(journal.path), "GPUS": gpus, "DEVICE": os.environ.get("DEVICE", "0"),
+        "PATH": f"{PROGRAMS}{os.pathsep}{os.environ['PATH']}",
+    }  # fmt: skip
+    print(f"{total} steps; the log of each is beside its output in {root}", flush=True)
+    num_shown = journal.size
+    command_line += extra
+    process = subprocess.Popen(command_line, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    os.set_blocking(process.stderr.fileno(), False)
+    stderr = b""
+    try:
+        while process.poll() is None:
+            num_shown = journal.show_news(num_shown, total, max(cores, len(gpus.split())))
+            stderr = (stderr + (process.stderr.read() or b""))[-20000:]
+            time.sleep(POLL_SECONDS)
+    except KeyboardInterrupt:
+        process.wait()
+        print("interrupted; run the same command to resume", file=sys.stderr)
+        return 130
+    journal.show_news(num_shown, total, cores)
+    if process.returncode:
+        failures = journal.failures_since(seen_at=journal.opened)
+        if not failures:
+            print((stderr + (process.stderr.read() or b"")).decode(errors="replace").strip()[-2000:], file=sys.stderr)
+        for line in failures:
+            print(f"error: {line}", file=sys.stderr)
+    return 1 if process.returncode else 0
+
+
+def _arguments(args: argparse.Namespace) -> dict[str, str]:
+    """Return ``MMF_ARGS`` and ``SRM_ARGS``: the arguments of the preset, then those of the environment."""
+    preset: dict[str, list[str]] = {}
+    file = PROJECT / args.config / PRESET
+    if file.is_file():
+        preset = yaml.safe_load(file.read_text(encoding="utf-8"))
+    arguments = {name: [*preset.get(name, []), os.environ.get(name, "")] for name in ("MMF_ARGS", "SRM_ARGS")}
+    if args.user_dir:
+        arguments["MMF_ARGS"].append(f"env.user_dir={Path(args.user_dir).absolute()}")
+    return {name: " ".join(filter(None, values)) for name, values in arguments.items()} | {
+        name: str(value) for name, value in preset.get("environment", {}).items()
+    }
+
+
+def _report(runs: Sequence[planning.Run], root: Path) -> int:
+    """Write the comparison of all finished runs, one page per setting and order, and return the exit code."""
+    code = 0
+    for setting, order in dict.fromkeys((run.experiment.setting, run.experiment.order) for run in runs):
+        files = [
+            root / run.result for run in runs if (run.experiment.setting, run.experiment.order) == (setting, order)
+        ]
+        files = [file for file in files if file.exists()]
+        if files:
+            command_line = [sys.executable, "-m", "mmclvqa.evaluation.report", *map(str, files)]
+            out = root / "report" / f"{setting}_{order}"
+            code = max(code, subprocess.run([*command_line, "--out", str(out)], cwd=PROJECT, check=False).returncode)
+    return code
+
+
+def _costs(kinds: Counter[str], journal: Journal) -> str:
+    """Return the number of steps of each kind with their expected durations, and the total."""
+    seconds = {kind: journal.mean_seconds(kind) for kind in kinds}
+    parts = [
+        f"{count} {kind}" + (f" of about {clock(seconds[kind])}" if seconds[kind] else "")
+        for kind, count in kinds.items()
+    ]
+    total = f"{sum(kinds.values())} steps: {', '.join(parts)}"
+    if all(seconds.values()) and kinds:
+        total += f"; together {clock(sum(count * seconds[kind] for kind, count in kinds.items()))}"
+    return total
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,135 @@
+"""The plan of a set of experiments: all their steps without duplicates, for one machine or a cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mmclvqa.clove.errors import ConfigError
+from mmclvqa.clove.tasks import REPORTED_ORDERS, SETTINGS
+from mmclvqa.experiments.scripts import command
+from mmclvqa.experiments.steps import DEFAULT_METHODS, SRM_RATES, Experiment, Step, experiment_steps, result_file
+
+GRID_KEYS = ("setting", "order", "method", "seed")
+
+
+@dataclass(frozen=True)
+class Run:
+    """An experiment with a seed.
+
+    Attributes:
+        experiment: the method and its task order.
+        seed: seed of all training runs and of SRM; None uses the seeds of the configurations.
+    """
+
+    experiment: Experiment
+    seed: int | None = None
+
+    @property
+    def root(self) -> str:
+        """The folder of experiments: ``$ROOT``, or ``$ROOT/seed_<n>``."""
+        return "$ROOT" if self.seed is None else f"$ROOT/seed_{self.seed}"
+
+    @property
+    def result(self) -> str:
+        """The result file, relative to ``ROOT``."""
+        return below_root(result_file(self.experiment, self.root))
+
+    def steps(self) -> list[Step]:
+        """Return the steps, with the seed in their arguments."""
+        steps = experiment_steps(self.experiment, self.root)
+        return steps if self.seed is None else [_seeded(step, self.seed) for step in steps]
+
+
+def runs_of(
+    settings: Sequence[str], orders: Sequence[str], methods: Sequence[str], seeds: Sequence[int]
+) -> list[Run]:
+    """Return every combination of settings, orders, methods and seeds.
+
+    Args:
+        settings: names of CLOVE settings.
+        orders: task orders, which must be legal in every setting; empty means the first one of the paper.
+        methods: as on the command line; empty means :data:`~mmclvqa.experiments.steps.DEFAULT_METHODS`.
+        seeds: empty means the seeds of the configurations.
+
+    Raises:
+        CloveError: a setting, order or method is unknown or illegal.
+    """
+    return [
+        Run(Experiment.of(setting, order, method), seed)
+        for setting in settings
+        for order in orders or REPORTED_ORDERS[setting][:1]
+        for method in methods or DEFAULT_METHODS
+        for seed in list(seeds) or [None]
+    ]
+
+
+def paper_runs(seeds: Sequence[int]) -> list[Run]:
+    """Return the published comparison: all settings, orders and methods, with SRM at all rates."""
+    others = [method for method in DEFAULT_METHODS if method != "srm"]
+    methods = [*others, *(f"srm:restore_rate={rate}" for rate in SRM_RATES)]
+    return [run for setting in SETTINGS for run in runs_of([setting], REPORTED_ORDERS[setting], methods, seeds)]
+
+
+def grid_runs(path: str) -> list[Run]:
+    """Return the runs of a YAML file, a list of blocks with ``setting``, ``order``, ``method`` and ``seed``.
+
+    Raises:
+        ConfigError: the file cannot be read or has an invalid form.
+        CloveError: a setting, order or method is unknown or illegal.
+    """
+    try:
+        blocks = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path}: cannot be read as a grid ({' '.join(str(error).split())})") from None
+    runs: list[Run] = []
+    for number, block in enumerate(blocks if isinstance(blocks, list) else [blocks], start=1):
+        if not isinstance(block, dict) or set(block) - set(GRID_KEYS):
+            raise ConfigError(f"{path}: block {number} is not a mapping with the keys {', '.join(GRID_KEYS)}")
+        values = {key: _as_list(block.get(key)) for key in GRID_KEYS}
+        runs += runs_of(values["setting"] or ["functional"], values["order"], values["method"], values["seed"])
+    return runs
+
+
+def plan(runs: Iterable[Run]) -> list[Step]:
+    """Return the steps of all runs in a valid order of execution; steps shared by several runs appear once."""
+    steps: dict[str, Step] = {}
+    for run in runs:
+        for step in run.steps():
+            steps.setdefault(step.output, step)
+    return list(steps.values())
+
+
+def as_json(steps: Iterable[Step]) -> list[dict[str, Any]]:
+    """Return steps in the form that the workflow reads: paths relative to ``ROOT``, commands as shell code."""
+    return [
+        {
+            "kind": step.kind,
+            "title": f"{step.title}: {Path(below_root(step.output)).parent}",
+            "output": below_root(step.output),
+            "inputs": [below_root(path) for path in step.inputs],
+            "command": command(step),
+        }
+        for step in steps
+    ]
+
+
+def below_root(path: str) -> str:
+    """Return a path of a step without its leading ``$ROOT/``."""
+    return path.removeprefix("$ROOT/")
+
+
+def _seeded(step: Step, seed: int) -> Step:
+    if step.more == "MMF_ARGS":
+        return replace(step, arguments=(*step.arguments, f"training.seed={seed}"))
+    if step.more == "SRM_ARGS":
+        return replace(step, arguments=(*step.arguments, f"--seed {seed}"))
+    return step
+
+
+def _as_list(value: Any) -> list[Any]:
+    return [] if value is None else list(value) if isinstance(value, list) else [value]

@@ -1,0 +1,110 @@
+"""The journal of a workflow, which records start, end and failure of steps and predicts the remaining time."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+
+from mmclvqa.clove.text import clock
+
+
+@dataclass(frozen=True)
+class Event:
+    """One line of the journal.
+
+    Attributes:
+        what: ``start``, ``end`` or ``failed``.
+        seconds: Unix time.
+        output: output of the step, relative to ``ROOT``.
+        title: title of the step.
+        message: last error line, if the step failed.
+    """
+
+    what: str
+    seconds: int
+    output: str
+    title: str
+    message: str
+
+    @property
+    def kind(self) -> str:
+        """The part of the title that steps of a kind share."""
+        return self.title.partition(":")[0].rpartition(" ")[0] or self.title.partition(":")[0]
+
+
+class Journal:
+    """The file to which every step appends its start and end.
+
+    Args:
+        root: the folder of experiments.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self.folder = root / ".workflow"
+        self.path = self.folder / "journal.tsv"
+        self.opened = self.size
+
+    @property
+    def size(self) -> int:
+        """The number of events."""
+        return len(self._events())
+
+    def mean_seconds(self, kind: str) -> float | None:
+        """Return the mean duration of finished steps of a kind; None if no step has finished."""
+        durations = self._durations().get(kind)
+        return sum(durations) / len(durations) if durations else None
+
+    def show_news(self, seen: int, total: int, parallel: int) -> int:
+        """Print new events and return the number of all events.
+
+        Args:
+            seen: number of events that have been printed.
+            total: number of steps of the plan.
+            parallel: number of steps that run in parallel.
+        """
+        events = self._events()
+        for event in events[seen:]:
+            if event.what == "start":
+                print(f"  started: {event.title}", flush=True)
+            elif event.what == "end":
+                done = len({e.output for e in events if e.what == "end"})
+                print(f"[{done}/{total}] {event.title}{self._time_left(events, total - done, parallel)}", flush=True)
+            else:
+                print(f"  failed: {event.title}: {event.message}; log: {self._log(event)}", flush=True)
+        return len(events)
+
+    def failures_since(self, seen_at: int) -> list[str]:
+        """Return a line for each step that failed after the first ``seen_at`` events and has not succeeded since."""
+        events = self._events()[seen_at:]
+        ended = {event.output for event in events if event.what == "end"}
+        failed = {event.output: event for event in events if event.what == "failed" and event.output not in ended}
+        return [f"{event.title}: {event.message or 'failed'}; log: {self._log(event)}" for event in failed.values()]
+
+    def _time_left(self, events: list[Event], steps: int, parallel: int) -> str:
+        durations = [seconds for values in self._durations().values() for seconds in values]
+        if not durations or not steps:
+            return ""
+        return f"; about {clock(steps * sum(durations) / len(durations) / parallel)} left"
+
+    def _durations(self) -> dict[str, list[float]]:
+        started: dict[str, int] = {}
+        durations: dict[str, list[float]] = defaultdict(list)
+        for event in self._events():
+            if event.what == "start":
+                started[event.output] = event.seconds
+            elif event.what == "end" and event.output in started:
+                durations[event.kind].append(event.seconds - started.pop(event.output))
+        return durations
+
+    def _events(self) -> list[Event]:
+        try:
+            lines = self.path.read_text(encoding="utf-8", errors="replace").splitlines()
+        except FileNotFoundError:
+            return []
+        fields = [line.split("\t") for line in lines]
+        return [Event(f[0], int(f[1]), f[2], f[3], f[4]) for f in fields if len(f) == 5 and f[1].isdigit()]
+
+    def _log(self, event: Event) -> Path:
+        return self._root / f"{event.output}.log"

@@ -1,0 +1,193 @@
+"""Renders experiments as shell scripts in the form of the published scripts.
+
+Each step is a block that can be read, copied and run on its own::
+
+    if [ ! -f "$ROOT/.../unicl_final.pth" ]; then
+    CUDA_VISIBLE_DEVICES=$DEVICE mmf_run config="$CONFIG/..." \\
+      ...
+    fi
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shlex
+from collections.abc import Iterator, Sequence
+from dataclasses import fields
+from pathlib import Path
+
+from mmclvqa.clove.files import atomic_write
+from mmclvqa.clove.tasks import REPORTED_ORDERS, SETTINGS, order_index
+from mmclvqa.clove.text import run_command
+from mmclvqa.experiments.steps import SRM_RATES, Experiment, Step, experiment_steps
+from mmclvqa.methods.base import registered_methods
+from mmclvqa.user_code import import_user_code
+
+FOLDER = "run_scripts/mmclvqa"
+
+_HEAD = """#!/usr/bin/env bash
+# {title}.
+# Written by generate_run_scripts.py. Finished steps are skipped, and an interrupted training resumes from its last
+# checkpoint. From the environment: ROOT (experiments), CLOVE_ROOT (data), DEVICE (GPU, or cpu), CONFIG (EXP_CONFIG/mini
+# for clove-mini), MMF_ARGS (more overrides of mmf_run), SRM_ARGS (more arguments of SRM/train.py).
+# shellcheck disable=SC2086
+set -euo pipefail
+ROOT=$(realpath -m "${{ROOT:-runs/clvqa}}")
+CLOVE_ROOT=$(realpath -m "${{CLOVE_ROOT:-data/clove}}")
+DEVICE=${{DEVICE:-0}}
+CONFIG=${{CONFIG:-EXP_CONFIG}}
+MMF_ARGS=${{MMF_ARGS:-}}
+SRM_ARGS=${{SRM_ARGS:-}}
+export ROOT CLOVE_ROOT CONFIG MMF_ARGS
+cd {project}
+PATH=$PWD/.venv/bin:$PATH
+"""
+
+_PLAIN = re.compile(r"[A-Za-z0-9_./=:,@%+-]+")
+
+
+def script(experiment: Experiment, project: str) -> str:
+    """Return the text of an experiment's script.
+
+    Args:
+        experiment: the method and its task order.
+        project: the project's folder as a quoted shell word.
+    """
+    where = f"{experiment.setting} setting"
+    if experiment.method.steps in ("sequence", "single_task"):
+        where += f", task order {experiment.order} ({order_index(experiment.setting, experiment.order)})"
+    blocks = [_block(step) for step in experiment_steps(experiment)]
+    return "\n".join([_HEAD.format(title=f"UniVQA, {experiment.title}: {where}", project=project), *blocks])
+
+
+def command(step: Step) -> str:
+    """Return the shell command of a step, one argument per line."""
+    first, *rest = (_quoted(argument) for argument in step.arguments)
+    lines = [" ".join(("CUDA_VISIBLE_DEVICES=$DEVICE", *step.program, first)), *rest]
+    lines += [f"${step.more}"] if step.more else []
+    return " \\\n  ".join(lines)
+
+
+def script_name(experiment: Experiment) -> str:
+    """Return the path of a script relative to the folder of scripts, as in the published code."""
+    letter, method, settings = experiment.setting[0].upper(), experiment.method, experiment.settings
+    if method.steps in ("multitask", "chance"):
+        return f"multitask/{letter}_{method.name}.sh"
+    name = experiment.name
+    if method.name == "srm":
+        tokens = "wtt" if settings.task_token else "wott"
+        trained = "" if settings.train_perc == 1 else f"_tr{settings.train_perc}"
+        prompts = "wgt" if settings.use_gt else "wogt"
+        name = f"{settings.language_model}_{prompts}_{tokens}{trained}_{settings.restore_rate}"
+    index = order_index(experiment.setting, experiment.order)
+    return f"{experiment.setting}/{letter}_run_{name}_S{index}.sh"
+
+
+def published_experiments() -> Iterator[Experiment]:
+    """Yield the experiments whose scripts are in the repository: SRM at every rate and order, and multitask."""
+    for setting in SETTINGS:
+        for order in REPORTED_ORDERS[setting]:
+            for rate in SRM_RATES:
+                yield Experiment.of(setting, order, f"srm:restore_rate={rate}")
+        yield Experiment.of(setting, REPORTED_ORDERS[setting][0], "multitask")
+
+
+def write_script(experiment: Experiment, folder: Path, project: Path) -> Path:
+    """Write the executable script of an experiment and return its path.
+
+    Args:
+        experiment: the method and its task order.
+        folder: the folder of scripts.
+        project: the project's folder, in which the script runs.
+
+    Raises:
+        OSError: the file is not writable.
+    """
+    path = folder / script_name(experiment)
+    with atomic_write(path) as file:
+        file.write(script(experiment, _project_from(path.parent, project)))
+    path.chmod(path.stat().st_mode | 0o111)
+    return path
+
+
+def main(project: Path, argv: Sequence[str] | None = None) -> int:
+    """Run the command line of ``generate_run_scripts.py``.
+
+    Args:
+        project: the project's folder.
+        argv: the arguments; None means those of the process.
+
+    Returns:
+        The exit code: 0, or 1 after an error.
+    """
+    args = _parser().parse_args(argv)
+    return run_command(lambda: _run(args, project))
+
+
+def _run(args: argparse.Namespace, project: Path) -> int:
+    folder = Path(args.out) if args.out else project / FOLDER
+    if args.user_dir:
+        import_user_code(args.user_dir)
+    if args.list:
+        print("\n".join(_described_methods()))
+        return 0
+    if args.method is None:
+        experiments = list(published_experiments())
+    else:
+        settings = [args.setting] if args.setting else list(SETTINGS)
+        experiments = [
+            Experiment.of(setting, order, method)
+            for setting in settings
+            for order in ([args.order] if args.order else REPORTED_ORDERS[setting])
+            for method in args.method
+        ]
+    for path in dict.fromkeys(write_script(experiment, folder, project) for experiment in experiments):
+        if args.method is not None:
+            print(path)
+    print(f"{len({script_name(experiment) for experiment in experiments})} scripts written below {folder}")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python generate_run_scripts.py",
+        description=f"Write run scripts of methods; without arguments, write the published scripts to {FOLDER}.",
+        epilog="Example: python generate_run_scripts.py --method ewc:reg_lambda=1e5 --setting scene --order bedfca",
+    )
+    parser.add_argument("--method", nargs="+", metavar="NAME[:SETTING=VALUE,...]", help="methods to write scripts for")
+    parser.add_argument("--setting", choices=SETTINGS, help="CLOVE setting (default: both)")
+    parser.add_argument("--order", help="task order, any permutation (default: the six of the paper)")
+    parser.add_argument("--out", metavar="DIR", help=f"folder to write into (default: {FOLDER})")
+    parser.add_argument("--user_dir", metavar="PATH", help="Python file or package with your own methods")
+    parser.add_argument("--list", action="store_true", help="list the methods with their settings and exit")
+    return parser
+
+
+def _described_methods() -> Iterator[str]:
+    for cls in registered_methods().values():
+        yield f"{cls.name}: {cls.label}"
+        for one in fields(cls.Settings):
+            yield f"    {one.name}={one.default}  {one.metadata['help']}"
+
+
+def _project_from(folder: Path, project: Path) -> str:
+    """Return the project's folder as a shell word: relative for scripts inside the project, otherwise absolute."""
+    if folder.resolve().is_relative_to(project.resolve()):
+        return f'"$(dirname "${{BASH_SOURCE[0]}}")/{os.path.relpath(project, folder)}"'
+    return shlex.quote(str(project.resolve()))
+
+
+def _block(step: Step) -> str:
+    if step.kind == "evaluate":  # reuses finished evaluations, and shows the table every time
+        return f"# {step.title}\n{command(step)}\n"
+    return f'# {step.title}\nif [ ! -f "{step.output}" ]; then\n{command(step)}\nfi\n'
+
+
+def _quoted(argument: str) -> str:
+    """Return an argument with double quotes if the shell needs them; ``--flag value`` remains two words."""
+    flag, space, value = argument.partition(" ")
+    if flag.startswith("--"):
+        return flag + space + (_quoted(value) if value else "")
+    return argument if _PLAIN.fullmatch(argument) else f'"{argument}"'

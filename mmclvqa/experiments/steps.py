@@ -1,0 +1,206 @@
+"""The steps of an experiment with their commands, inputs and outputs.
+
+Shell scripts and the workflow are both rendered from this description. A step is finished if and only if its output
+file exists.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from mmclvqa.clove import experiment_paths as places
+from mmclvqa.clove.tasks import Task, order_index, parse_order
+from mmclvqa.methods.base import Method, StepContext, parse_method
+
+CHECKPOINT_INTERVAL = 4000
+"""Checkpoint interval, in updates, of the published commands."""
+DEFAULT_METHODS = (
+    "chance", "ft", "ewc", "mas", "gem:gem_memory_batch=32", "agem", "random:replay_rate=0.1",
+    "random:replay_rate=0.02", "random:replay_rate=0.02,mask_images=true", "kmeans", "srm", "multitask",
+)  # fmt: skip
+"""The methods of the comparison. GEM on all records of its memories, as in its paper, takes days on CLOVE."""
+SRM_RATES = (0.1, 0.3, 0.5, 0.7, 0.9, 1.0, 1.2, 1.5)
+"""Replays per real record in the published experiments."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One program of an experiment.
+
+    Attributes:
+        kind: ``train``, ``srm``, ``evaluate`` or another kind; steps of a kind need the same resources.
+        title: short description.
+        program: start of the command.
+        arguments: arguments of the command; an option with its value, such as ``--task_seq oarlks``, is one entry.
+        output: path of the output file, which exists if and only if the step is finished.
+        inputs: outputs of the steps that must run before.
+        more: name of an environment variable with further arguments of the command.
+    """
+
+    kind: str
+    title: str
+    program: tuple[str, ...]
+    arguments: tuple[str, ...]
+    output: str
+    inputs: tuple[str, ...] = ()
+    more: str = "MMF_ARGS"
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A method on a task order.
+
+    Attributes:
+        setting: name of the CLOVE setting.
+        order: the task order.
+        method: the method's class.
+        settings: its hyperparameters.
+    """
+
+    setting: str
+    order: str
+    method: type[Method]
+    settings: Any
+
+    @classmethod
+    def of(cls, setting: str, order: str, method: str) -> Experiment:
+        """Return the experiment of a method in command-line form (``ewc:reg_lambda=1e5``).
+
+        Raises:
+            ConfigError: the method or one of its settings is unknown.
+            TaskError: the CLOVE setting is unknown, or the task order is illegal.
+        """
+        parse_order(setting, order)
+        return cls(setting, order, *parse_method(method))
+
+    @property
+    def name(self) -> str:
+        """Name of the experiment's folder."""
+        return self.method.experiment(self.settings)
+
+    @property
+    def title(self) -> str:
+        """Readable name of the method with its settings."""
+        return self.method.parse_experiment(self.name) or self.method.label
+
+    @property
+    def tasks(self) -> list[Task]:
+        """The tasks in learning order."""
+        return parse_order(self.setting, self.order)
+
+
+def experiment_steps(experiment: Experiment, root: str = "$ROOT", config: str = "$CONFIG") -> list[Step]:
+    """Return the steps of an experiment in a valid order of execution.
+
+    Args:
+        experiment: the method and its task order.
+        root: the folder of experiments, or the variable that holds it.
+        config: the folder of configuration files, or the variable that holds it.
+    """
+    return list(_STEPS[experiment.method.steps](experiment, root, config))
+
+
+def result_file(experiment: Experiment, root: str = "$ROOT") -> str:
+    """Return the result file of an experiment, which is the output of its last step."""
+    save = f"{root}/{places.SAVE}"
+    kind = experiment.method.steps
+    if kind == "chance":
+        return f"{save}/chance/{experiment.setting}.json"
+    if kind == "multitask":
+        return f"{save}/multitask/val_unicl_{experiment.setting}_incremental/sweep.json"
+    folder = places.run_folder(experiment.setting, experiment.order, f"val_{experiment.name}", save)
+    return f"{folder}/sweep.json"
+
+
+def _sequence(experiment: Experiment, root: str, config: str) -> Iterator[Step]:
+    method, settings, tasks = experiment.method, experiment.settings, experiment.tasks
+    save = f"{root}/{places.SAVE}"
+    single = places.stand_alone_folder(experiment.setting, save)
+    run = places.run_folder(experiment.setting, experiment.order, experiment.name, save)
+    preparation = method.preparation(settings, experiment.setting, experiment.order, root)
+    previous: str | None = None
+    for index, task in enumerate(tasks):
+        own = index > 0 or method.trains_first_task
+        folder = f"{run if own else single}/{places.task_folder(task)}"
+        overrides: list[str] = []
+        if own:
+            step = StepContext(experiment.setting, experiment.order, tasks, index, previous, root)
+            overrides = method.overrides(settings, step)
+        inputs = [] if previous is None else [places.final_weights(previous)]
+        if index == 1 and preparation is not None:
+            yield Step(
+                preparation.kind, preparation.title, preparation.program, preparation.arguments, preparation.output,
+                more="SRM_ARGS",
+            )  # fmt: skip
+        if index > 0 and preparation is not None:
+            inputs.append(preparation.output)
+        yield _training(config, task, folder, overrides, previous, tuple(inputs))
+        previous = folder
+    yield _evaluation(experiment, root, places.final_weights(previous), test_reg=method.trains_first_task)
+
+
+def _single_task(experiment: Experiment, root: str, config: str) -> Iterator[Step]:
+    single = places.stand_alone_folder(experiment.setting, f"{root}/{places.SAVE}")
+    folders = [f"{single}/{places.task_folder(task)}" for task in experiment.tasks]
+    for task, folder in zip(experiment.tasks, folders, strict=True):
+        yield _training(config, task, folder, [], None, ())
+    yield _evaluation(experiment, root, *map(places.final_weights, folders), test_stand_alone=True)
+
+
+def _multitask(experiment: Experiment, root: str, config: str) -> Iterator[Step]:
+    save = f"{root}/{places.SAVE}"
+    folder = places.multitask_folder(experiment.setting, save)
+    arguments = _mmf_words(f"{config}/cl_{experiment.setting}_multitask_unicl.yaml", [], None, folder)
+    weights = places.final_weights(folder)
+    yield Step("multitask", "train on all tasks at once", ("mmf_run",), arguments, weights)
+    call = f"test_multi_task(device='$DEVICE', cl_setting='{experiment.setting}', model_name='unicl', save_dir='{{}}')"
+    yield _evaluation_step("evaluate the multitask model", call, root, result_file(experiment, root), (weights,))
+
+
+def _chance(experiment: Experiment, root: str, config: str) -> Iterator[Step]:
+    output = result_file(experiment, root)
+    arguments = ("chance", f"--cl_setting {experiment.setting}", f"--json {output}")
+    yield Step("chance", "compute the chance level", ("python", "eval_os.py"), arguments, output, more="")
+
+
+_STEPS = {"sequence": _sequence, "single_task": _single_task, "multitask": _multitask, "chance": _chance}
+
+
+def _training(
+    config: str, task: Task, folder: str, overrides: list[str], previous: str | None, inputs: tuple[str, ...]
+) -> Step:
+    file = f"{config}/{task.setting}/cl_{task.name}_unicl_standalone.yaml"
+    return Step(
+        "train", f"train {task.name}", ("mmf_run",), _mmf_words(file, overrides, previous, folder),
+        places.final_weights(folder), inputs,
+    )  # fmt: skip
+
+
+def _mmf_words(file: str, overrides: list[str], previous: str | None, folder: str) -> tuple[str, ...]:
+    """Return the overrides of a training run in the order of the published commands."""
+    start = [] if previous is None else [f"checkpoint.resume_file={places.final_weights(previous)}"]
+    return (
+        f"config={file}", "model=unicl", "dataset=clvqa", *overrides, "run_type=train_val", *start,
+        f"env.save_dir={folder}", f"training.checkpoint_interval={CHECKPOINT_INTERVAL}", "training.callbacks=[]",
+        "checkpoint.resume=True",
+    )  # fmt: skip
+
+
+def _evaluation(
+    experiment: Experiment, root: str, *inputs: str, test_stand_alone: bool = False, test_reg: bool = False
+) -> Step:
+    """Return the evaluation of a task order, called as in the published scripts."""
+    call = (
+        f"stage_sweep(cl_setting='{experiment.setting}', "
+        f"setting_idx={order_index(experiment.setting, experiment.order)}, abbr_seq='{experiment.order}', "
+        f"device='$DEVICE', model_name='unicl', save_dir='{{}}', val_exp='{experiment.name}', "
+        f"test_stand_alone={test_stand_alone}, test_reg={test_reg})"
+    )
+    return _evaluation_step("evaluate every model on every task", call, root, result_file(experiment, root), inputs)
+
+
+def _evaluation_step(title: str, call: str, root: str, output: str, inputs: tuple[str, ...]) -> Step:
+    code = f"from eval_os import *; {call.format(f'{root}/exp/clvqa')}"
+    return Step("evaluate", title, ("python", "-c"), (code,), output, inputs, more="")

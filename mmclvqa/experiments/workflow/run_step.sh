@@ -1,0 +1,43 @@
+#!/usr/bin/env bash
+# Run a shell command unless its output exists: [GPU=0] run_step.sh OUTPUT TITLE COMMAND
+# A lock ensures that only one process writes an output; another process waits for it, for example if a step outlives
+# the Snakemake that started it. Unless GPU=0, the command gets a free GPU of $GPUS ("0 1"; with "0 0", two steps share
+# a GPU); under SLURM, the scheduler assigns the GPU. The kernel releases the locks when the last process of the step
+# ends. The log is OUTPUT.log; start, end and failure are appended to $JOURNAL as tab-separated lines.
+set -uo pipefail
+output=$1 title=$2 command=$3
+mkdir -p "$(dirname "$output")"
+exec 8>>"$(dirname "$output")/.running"
+flock 8
+[[ ! -e $output ]] || exit 0
+if [[ ${GPU:-1} != 0 && -n ${GPUS-} && -z ${SLURM_JOB_ID-} ]]; then
+  read -r -a gpus <<<"$GPUS"
+  while [[ -z ${chosen-} ]]; do
+    for slot in "${!gpus[@]}"; do
+      exec 9>>"${TMPDIR:-/tmp}/mmclvqa_gpu_slot_${slot}_$(id -u)"
+      if flock -n 9; then
+        chosen=${gpus[slot]}
+        break
+      fi
+    done
+    [[ -n ${chosen-} ]] || sleep 1
+  done
+  export DEVICE=$chosen
+elif [[ -n ${SLURM_JOB_ID-} ]]; then
+  export DEVICE=${CUDA_VISIBLE_DEVICES-}
+fi
+journal() {
+  printf '%s\t%s\t%s\t%s\t%s\n' "$1" "$(date +%s)" "$output" "$title" "${2-}" >>"$JOURNAL"
+}
+cd "$PROJECT" || exit
+journal start
+if (
+  echo "# $title, started $(date '+%F %T'), DEVICE=${DEVICE-}"
+  printf '%s\n' "$command"
+  eval "$command"
+) >>"$ROOT/$output.log" 2>&1 </dev/null && [[ -e $ROOT/$output ]]; then
+  journal end
+  exit 0
+fi
+journal failed "$(grep -E 'error|Error' "$ROOT/$output.log" | tail -n 1 | tr '\t' ' ')"
+exit 1

@@ -1,1 +1,0 @@
-"""The run scripts: what ``generate_run_scripts.py`` writes into ``run_scripts/mmclvqa``."""
