@@ -1,4 +1,4 @@
-"""Lets ``cd mmclvqa; pip install --editable .`` install the project, whose setup is one folder up."""
+"""Makes ``cd mmclvqa; pip install --editable .`` install the project, whose setup.py is in the parent folder."""
 
 import os
 import runpy

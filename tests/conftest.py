@@ -1,4 +1,4 @@
-"""What several test folders need: where the project is, its small world, real data where present."""
+"""Fixtures of several test folders: the project's folder, clove-mini, and real data if present."""
 
 from __future__ import annotations
 
@@ -12,18 +12,32 @@ from pathlib import Path
 import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # tests download nothing
-os.environ.setdefault("PYTHONFAULTHANDLER", "1")  # processes that are aborted write their stacks
+os.environ.setdefault("PYTHONFAULTHANDLER", "1")  # aborted processes write their stacks
 import mmclvqa  # noqa: E402, F401  (before any test module imports mmf)
 from tests.process_limit import LIMIT, LONG_LIMIT, process_limit  # noqa: E402
 
 PROJECT = Path(__file__).resolve().parent.parent
 LASTING_STATE = {"imports_setup", "mmf_root", "pythia_path"}
-"""Entries that importing MMF makes once."""
+"""Registry entries that importing MMF makes once."""
+
+
+GROUPS = ("tests/methods/test_stream.py", "tests/plugin/test_object_task.py", "tests/srm/", "tests/evaluation/")
+"""Tests that share an expensive fixture; parallel workers (``--dist loadgroup``) run each group in one of them."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the groups for pytest-xdist and run the long ones first."""
+    for item in items:
+        group = next((name for name in GROUPS if item.nodeid.startswith(name)), None)
+        if group is not None:
+            item.add_marker(pytest.mark.xdist_group(group))
+    items.sort(key=lambda item: next((i for i, name in enumerate(GROUPS) if item.nodeid.startswith(name)), len(GROUPS)))
 
 
 @pytest.fixture(autouse=True)
 def _registry_as_it_was() -> Iterator[None]:
-    """MMF's registry is one for the process: what a test puts there is gone after it."""
+    """Restore MMF's registry, which is shared in the process, after each test."""
     module = sys.modules.get("mmf.common.registry")
     before = dict(module.registry.mapping["state"]) if module else {}
     yield
@@ -46,8 +60,8 @@ class _Lines(logging.Handler):
 
 @pytest.fixture
 def coercions_said() -> Iterator[list[str]]:
-    """What is logged about data that departs from the published form, whatever else configures logging."""
-    from mmclvqa.clove.coercion import logger
+    """Return the log lines about data that departs from the published form, independent of the logging setup."""
+    from mmclvqa.clove.records import logger
 
     handler = _Lines()
     logger.addHandler(handler)
@@ -57,7 +71,7 @@ def coercions_said() -> Iterator[list[str]]:
 
 @pytest.fixture(autouse=True)
 def _limited_processes(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Processes that a test starts have a time limit."""
+    """Limit the time of the processes that a test starts."""
     with process_limit(LONG_LIMIT if request.node.get_closest_marker("long") else LIMIT):
         yield
 
@@ -66,7 +80,7 @@ def _limited_processes(request: pytest.FixtureRequest) -> Iterator[None]:
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Show what a failed process wrote to stderr where the test itself does not."""
+    """Add the stderr of a failed process to the report of the test."""
     report = yield
     error = call.excinfo.value if call.excinfo else None
     if isinstance(error, subprocess.CalledProcessError | subprocess.TimeoutExpired) and error.stderr:
@@ -77,13 +91,13 @@ def pytest_runtest_makereport(
 
 @pytest.fixture(scope="session")
 def project() -> Path:
-    """The repository's root."""
+    """Return the root of the repository."""
     return PROJECT
 
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """The folder of real published data, which lies beside a checkout on some machines."""
+    """Return the folder of real published data, which some machines have beside the checkout."""
     folder = Path(os.environ.get("CLOVE_SHARED", PROJECT.parent / "shared")) / "data"
     if not folder.is_dir():
         pytest.skip("the real published data is not beside this checkout")
@@ -92,12 +106,9 @@ def shared_data() -> Path:
 
 @pytest.fixture(scope="session")
 def clove_mini(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small clove-mini, made once per test session."""
+    """Return a small clove-mini, generated once per test session."""
     root = tmp_path_factory.mktemp("data") / "clove-mini"
-    subprocess.run(
-        [sys.executable, "-m", "mmclvqa.clove", "mini", str(root), "--train", "64", "--val", "32"],
-        cwd=PROJECT,
-        check=True,
-        capture_output=True,
-    )
+    from mmclvqa.clove.__main__ import main
+
+    assert main(["mini", str(root), "--train", "64", "--val", "32"]) == 0
     return root

@@ -1,4 +1,4 @@
-"""A time limit for the processes of a test, with a stack dump of each that is still running."""
+"""A time limit for the processes of a test, with stack dumps of those that exceed it."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ import psutil
 import pytest
 
 LIMIT = 300.0
-"""Seconds for the processes of a test."""
+"""Time limit for the processes of a test, in seconds."""
 LONG_LIMIT = 3600.0
-"""Seconds for those of a test marked ``long``."""
+"""Time limit for the processes of a test marked ``long``, in seconds."""
 DUMP_SECONDS = 3.0
-"""How long processes have to write their stacks."""
+"""Time that processes have for writing their stacks, in seconds."""
 
 
 @contextlib.contextmanager
 def process_limit(seconds: float) -> Iterator[None]:
-    """Abort the processes below this one that still run after ``seconds``, and fail.
+    """Abort descendants of this process that run longer than ``seconds``, and fail the test.
 
-    Python processes write the stacks of all their threads to stderr (tests/conftest.py sets
-    PYTHONFAULTHANDLER); the stacks of this process are written, too.
+    Python processes write the stacks of all their threads to stderr (tests/conftest.py sets PYTHONFAULTHANDLER), and
+    so does this process.
     """
     done = threading.Event()
     ended: list[str] = []
@@ -49,18 +49,18 @@ def process_limit(seconds: float) -> Iterator[None]:
 
 
 def end_processes() -> list[str]:
-    """Abort all processes below this one; gives a line for each: process ID and command."""
+    """Abort all descendants of this process and return a line for each: process ID and command."""
     processes = psutil.Process().children(recursive=True)
     if processes:
         faulthandler.dump_traceback(sys.__stderr__)
     ended = []
-    # Parents first: a launcher that sees one of its workers end would end the others before they write.
+    # Parents first: a launcher that notices the end of a worker would end the others before they write their stacks.
     for process in processes:
         with contextlib.suppress(psutil.NoSuchProcess):
             ended.append(f"{process.pid} {' '.join(process.cmdline())}"[:300])
             process.send_signal(signal.SIGABRT)
     if processes:
-        # Waiting for the processes here would take their exit codes from whoever started them.
+        # Not waiting for the processes leaves their exit codes to the code that started them.
         time.sleep(DUMP_SECONDS)
     for process in processes:
         with contextlib.suppress(psutil.NoSuchProcess):

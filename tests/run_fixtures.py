@@ -1,4 +1,4 @@
-"""Fixtures for folders whose tests run ``mmf_run`` in their own process; a conftest.py takes them by importing them."""
+"""Fixtures for tests that run ``mmf_run`` in their own process; a conftest.py imports the ones it uses."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
-    """As the runs in processes of their own have; tiny models are slower with more."""
+    """Use one thread, as in separate processes; tiny models are slower with more."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -20,7 +20,7 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def fresh_logging() -> Iterator[None]:
-    """MMF's logger adds handlers for each run and never takes them away."""
+    """Remove the handlers that MMF's logger adds in each run."""
     yield
     logging.captureWarnings(False)
     for name in ("mmf", "py.warnings"):
