@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 MMF := mmf==1.0.0rc10
 
 .PHONY: install demo compare test check-long lint clean
-TESTS := $(BIN)/python -m pytest --numprocesses auto --dist loadgroup
+TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadgroup
 
 install: $(VENV)/.installed
 
