@@ -21,18 +21,10 @@ LASTING_STATE = {"imports_setup", "mmf_root", "pythia_path"}
 """Registry entries that importing MMF makes once."""
 
 
-GROUPS = ("tests/methods/test_stream.py", "tests/plugin/test_object_task.py", "tests/srm/", "tests/evaluation/")
-"""Tests that share an expensive fixture; parallel workers (``--dist loadgroup``) run each group in one of them."""
-
-
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the groups for pytest-xdist and run the long ones first."""
-    for item in items:
-        group = next((name for name in GROUPS if item.nodeid.startswith(name)), None)
-        if group is not None:
-            item.add_marker(pytest.mark.xdist_group(group))
-    items.sort(key=lambda item: next((i for i, name in enumerate(GROUPS) if item.nodeid.startswith(name)), len(GROUPS)))
+    """Run the groups that share an expensive fixture first: parallel workers then finish at about the same time."""
+    items.sort(key=lambda item: item.get_closest_marker("xdist_group") is None)
 
 
 @pytest.fixture(autouse=True)

@@ -19,6 +19,9 @@ from mmclvqa.clove.tasks import GENERATED_SUFFIX, parse_order
 from mmclvqa.evaluation.sweep import EvaluationConfig, evaluate_sweep
 from mmclvqa.experiments.steps import Experiment, experiment_steps
 
+# One parallel worker runs all of them, because they share what is trained first.
+pytestmark = pytest.mark.xdist_group("stream")
+
 ORDER = "oarlks"
 RECORDS = 8
 SIZES = (

@@ -16,6 +16,9 @@ from mmclvqa.clove.features import open_lmdb
 from mmclvqa.clove.records import load_records
 from tests.plugin.conftest import Runner
 
+# One parallel worker runs all of them, because they share what is trained first.
+pytestmark = pytest.mark.xdist_group("object_task")
+
 ACCURACY = "textvqa_accuracy"
 
 
