@@ -75,8 +75,9 @@ def _run(args: argparse.Namespace, extra: list[str]) -> int:
         import_user_code(args.user_dir)
     runs = _runs(args)
     steps = planning.plan(runs)
+    outputs = [planning.below_root(step.output) for step in steps]
     root, data = _folders(args.config)
-    pending = [step for step in steps if not (root / planning.below_root(step.output)).exists()]
+    pending = [step for step, output in zip(steps, outputs, strict=True) if not (root / output).exists()]
     if args.dry_run:
         print("\n\n".join(f"# {step.title}\n{command(step)}" for step in pending))
         print(f"\n# {_costs(Counter(step.kind for step in pending), Journal(root))}")
@@ -89,7 +90,7 @@ def _run(args: argparse.Namespace, extra: list[str]) -> int:
     journal = Journal(root)
     plan_file = journal.folder / "plan.json"
     write_json(plan_file, {"steps": planning.as_json(steps)})
-    code = _snakemake(args, extra, root, data, plan_file, journal, len(steps)) if pending else 0
+    code = _snakemake(args, extra, root, data, plan_file, journal, outputs) if pending else 0
     return max(code, _report(runs, root))
 
 
@@ -114,11 +115,11 @@ def _folders(config: str) -> tuple[Path, Path]:
 
 
 def _snakemake(
-    args: argparse.Namespace, extra: list[str], root: Path, data: Path, plan: Path, journal: Journal, total: int
+    args: argparse.Namespace, extra: list[str], root: Path, data: Path, plan: Path, journal: Journal, outputs: list[str]
 ) -> int:
     """Run the workflow, show its progress and return the exit code."""
-    cores = args.cores or min(os.cpu_count() or 1, 4)
     gpus = (args.gpus or "").replace(",", " ")
+    parallel = max(args.cores or min(os.cpu_count() or 1, 4), len(gpus.split()))
     profile = PROJECT / "profiles" / (args.profile or "local")
     if args.profile and not profile.is_dir():
         profile = Path(args.profile)
@@ -127,13 +128,13 @@ def _snakemake(
         "--profile", str(profile), "--config", f"plan={plan}", "--quiet", "all",
     ]  # fmt: skip
     if not args.profile:
-        command_line += ["--cores", str(max(cores, len(gpus.split())))]
+        command_line += ["--cores", str(parallel)]
     environment = os.environ | _arguments(args) | {
         "ROOT": str(root), "CLOVE_ROOT": str(data), "PROJECT": str(PROJECT), "CONFIG": args.config,
         "JOURNAL": str(journal.path), "GPUS": gpus, "DEVICE": os.environ.get("DEVICE", "0"),
         "PATH": f"{PROGRAMS}{os.pathsep}{os.environ['PATH']}",
     }  # fmt: skip
-    print(f"{total} steps; the log of each is beside its output in {root}", flush=True)
+    print(f"{len(outputs)} steps; the log of each is beside its output in {root}", flush=True)
     num_shown = journal.size
     command_line += extra
     process = subprocess.Popen(command_line, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
@@ -141,14 +142,14 @@ def _snakemake(
     stderr = b""
     try:
         while process.poll() is None:
-            num_shown = journal.show_news(num_shown, total, max(cores, len(gpus.split())))
+            num_shown = journal.show_news(num_shown, outputs, parallel)
             stderr = (stderr + (process.stderr.read() or b""))[-20000:]
             time.sleep(POLL_SECONDS)
     except KeyboardInterrupt:
         process.wait()
         print("interrupted; run the same command to resume", file=sys.stderr)
         return 130
-    journal.show_news(num_shown, total, cores)
+    journal.show_news(num_shown, outputs, parallel)
     if process.returncode:
         failures = journal.failures_since(seen_at=journal.opened)
         if not failures:

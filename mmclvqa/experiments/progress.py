@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,7 @@ class Event:
     Attributes:
         what: ``start``, ``end`` or ``failed``.
         seconds: Unix time.
+        kind: kind of the step.
         output: output of the step, relative to ``ROOT``.
         title: title of the step.
         message: last error line, if the step failed.
@@ -23,14 +25,10 @@ class Event:
 
     what: str
     seconds: int
+    kind: str
     output: str
     title: str
     message: str
-
-    @property
-    def kind(self) -> str:
-        """The part of the title that steps of a kind share."""
-        return self.title.partition(":")[0].rpartition(" ")[0] or self.title.partition(":")[0]
 
 
 class Journal:
@@ -53,15 +51,15 @@ class Journal:
 
     def mean_seconds(self, kind: str) -> float | None:
         """Return the mean duration of finished steps of a kind; None if no step has finished."""
-        durations = self._durations().get(kind)
+        durations = _durations(self._events()).get(kind)
         return sum(durations) / len(durations) if durations else None
 
-    def show_news(self, seen: int, total: int, parallel: int) -> int:
+    def show_news(self, seen: int, outputs: Sequence[str], parallel: int) -> int:
         """Print new events and return the number of all events.
 
         Args:
             seen: number of events that have been printed.
-            total: number of steps of the plan.
+            outputs: outputs of the steps of the plan, relative to ``ROOT``.
             parallel: number of steps that run in parallel.
         """
         events = self._events()
@@ -69,8 +67,9 @@ class Journal:
             if event.what == "start":
                 print(f"  started: {event.title}", flush=True)
             elif event.what == "end":
-                done = len({e.output for e in events if e.what == "end"})
-                print(f"[{done}/{total}] {event.title}{self._time_left(events, total - done, parallel)}", flush=True)
+                done = sum((self._root / output).exists() for output in outputs)
+                left = _time_left(events, len(outputs) - done, parallel)
+                print(f"[{done}/{len(outputs)}] {event.title}{left}", flush=True)
             else:
                 print(f"  failed: {event.title}: {event.message}; log: {self._log(event)}", flush=True)
         return len(events)
@@ -82,29 +81,31 @@ class Journal:
         failed = {event.output: event for event in events if event.what == "failed" and event.output not in ended}
         return [f"{event.title}: {event.message or 'failed'}; log: {self._log(event)}" for event in failed.values()]
 
-    def _time_left(self, events: list[Event], steps: int, parallel: int) -> str:
-        durations = [seconds for values in self._durations().values() for seconds in values]
-        if not durations or not steps:
-            return ""
-        return f"; about {clock(steps * sum(durations) / len(durations) / parallel)} left"
-
-    def _durations(self) -> dict[str, list[float]]:
-        started: dict[str, int] = {}
-        durations: dict[str, list[float]] = defaultdict(list)
-        for event in self._events():
-            if event.what == "start":
-                started[event.output] = event.seconds
-            elif event.what == "end" and event.output in started:
-                durations[event.kind].append(event.seconds - started.pop(event.output))
-        return durations
-
     def _events(self) -> list[Event]:
         try:
             lines = self.path.read_text(encoding="utf-8", errors="replace").splitlines()
         except FileNotFoundError:
             return []
         fields = [line.split("\t") for line in lines]
-        return [Event(f[0], int(f[1]), f[2], f[3], f[4]) for f in fields if len(f) == 5 and f[1].isdigit()]
+        return [Event(f[0], int(f[1]), *f[2:]) for f in fields if len(f) == 6 and f[1].isdigit()]
 
     def _log(self, event: Event) -> Path:
         return self._root / f"{event.output}.log"
+
+
+def _time_left(events: Sequence[Event], steps: int, parallel: int) -> str:
+    durations = [seconds for values in _durations(events).values() for seconds in values]
+    if not durations or not steps:
+        return ""
+    return f"; about {clock(steps * sum(durations) / len(durations) / parallel)} left"
+
+
+def _durations(events: Sequence[Event]) -> dict[str, list[float]]:
+    started: dict[str, int] = {}
+    durations: dict[str, list[float]] = defaultdict(list)
+    for event in events:
+        if event.what == "start":
+            started[event.output] = event.seconds
+        elif event.what == "end" and event.output in started:
+            durations[event.kind].append(event.seconds - started.pop(event.output))
+    return durations

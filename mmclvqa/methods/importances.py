@@ -39,7 +39,7 @@ FILE = "models/reg_params.safetensors"
 """File in ``env.save_dir`` to which a run writes its importances."""
 
 PUBLISHED_BATCH_SIZE = 24
-"""Batch size in the published commands of EWC and MAS."""
+"""Batch size in the published commands of EWC, MAS and k-means replay."""
 _PICKLED = ("omega", "init_val")
 
 

@@ -25,7 +25,7 @@ from mmclvqa.clove.experiment_paths import kmeans_experiment
 from mmclvqa.clove.records import load_records, save_records
 from mmclvqa.clove.tasks import REPLAY_SUFFIX, Task, task
 from mmclvqa.methods.base import StepContext, Stored, register_method, require_number, setting
-from mmclvqa.methods.importances import without_dropout
+from mmclvqa.methods.importances import PUBLISHED_BATCH_SIZE, without_dropout
 from mmclvqa.methods.replay import (
     SELECTION_SEED,
     Record,
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 FILE = "kmeans_replay.npy"
 """File of the exemplars in the save folder."""
 USE_CLS = "model_config.unicl.use_cls=True"
-BATCH_SIZE = "training.batch_size=24"
+BATCH_SIZE = f"training.batch_size={PUBLISHED_BATCH_SIZE}"
 """Batch size in the published commands of k-means replay."""
 
 _EXPERIMENT = re.compile(r"kmeans_replay_(?P<rate>[0-9.]+)")

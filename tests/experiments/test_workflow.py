@@ -16,6 +16,7 @@ from script_runs import Call, calls, environment, write_stubs
 from mmclvqa.clove.errors import CloveError
 from mmclvqa.experiments import __main__ as command_line
 from mmclvqa.experiments.planning import as_json, grid_runs, paper_runs, plan, runs_of
+from mmclvqa.experiments.progress import Journal
 
 pytest_snakemake = pytest.mark.skipif(
     not command_line.importlib.util.find_spec("snakemake"), reason="Snakemake is not installed"
@@ -117,6 +118,8 @@ def test_steps_run_once_share_no_gpu_and_a_failure_is_named_while_the_rest_goes_
 
     monkeypatch.delenv("FAIL")
     assert command_line.main(words) == 0
+    assert "[13/13]" in capsys.readouterr().out
+    assert all(Journal(stage / "a root").mean_seconds(kind) is not None for kind in ("train", "evaluate"))
     done = calls(stage / "log")
     trained = [call.words for call in done if call.program == "mmf_run"]
     assert len(trained) == 1 + 5 + 5 + 1 and len(set(trained)) == 11, "only the failed step ran twice"

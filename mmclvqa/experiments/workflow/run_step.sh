@@ -27,7 +27,7 @@ elif [[ -n ${SLURM_JOB_ID-} ]]; then
   export DEVICE=${CUDA_VISIBLE_DEVICES-}
 fi
 journal() {
-  printf '%s\t%s\t%s\t%s\t%s\n' "$1" "$(date +%s)" "$output" "$title" "${2-}" >>"$JOURNAL"
+  printf '%s\t%s\t%s\t%s\t%s\t%s\n' "$1" "$(date +%s)" "${KIND:-step}" "$output" "$title" "${2-}" >>"$JOURNAL"
 }
 cd "$PROJECT" || exit
 journal start
