@@ -13,7 +13,8 @@ from typing import Any, NoReturn
 
 from mmclvqa.clove.data_root import existing_root
 from mmclvqa.clove.errors import CloveError
-from mmclvqa.clove.tasks import SETTINGS, Task, parse_order, task
+from mmclvqa.clove.settings import order_text
+from mmclvqa.clove.tasks import Task, find_setting, parse_order, task
 
 MODEL_NAMES = ("gpt2", "distilgpt2", "openai-gpt", "t5-small", "t5v1_1-small")
 DECAY_STYLES = ("linear", "cos", "const", "None")
@@ -115,8 +116,8 @@ POSITIVE = number(0, above=True)
 class Settings:
     """The settings of a run; each field is a flag of the command line."""
 
-    cl_setting: str = flag("what", "setting with six tasks", choices=SETTINGS)
-    task_seq: str = flag("what", "task order, six letters such as oarlks or abcdef", unit="ORDER")
+    cl_setting: str = flag("what", "setting: its name, or the path of its YAML file", unit="SETTING")
+    task_seq: str = flag("what", "task order, such as oarlks or shape,colour,count", unit="ORDER")
     model_name: str = flag("what", "language model", "distilgpt2", choices=MODEL_NAMES)
     add_task_tokens: bool = flag(
         "what", "start the sequences of each task with a token of its own, __<task>__, instead of __gen__", False
@@ -352,6 +353,9 @@ def parse(argv: Sequence[str]) -> Settings:
         if values["precision"] not in ("auto", "fp32"):
             raise SettingsError(f"--fp32 and --precision {values['precision']} contradict each other")
         values["precision"] = "fp32"
+    existing_root(values["data_dir"])
+    values["cl_setting"] = find_setting(values["cl_setting"]).name
+    values["task_seq"] = order_text(parse_order(values["cl_setting"], values["task_seq"]))
     if values["debug"]:
         values |= {"n_train_epochs": 1, "dynamic_epochs": False, "logging_steps": 1}
     settings = Settings(**values | {"skip_tasks": tuple(values["skip_tasks"]), "ignored": ignored})
@@ -367,7 +371,6 @@ def _check(settings: Settings) -> None:
         raise SettingsError(f"--skip_tasks {names}: not the first tasks of the order {settings.task_seq}")
     if len(skipped) == len(order):
         raise SettingsError("--skip_tasks names all tasks, so there is nothing to do")
-    existing_root(settings.data_dir)
     if settings.generator == "hf" and settings.length_rule != "generated":
         raise SettingsError(
             f"--generator hf: transformers' generate() does not know the length rule {settings.length_rule}; "

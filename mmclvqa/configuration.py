@@ -27,6 +27,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from mmclvqa.clove.data_root import pretrained_source
 from mmclvqa.clove.errors import CloveError, ConfigError
+from mmclvqa.clove.tasks import ALL_TASKS, IMAGE_SOURCES, find_setting, setting_names, task, tasks
 from mmclvqa.methods.selection import method_defaults
 from mmclvqa.published_configs import meaningless, translate, translate_key
 from mmclvqa.user_code import import_user_code
@@ -67,6 +68,8 @@ class PluginConfiguration(MMFConfiguration):
         OmegaConf.register_resolver("resolve_cache_dir", resolve_cache_dir, replace=True)
         OmegaConf.register_resolver("resolve_dir", resolve_dir, replace=True)
         OmegaConf.register_resolver("pretrained", pretrained_source, replace=True)
+        OmegaConf.register_resolver("annotations", annotation_paths, replace=True)
+        OmegaConf.register_resolver("feature_databases", feature_databases, replace=True)
 
     def _build_other_configs(self) -> DictConfig:
         other = super()._build_other_configs()
@@ -168,6 +171,9 @@ class PluginConfiguration(MMFConfiguration):
         return config
 
     def _update_specific(self, config: DictConfig) -> DictConfig:
+        setting_names(config.env.clove_root)
+        if str(config.training.CL.cl_setting).endswith((".yaml", ".yml")):
+            config.training.CL.cl_setting = find_setting(config.training.CL.cl_setting).name
         if config.learning_rate:
             config.optimizer.params.lr = config.learning_rate
         if config.training.batch_size_per_device:
@@ -183,6 +189,18 @@ class PluginConfiguration(MMFConfiguration):
 
     def upgrade(self, config: DictConfig) -> None:
         """Do nothing; MMF renames keys of its version 0.3 here, which this project does not accept."""
+
+
+def annotation_paths(setting: str, current: str, split: str) -> list[str]:
+    """Return the annotation files of a task, or of all tasks of a setting, relative to the data root."""
+    selected = tasks(setting).values() if current == ALL_TASKS else [task(setting, current)]
+    return [one.annotation_path(split) for one in selected]
+
+
+def feature_databases(setting: str) -> dict[str, str]:
+    """Return the feature databases of each image source of a setting, separated by commas."""
+    sources = find_setting(setting).image_sources or IMAGE_SOURCES
+    return {name: ",".join(source.features) for name, source in sources.items()}
 
 
 def read_config(path: str) -> DictConfig:

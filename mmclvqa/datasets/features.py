@@ -129,8 +129,8 @@ class FeatureStore:
 
     Args:
         features_dir: folder of the databases.
-        databases: for each image source (``gqa``, ``textvqa``) a comma-separated list of databases or folders;
-            the second one, if present, holds OCR regions.
+        databases: for each image source a comma-separated list of databases or folders; the second one, if present,
+            holds OCR regions. The first source is that of records whose ``image_source`` is none of these.
         max_features: maximum number of regions per image (R).
         feature_dim: width of a region feature (D).
     """
@@ -156,6 +156,11 @@ class FeatureStore:
             self._readers[source] = [CloveFeatureReader(path, self.max_features) for path in self._paths[source]]
         return self._readers[source]
 
+    def source(self, record: dict[str, Any]) -> str:
+        """Return the source of a record's image."""
+        source = record["image_source"]
+        return source if source in self._paths else next(iter(self._paths))
+
     def nothing(self) -> torch.Tensor:
         """Return zeros of shape (R, D) that take the memory of a single value."""
         return torch.zeros(1, 1).expand(self.max_features, self.feature_dim)
@@ -177,7 +182,7 @@ class FeatureStore:
         if not path:
             raise DataError(f"record {record['question_id']} has no feature_path")
         try:
-            readers = self.open(image_source(record))
+            readers = self.open(self.source(record))
             objects, info = readers[0].read(path)
             boxes = self._normalised_boxes(info, readers[0].base_path, path)
             ocr = readers[1].read(path)[0] if len(readers) > 1 else self.nothing()
@@ -210,8 +215,3 @@ class FeatureStore:
         if int(self._without_boxes) == 1:
             message = f"{database}: features without bbox get zero boxes (first: {path!r})"
             warn_once(database, "bbox is absent", f"{message}; `python -m mmclvqa.clove check` counts them")
-
-
-def image_source(record: dict[str, Any]) -> str:
-    """Return the source of a record's image, ``textvqa`` or ``gqa``, which selects the databases."""
-    return "textvqa" if record["image_source"] == "textvqa" else "gqa"

@@ -83,7 +83,7 @@ class Engine:
 
     def _configure(self, tested: Task) -> DictConfig:
         overrides = [
-            f"config={self._evaluation.config_file(tested)}",
+            *self._evaluation.task_overrides(tested),
             f"model={MODEL}",
             f"dataset={DATASET}",
             f"run_type={SPLIT}",

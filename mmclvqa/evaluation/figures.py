@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import re
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -126,8 +127,8 @@ def comparison_figure(labels: Sequence[str], averages: Sequence[float], forgetti
 
 
 def axis_name(task: str) -> str:
-    """Return a task's name without the letter that the scene setting puts before it."""
-    return task.partition("#")[2] or task
+    """Return a task's name without the letter of the task, where it starts with ``<letter>#``."""
+    return re.sub(r"^\w#(?=\w)", "", task)
 
 
 def _axis_names(sweep: SweepResult) -> list[str]:

@@ -9,20 +9,21 @@ from __future__ import annotations
 
 import argparse
 import base64
-import json
 import math
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmclvqa.clove.files import atomic_write, write_json
-from mmclvqa.clove.tasks import SETTINGS
+from mmclvqa.clove.errors import DataError
+from mmclvqa.clove.files import atomic_write, read_json, write_json
+from mmclvqa.clove.tasks import find_setting
 from mmclvqa.clove.text import clock, format_table, run_command
 from mmclvqa.evaluation.matrix import published_weights, summarize
 from mmclvqa.evaluation.results import SWEEP_FILE, SweepResult, percent, task_names
 from mmclvqa.evaluation.runs import Bound, Cost, Run, read_all, short_method_label, total_acceptance
+from mmclvqa.evaluation.sweep import PUBLISHED_DATA
 
 if TYPE_CHECKING:
     from mmclvqa.evaluation.figures import RenderedFigure
@@ -55,7 +56,7 @@ class ComparisonRow:
         short_label: the same, for axes of figures.
         anchor: of the run's section on the page, empty where it has none.
         data: name of the data set.
-        setting: ``functional`` or ``scene``.
+        setting: name of the setting.
         accuracy: average accuracy, in [0, 1]; for single-task models, of each model on its own task.
         backward: average backward transfer.
         forgetting: average forgetting.
@@ -131,13 +132,12 @@ def comparison_row(entry: Run | Bound) -> ComparisonRow:
 def accuracies_by_task(rows: Sequence[ComparisonRow]) -> list[tuple[str, list[str], list[tuple[str, list[float]]]]]:
     """Return, for each setting that has rows, its name, its task names, and label and final accuracies of each row."""
     tables = []
-    for setting in SETTINGS:
+    for setting in sorted({row.setting for row in rows}):
         names = task_names(setting)
         lines = [
             (row.label, [row.by_task.get(name, math.nan) for name in names]) for row in rows if row.setting == setting
         ]
-        if lines:
-            tables.append((setting, names, lines))
+        tables.append((setting, names, lines))
     return tables
 
 
@@ -160,25 +160,34 @@ class PublishedComparison:
 
 def published_comparisons(sweeps: Sequence[SweepResult]) -> list[PublishedComparison]:
     """Return a comparison for each published sweep whose setting and order some sweep has, single-task models aside."""
-    published = json.loads(PUBLISHED.read_text(encoding="utf-8"))
+    own = (find_setting(sweep.setting).published for sweep in sweeps)
     comparisons = []
+    for file in dict.fromkeys((PUBLISHED, *filter(None, own))):
+        try:
+            comparisons += _comparisons_with(read_json(file), sweeps)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise DataError(f"{file}: not published results in the form of {PUBLISHED} ({error})") from None
+    return comparisons
+
+
+def _comparisons_with(published: Mapping[str, Any], sweeps: Sequence[SweepResult]) -> Iterator[PublishedComparison]:
     for content in published["sweeps"]:
         setting, order = content["cl_setting"], content["task_order"]
         same_order = [s for s in sweeps if (s.setting, s.order) == (setting, order) and not s.stand_alone]
         if not same_order:
             continue
-        weights = tuple(map(float, published_weights(len(order))))
-        compared = [SweepResult(setting, order, content["exp"], content["matrix"], weights, data="CLOVE"), *same_order]
+        weights = tuple(map(float, published_weights(len(same_order[0].tasks))))
+        data = content.get("data", PUBLISHED_DATA)
+        compared = [SweepResult(setting, order, content["exp"], content["matrix"], weights, data=data), *same_order]
         columns = [f"{short_method_label(s.experiment)} on {s.data or 'unnamed data'}" for s in compared]
         columns[0] = f"published: {columns[0]}"
         numbers = [_equally_weighted(sweep) for sweep in compared]
         rows = [(what, [column.get(what, math.nan) for column in numbers]) for what in numbers[0]]
-        comparisons.append(PublishedComparison(f"{setting} setting, {order}", published["source"], columns, rows))
-    return comparisons
+        yield PublishedComparison(f"{setting} setting, {order}", published["source"], columns, rows)
 
 
 def _equally_weighted(sweep: SweepResult) -> dict[str, float]:
-    summary = summarize(sweep.matrix, published_weights(len(sweep.order)))
+    summary = summarize(sweep.matrix, published_weights(len(sweep.tasks)))
     if summary is None:
         return {}
     final = zip(sweep.tasks, summary.accuracy.by_task, strict=False)
@@ -225,6 +234,7 @@ def write_report(entries: Sequence[Run | Bound], out: str | Path) -> Path:
         rows=rows,
         header=HEADER,
         by_task=accuracies_by_task(rows),
+        description={setting: find_setting(setting).description for setting in {row.setting for row in rows}},
         figures=figures,
         comparison=comparison,
         published=published_comparisons([run.sweep for run in runs]),

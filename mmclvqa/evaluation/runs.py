@@ -18,9 +18,9 @@ from mmclvqa.clove import experiment_paths as experiments
 from mmclvqa.clove.data_root import prompts_path
 from mmclvqa.clove.errors import CloveError, DataError
 from mmclvqa.clove.records import ITEM_END, load_records
+from mmclvqa.clove.tasks import default_data_root
 from mmclvqa.clove.text import one_line
-from mmclvqa.evaluation.results import METRIC, RESULTS_FILE, SweepResult, read_sweep
-from mmclvqa.evaluation.sweep import default_data_root
+from mmclvqa.evaluation.results import METRIC, RESULTS_FILE, SweepResult, read_sweep, setting_of_result
 from mmclvqa.methods.base import method_of_experiment
 from mmclvqa.methods.symbolic_replay import replays_folder
 
@@ -147,7 +147,7 @@ class Bound:
 
     Attributes:
         kind: ``chance`` or ``multitask``.
-        setting: ``functional`` or ``scene``.
+        setting: name of the setting.
         accuracies: fractions in [0, 1] by task name.
         average: their average, weighted by val size.
         cost: storage and training time.
@@ -233,7 +233,7 @@ def read_bound(path: str | Path) -> Bound | None:
             training = path.parent.with_name(path.parent.name.removeprefix("val_"))
             cost = Cost(seconds=_training_seconds(training / RESULTS_FILE), everything=True)
         average = float(content["weighted_average_accuracy"])
-        return Bound(kind, str(content["cl_setting"]), accuracies, average, cost)
+        return Bound(kind, setting_of_result(content), accuracies, average, cost)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{path}: not a valid result of `eval_os.py {kind}` ({one_line(error)})") from None
 

@@ -16,7 +16,7 @@ import yaml
 
 from mmclvqa.clove.errors import ConfigError
 from mmclvqa.clove.files import write_json
-from mmclvqa.clove.tasks import SETTINGS
+from mmclvqa.clove.tasks import SETTINGS, setting_names
 from mmclvqa.clove.text import clock, run_command
 from mmclvqa.experiments import planning
 from mmclvqa.experiments.progress import Journal
@@ -56,8 +56,8 @@ def _parser() -> argparse.ArgumentParser:
     run = commands.add_parser(
         "run", help="run experiments", epilog="Arguments after -- are passed to Snakemake unchanged."
     )
-    run.add_argument("--setting", nargs="+", default=["functional"], choices=SETTINGS, help="default: functional")
-    run.add_argument("--order", nargs="+", default=[], help="task orders (default: the first one of the paper)")
+    run.add_argument("--setting", nargs="+", default=SETTINGS[:1], help="names or YAML files (default: %(default)s)")
+    run.add_argument("--order", nargs="+", default=[], help="task orders (default: the first reported one)")
     run.add_argument("--method", nargs="+", default=[], metavar="NAME[:SETTING=VALUE,...]", help="default: all methods")
     run.add_argument("--seed", nargs="+", type=int, default=[], help="run all experiments with each of these seeds")
     run.add_argument("--grid", metavar="paper|FILE.yaml", help="run the published comparison, or the blocks of a file")
@@ -73,10 +73,11 @@ def _parser() -> argparse.ArgumentParser:
 def _run(args: argparse.Namespace, extra: list[str]) -> int:
     if args.user_dir:
         import_user_code(args.user_dir)
+    root, data = _folders(args.config)
+    setting_names(data)
     runs = _runs(args)
     steps = planning.plan(runs)
     outputs = [planning.below_root(step.output) for step in steps]
-    root, data = _folders(args.config)
     pending = [step for step, output in zip(steps, outputs, strict=True) if not (root / output).exists()]
     if args.dry_run:
         print("\n\n".join(f"# {step.title}\n{command(step)}" for step in pending))
