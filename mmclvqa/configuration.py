@@ -27,7 +27,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from mmclvqa.clove.data_root import pretrained_source
 from mmclvqa.clove.errors import CloveError, ConfigError
-from mmclvqa.clove.tasks import ALL_TASKS, IMAGE_SOURCES, find_setting, setting_names, task, tasks
+from mmclvqa.clove.tasks import ALL_TASKS, find_setting, setting_names, task
 from mmclvqa.methods.selection import method_defaults
 from mmclvqa.published_configs import meaningless, translate, translate_key
 from mmclvqa.user_code import import_user_code
@@ -43,6 +43,10 @@ OPEN_NODES = (
     "scheduler.params",
 )
 """Nodes in which a configuration file may have keys that are not in the defaults."""
+
+
+SETTING_KEYS = ("env.clove_root", "training.CL.cl_setting", "training.CL.cur_task")
+"""Overrides that are merged first, because others may change what the setting's file says."""
 
 
 def default_config_path() -> str:
@@ -68,8 +72,6 @@ class PluginConfiguration(MMFConfiguration):
         OmegaConf.register_resolver("resolve_cache_dir", resolve_cache_dir, replace=True)
         OmegaConf.register_resolver("resolve_dir", resolve_dir, replace=True)
         OmegaConf.register_resolver("pretrained", pretrained_source, replace=True)
-        OmegaConf.register_resolver("annotations", annotation_paths, replace=True)
-        OmegaConf.register_resolver("feature_databases", feature_databases, replace=True)
 
     def _build_other_configs(self) -> DictConfig:
         other = super()._build_other_configs()
@@ -151,8 +153,21 @@ class PluginConfiguration(MMFConfiguration):
         return self._override
 
     def _merge_with_dotlist(self, config: DictConfig, opts: list[str] | None) -> DictConfig:
+        words = list(_translated_words(split_words(opts)))
+        ignored = self._merge_words(config, [word for word in words if word[0] in SETTING_KEYS])
+        use_setting(config)
+        ignored += self._merge_words(config, [word for word in words if word[0] not in SETTING_KEYS])
+        if ignored:
+            line = f"keys that are not used here and ignored: {', '.join(ignored)}"
+            warnings.warn_explicit(line, UserWarning, "command line", 0, registry=_WARNED)
+        if getattr(self, "_dataset_names", None):
+            config.datasets = config.dataset = self._dataset_names
+        return config
+
+    def _merge_words(self, config: DictConfig, words: list[tuple[str, str, Any]]) -> list[str]:
+        """Merge overrides into a configuration and return the keys that are ignored."""
         ignored = []
-        for key, text, value in _translated_words(split_words(opts)):
+        for key, text, value in words:
             present = _select(config, key)
             if present is _ABSENT and meaningless(key):
                 ignored.append(key)
@@ -163,17 +178,9 @@ class PluginConfiguration(MMFConfiguration):
                 raise ConfigError(f"{key}={text}: {key} is a group of keys ({', '.join(present)}), not a value")
             _check_kind(key, text, present, value)
             OmegaConf.update(config, key, value, merge=False)
-        if ignored:
-            line = f"keys that are not used here and ignored: {', '.join(ignored)}"
-            warnings.warn_explicit(line, UserWarning, "command line", 0, registry=_WARNED)
-        if getattr(self, "_dataset_names", None):
-            config.datasets = config.dataset = self._dataset_names
-        return config
+        return ignored
 
     def _update_specific(self, config: DictConfig) -> DictConfig:
-        setting_names(config.env.clove_root)
-        if str(config.training.CL.cl_setting).endswith((".yaml", ".yml")):
-            config.training.CL.cl_setting = find_setting(config.training.CL.cl_setting).name
         if config.learning_rate:
             config.optimizer.params.lr = config.learning_rate
         if config.training.batch_size_per_device:
@@ -191,16 +198,32 @@ class PluginConfiguration(MMFConfiguration):
         """Do nothing; MMF renames keys of its version 0.3 here, which this project does not accept."""
 
 
-def annotation_paths(setting: str, current: str, split: str) -> list[str]:
-    """Return the annotation files of a task, or of all tasks of a setting, relative to the data root."""
-    selected = tasks(setting).values() if current == ALL_TASKS else [task(setting, current)]
-    return [one.annotation_path(split) for one in selected]
+def use_setting(config: DictConfig) -> None:
+    """Replace ``training.CL.cl_setting`` by its name, and fill in what its file says of the current task.
 
+    Where the configuration names no annotation files, they and the feature databases are those of the setting.
 
-def feature_databases(setting: str) -> dict[str, str]:
-    """Return the feature databases of each image source of a setting, separated by commas."""
-    sources = find_setting(setting).image_sources or IMAGE_SOURCES
-    return {name: ",".join(source.features) for name, source in sources.items()}
+    Raises:
+        ConfigError: the setting or the task is unknown, or the setting's file is not valid.
+    """
+    setting_names(config.env.clove_root)
+    selection = config.training.CL
+    if not selection.cl_setting:
+        return
+    try:
+        setting = find_setting(selection.cl_setting)
+        selection.cl_setting = setting.name
+        data = OmegaConf.select(config, "dataset_config.clvqa")
+        if data is None or data.annotations.train or not selection.cur_task:
+            return
+        every = selection.cur_task == ALL_TASKS
+        tasks = list(setting.tasks.values()) if every else [task(setting.name, selection.cur_task)]
+    except CloveError as error:
+        raise ConfigError(f"training.CL.cl_setting={selection.cl_setting}: {error}") from None
+    data.annotations.train = [one.annotation_path("train") for one in tasks]
+    data.annotations.val = [one.annotation_path("val") for one in tasks]
+    if setting.image_sources and not setting.in_package:
+        data.features = {name: ",".join(source.features) for name, source in setting.image_sources.items()}
 
 
 def read_config(path: str) -> DictConfig:

@@ -110,7 +110,7 @@ def task(setting: str, name: str) -> Task:
     for candidate in by_letter.values():
         if candidate.name == task_name(name):
             return candidate
-    names = ", ".join(f"{t.letter} {t.name}" for t in by_letter.values())
+    names = ", ".join(" ".join(dict.fromkeys((one.letter, one.name))) for one in by_letter.values())
     raise TaskError(f"unknown task {name!r} of the {setting} setting; its tasks are {names}")
 
 

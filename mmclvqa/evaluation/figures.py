@@ -50,7 +50,8 @@ class RenderedFigure:
 def matrix_figure(name: str, label: str, sweep: SweepResult) -> RenderedFigure:
     """Draw the accuracy matrix as a heat map with its numbers."""
     names, matrix = _axis_names(sweep), sweep.matrix * 100
-    figure = Figure(figsize=(6.4, 5.2), layout="constrained")
+    size = max(1.0, len(names) / 8)
+    figure = Figure(figsize=(6.4 * size, 5.2 * size), layout="constrained")
     axes = figure.subplots()
     image = axes.imshow(np.ma.masked_invalid(matrix), cmap="viridis", vmin=0, vmax=100)
     axes.set_xticks(range(len(names)), names, rotation=35, ha="right")
@@ -72,7 +73,7 @@ def matrix_figure(name: str, label: str, sweep: SweepResult) -> RenderedFigure:
 def course_figure(name: str, label: str, sweep: SweepResult) -> RenderedFigure:
     """Draw the accuracy of each task along the order, from the step at which it was learned."""
     names, matrix = _axis_names(sweep), sweep.matrix
-    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+    figure = Figure(figsize=(6.4 * max(1.0, len(names) / 8), 4.2), layout="constrained")
     axes = figure.subplots()
     for number, task in enumerate(names):
         _plot(axes, number, task, range(number, len(names)), matrix[number:, number])
@@ -136,7 +137,9 @@ def _axis_names(sweep: SweepResult) -> list[str]:
 
 
 def _plot(axes: Axes, number: int, label: str, positions: Sequence[int], accuracies: Sequence[float]) -> None:
-    style = {"marker": MARKERS[number], "color": COLOURS[number], "label": label, "clip_on": False}
+    # With more tasks than colours, the second round of colours has other markers.
+    marker = MARKERS[(number + number // len(COLOURS)) % len(MARKERS)]
+    style = {"marker": marker, "color": COLOURS[number % len(COLOURS)], "label": label, "clip_on": False}
     axes.plot(positions, 100 * np.asarray(accuracies), **style)
 
 

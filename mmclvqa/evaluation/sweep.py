@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 DEFAULT_CONFIG = "EXP_CONFIG"
 PUBLISHED_DATA = "CLOVE"
-"""Name of a data set that has no manifest."""
+"""Name of the data set of this package's settings if it has no manifest."""
 FIXED_KEYS = ("config", "model", "dataset", "datasets", "run_type", "env.save_dir", "training.device")
 """Configuration keys that the evaluation sets itself, so that they cannot be overridden."""
 DATA_OVERRIDE = "env.clove_root="
@@ -289,7 +289,8 @@ def evaluate_sweep(
         CloveError: a configuration, the data or a checkpoint cannot be used.
     """
     order_tasks = parse_order(setting, order)
-    setting, order = find_setting(setting).name, order_text(order_tasks)
+    found = find_setting(setting)
+    setting, order = found.name, order_text(order_tasks)
     stand_alone = stand_alone and not regularised
     if stand_alone:
         experiment = experiments.STAND_ALONE
@@ -317,7 +318,7 @@ def evaluate_sweep(
         accuracies={pair.key: accuracies[pair.key] for pair in pairs},
         weights=tuple(map(float, val_weights(config.data_root, setting, order))),
         stand_alone=stand_alone,
-        data=manifest.name if manifest else PUBLISHED_DATA,
+        data=manifest.name if manifest else PUBLISHED_DATA if found.in_package else found.name,
     )
     result.write(folder / SWEEP_FILE)
     return result
