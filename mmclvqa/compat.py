@@ -193,6 +193,9 @@ def use_plugin_configuration() -> None:
 
     from mmclvqa.configuration import PluginConfiguration, default_config_path
 
+    for name, method in vars(mmf_configuration.Configuration).items():
+        if not hasattr(PluginConfiguration, name):
+            setattr(PluginConfiguration, name, method)
     mmf_configuration.get_default_config_path = default_config_path
     mmf_configuration.Configuration = PluginConfiguration
     mmf.utils.build.Configuration = PluginConfiguration
