@@ -99,8 +99,8 @@ def _main(args: argparse.Namespace, predict: bool) -> None:
 
 
 def _check_trainer(name: str, registered: Mapping[str, type]) -> None:
-    legal = [trainer for trainer in registered if trainer != "base_trainer"]
-    if name not in legal:
+    if name == "base_trainer" or name not in registered:
+        legal = [trainer for trainer in registered if trainer != "base_trainer"]
         raise CloveError(f"training.trainer={name}: no such trainer; legal are {', '.join(legal)}")
 
 

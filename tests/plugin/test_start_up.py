@@ -48,3 +48,62 @@ def test_wrong_arguments_are_answered_before_torch_and_mmf_are_imported(
     assert done.returncode == 1 and message in done.stderr, done.stderr
     assert len(done.stderr.splitlines()) == 1
     assert json.loads(done.stdout) == []
+
+
+def prints(code: str, project: Path) -> list[str]:
+    done = subprocess.run([sys.executable, "-c", code], cwd=project, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split()
+
+
+def test_importing_mmf_imports_no_library_that_the_plugin_does_not_use(project: Path) -> None:
+    slow = ("sklearn", "pandas", "scipy", "transformers", "torch._dynamo", "mmf.models.pythia", "mmf.models.m4c")
+    assert prints(f"import sys, mmf; print(*(name for name in {slow} if name in sys.modules))", project) == []
+
+
+@pytest.mark.parametrize(
+    ("code", "printed"),
+    [
+        ("from mmf.models import Pythia; print(Pythia.__name__)", "Pythia"),
+        ("from mmf.models.visual_bert import VisualBERT; print(VisualBERT.__name__)", "VisualBERT"),
+        ("import mmf; print(mmf.models.m4c.M4C.__name__)", "M4C"),
+        ("from mmf.common.registry import registry as r; print(r.get_model_class('lorra').__name__)", "LoRRA"),
+        ("from mmf.common.registry import registry as r; print(r.get_builder_class('vqa2').__name__)", "VQA2Builder"),
+        ("from mmf.common.registry import registry as r; print(r.get_model_class('nobody'))", "None"),
+        ("from mmf.modules.encoders import TransformerEncoder as T; print(T.__name__)", "TransformerEncoder"),
+        ("import mmf; from transformers.modeling_bert import BertModel as B; print(B.__name__)", "BertModel"),
+        ("import mmf; from transformers.optimization import AdamW; print(AdamW.__name__)", "AdamW"),
+        ("from mmf.modules.metrics import f1_score; print(f1_score([1, 0], [1, 0]) == 1)", "True"),
+    ],
+)
+def test_what_is_imported_later_works_when_it_is_used(code: str, printed: str, project: Path) -> None:
+    assert prints(code, project) == [printed]
+
+
+def test_a_model_of_the_users_keeps_its_name_when_mmfs_own_are_registered(project: Path) -> None:
+    code = (
+        "from mmf.common.registry import registry\n"
+        "from mmf.models.base_model import BaseModel\n"
+        "Mine = registry.register_model('pythia')(type('Mine', (BaseModel,), {}))\n"
+        "print(registry.get_model_class('lorra').__name__, registry.get_model_class('pythia') is Mine)"
+    )
+    assert prints(code, project) == ["LoRRA", "True"]
+
+
+def test_schedules_and_tokenizers_of_transformers_are_imported_when_they_are_called(
+    project: Path, clove_mini: Path
+) -> None:
+    code = (
+        "import sys, torch\n"
+        "from mmf.common.registry import registry\n"
+        "from omegaconf import OmegaConf\n"
+        "before = 'transformers' in sys.modules\n"
+        "optimizer = registry.get_optimizer_class('adam_w')([torch.nn.Parameter(torch.ones(1))], lr=1.0)\n"
+        "warmup = registry.get_scheduler_class('warmup_linear')\n"
+        "schedule = warmup(optimizer, num_warmup_steps=2, num_training_steps=4)\n"
+        f"source = {str(clove_mini / 'pretrained' / 'bert-base-uncased')!r}\n"
+        "config = {'tokenizer_config': {'type': source, 'params': {}}, 'max_seq_length': 5}\n"
+        "tokenizer = registry.get_processor_class('masked_token')(OmegaConf.create(config))\n"
+        "print(before, type(optimizer).__name__, schedule.get_last_lr()[0], tokenizer.get_vocab_size() > 5)"
+    )
+    assert prints(code, project) == ["False", "AdamW", "0.0", "True"]
