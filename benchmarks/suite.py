@@ -92,7 +92,7 @@ def _run(*words: str, clove_root: Path | None = None) -> None:
     Raises:
         RuntimeError: it failed; the message has the last line of its stderr.
     """
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     if clove_root:
         environment["CLOVE_ROOT"] = str(clove_root)
     done = subprocess.run([sys.executable, *words], cwd=ROOT, env=environment, capture_output=True, text=True)
@@ -124,6 +124,8 @@ def main(words: list[str] | None = None) -> int:
         print(f"error: {args.reference}: cannot be read ({one_line(error)})", file=sys.stderr)
         return 1
 
+    # With several threads, another process on the same cores would slow down each side by another factor.
+    torch.set_num_threads(1)
     ratios: dict[str, float] = {}
     failed = False
     print(f"{'comparison':24} {'ratio':>7} {'reference':>9}")
