@@ -2,12 +2,13 @@
 # make compare      every method on clove-mini, through the workflow (installs Snakemake)
 # make test         install the same way, run the tests
 # make check-long   all tests, also those that take minutes
+# make bench        compare with the plain way at reduced size: fails if a speed-up fell by more than a third
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 MMF := mmf==1.0.0rc10
 
-.PHONY: install demo compare test check-long lint clean
+.PHONY: install demo compare test check-long bench lint clean
 TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadgroup
 
 install: $(VENV)/.installed
@@ -35,6 +36,9 @@ test: install
 check-long: install
 	$(BIN)/python -m pip install --quiet -r workflow_requirements.txt
 	$(BIN)/python -m pytest -m "long or not long"
+
+bench: install
+	$(BIN)/python benchmarks/suite.py
 
 lint: install
 	$(BIN)/ruff check .

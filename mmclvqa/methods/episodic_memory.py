@@ -10,14 +10,15 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from mmclvqa.clove.errors import ConfigError
+from mmclvqa.lazy import torch
 from mmclvqa.methods.replay import Record
 from mmclvqa.random_state import seed_all
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from mmclvqa.training.trainer import Trainer
 
 
