@@ -19,6 +19,7 @@ from mmclvqa.clove.files import write_json
 from mmclvqa.clove.tasks import Task, order_index, parse_order, tasks
 from mmclvqa.clove.text import format_table, one_line
 from mmclvqa.evaluation.matrix import (
+    Mean,
     Summary,
     accuracy_matrix,
     published_weights,
@@ -261,8 +262,11 @@ def read_sweep(path: str | os.PathLike[str]) -> SweepResult:
     return sweep
 
 
-def percent(value: float, missing: str = "–") -> str:
-    """Return a fraction as a percentage with one decimal, or ``missing`` for NaN."""
+def percent(value: float | Mean, missing: str = "–") -> str:
+    """Return a fraction as a percentage with one decimal, or ``missing`` for NaN; means with their deviation."""
+    if isinstance(value, Mean):
+        deviation = percent(value.deviation, "")
+        return percent(value.value, missing) + (f" ± {deviation}" if deviation else "")
     return missing if math.isnan(value) else f"{100 * value:.1f}"
 
 
