@@ -18,7 +18,7 @@ from mmclvqa.clove.files import write_json
 from mmclvqa.clove.tasks import SETTINGS
 from mmclvqa.clove.text import run_command
 from mmclvqa.experiments import planning
-from mmclvqa.experiments.costs import cost_lines, read_profile
+from mmclvqa.experiments.costs import cost_lines, profile_runtimes, read_profile
 from mmclvqa.experiments.progress import Journal
 from mmclvqa.experiments.root import check_root, make_mini
 from mmclvqa.experiments.scripts import command
@@ -80,7 +80,10 @@ def _run(args: argparse.Namespace, extra: list[str]) -> int:
     pending = [step for step in steps if not (root / planning.below_root(step.output)).exists()]
     if args.dry_run:
         print("\n\n".join(f"# {step.title}\n{command(step)}" for step in pending), end="\n\n")
-        for line in cost_lines(pending, Journal(root), _profile(args), _parallel(args)):
+        profile = _profile(args)
+        # The minutes of profiles/local are those of CLOVE, not of clove-mini.
+        runtimes = {} if _is_mini(args.config) and not args.profile else profile_runtimes(profile)
+        for line in cost_lines(pending, Journal(root), runtimes, f"profile {profile.name}", _parallel(args)):
             print(f"# {line}")
         return 0
     if importlib.util.find_spec("snakemake") is None:

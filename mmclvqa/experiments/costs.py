@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,31 +19,30 @@ DEFAULT = ""
 """Key of the minutes of kinds for which a profile has none."""
 
 
-def cost_lines(steps: Sequence[Step], journal: Journal, profile: Path, parallel: int) -> list[str]:
+def cost_lines(
+    steps: Sequence[Step], journal: Journal, runtimes: Mapping[str, float], source: str, parallel: int
+) -> list[str]:
     """Return a table of expected costs by kind, and the expected time, line by line.
 
-    The minutes of a kind are the mean of its finished steps in the journal, otherwise ``runtime`` in the profile.
+    The minutes of a kind are the mean of its finished steps in the journal, otherwise those of ``runtimes``.
 
     Args:
         steps: steps to run, in a valid order of execution.
         journal: the journal of ``ROOT``.
-        profile: folder of the Snakemake profile.
+        runtimes: minutes by kind, see :func:`profile_runtimes`.
+        source: where ``runtimes`` are from.
         parallel: number of steps that run at a time.
-
-    Raises:
-        ConfigError: the profile cannot be read.
     """
-    runtimes = profile_runtimes(profile)
     minutes: dict[str, float | None] = {}
     rows, gpu_hours = [], 0.0
     for (kind, gpus), count in Counter((step.kind, step.gpus) for step in steps).items():
         seconds = journal.mean_seconds(kind)
         each = runtimes.get(kind, runtimes.get(DEFAULT)) if seconds is None else seconds / 60
         minutes[kind] = each
-        source = "not known" if each is None else f"profile {profile.name}" if seconds is None else "finished steps"
+        origin = "finished steps" if seconds is not None else "not known" if each is None else source
         hours = count * gpus * (each or 0.0) / 60
         gpu_hours += hours
-        rows.append((kind, source, count, *(f"{value:.1f}" if each is not None else "" for value in (each, hours))))
+        rows.append((kind, origin, count, *(f"{value:.1f}" if each is not None else "" for value in (each, hours))))
     rows.append(("all", "", len(steps), "", f"{gpu_hours:.1f}"))
     lines = format_table(HEADER, rows, text_columns=2).splitlines()
     if None in minutes.values():
@@ -53,7 +52,7 @@ def cost_lines(steps: Sequence[Step], journal: Journal, profile: Path, parallel:
     return [*lines, f"about {_hours(time)} with {parallel} at a time; the longest chain of steps takes {_hours(chain)}"]
 
 
-def longest_chain(steps: Sequence[Step], minutes: dict[str, float]) -> float:
+def longest_chain(steps: Sequence[Step], minutes: Mapping[str, float]) -> float:
     """Return the minutes of the longest chain of steps that depend on one another."""
     ended: dict[str, float] = {}
     for step in steps:

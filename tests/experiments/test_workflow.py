@@ -107,8 +107,7 @@ def test_a_dry_run_sums_measured_minutes_and_otherwise_those_of_the_profile(
         assert ["evaluate", "profile", "mine", "1", "60.0", "1.0"] in table
         assert ["chance", "profile", "mine", "1", "30.0", "0.0"] in table and ["all", "8", "1.1"] in table
         assert " ".join(table[-1]) == "about 1.1 hours with 2 at a time; the longest chain of steps takes 1.1 hours"
-    (profile / "config.yaml").write_text("jobs: 2\n")
-    assert command_line.main(["run", "--method", "ft", "--profile", str(profile), "--dry-run"]) == 0
+    assert command_line.main(["run", "--method", "ft", "--config", "EXP_CONFIG/mini", "--dry-run"]) == 0
     assert "evaluate  not known" in capsys.readouterr().out
 
 
