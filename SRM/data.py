@@ -37,6 +37,16 @@ def training_file(root: Path, task: Task) -> Path:
     return path
 
 
+def input_files(settings: Settings) -> list[Path]:
+    """Return the files that a run reads: the training records of each task and, without ``--use_gt``, the prompts.
+
+    Raises:
+        DataError: a file of training records does not exist.
+    """
+    files = [training_file(settings.root, task) for task in settings.order]
+    return files if settings.use_gt else [*files, settings.root / prompts_path(settings.cl_setting)]
+
+
 def training_records(settings: Settings, task: Task) -> list[Record]:
     """Read the training records of a task, limited by ``--train_perc`` and ``--debug``, in file order.
 

@@ -18,10 +18,9 @@ import transformers
 from accelerate import Accelerator
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from mmclvqa.clove.data_root import prompts_path
 from mmclvqa.clove.tasks import Task
 from mmclvqa.process_exit import leave_process_group
-from SRM.data import Prompts, Record, read_prompts, replay_records, training_file, training_records
+from SRM.data import Prompts, Record, input_files, read_prompts, replay_records, training_records
 from SRM.folder import RunFolder
 from SRM.generate import Generator
 from SRM.model import grow, load_model, load_pretrained, save_model
@@ -67,12 +66,9 @@ class Run:
         """Check that the data exist and open the run folder.
 
         Raises:
-            CloveError: see :meth:`SRM.folder.RunFolder.open` and :func:`SRM.data.training_file`.
+            CloveError: see :meth:`SRM.folder.RunFolder.open` and :func:`SRM.data.input_files`.
         """
-        files = [training_file(self.settings.root, task) for task in self.order]
-        if not self.settings.use_gt:
-            files.append(self.settings.root / prompts_path(self.settings.cl_setting))
-        sizes = {f"size of {file.name}": file.stat().st_size for file in files if file.exists()}
+        sizes = {f"size of {path.name}": path.stat().st_size for path in input_files(self.settings) if path.exists()}
         if self.accelerator.is_main_process:
             skipped = self.order[: len(self.settings.skip_tasks)]
             self.folder.open(self.settings.decisive() | sizes, self.settings.overwrite, skipped)

@@ -13,6 +13,7 @@ if not __package__:
 from mmclvqa.clove.errors import CloveError  # noqa: E402
 from mmclvqa.clove.text import one_line  # noqa: E402
 from mmclvqa.process_exit import INTERRUPTED, run_program  # noqa: E402
+from SRM.data import input_files  # noqa: E402
 from SRM.settings import environment_rank, parse  # noqa: E402
 
 
@@ -24,7 +25,8 @@ def main(argv: Sequence[str]) -> int:
     """
     try:
         settings = parse(argv)
-        # Importing torch and transformers takes seconds, which --help and wrong flags do without.
+        input_files(settings)
+        # Importing torch and transformers takes seconds, so --help and wrong flags or paths are answered before.
         from SRM.run import launch
 
         return launch(settings, argv)

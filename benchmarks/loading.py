@@ -5,56 +5,146 @@ iterates over one epoch of the train split with two workers, without a model. Th
 ``python -m mmclvqa.clove mini DIR --train 20000 --val 3000 --images 5000 --regions 100 --feature-dim 2048``
 
     python benchmarks/loading.py DIR [--updates 300] [--workers 2] [--json FILE]
+
+With ``--compare`` it instead compares three epochs in one process with a plain loader, which reads, tokenizes and pads
+each record whenever it is needed:
+
+    python benchmarks/loading.py DIR --compare [--json FILE]
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 PROJECT = Path(__file__).resolve().parent.parent
 MIB = 2**20
+BATCH_SIZE = 32
+REGIONS = 100
 OVERRIDES = (
     "config=EXP_CONFIG/mini/functional/cl_object_unicl_standalone.yaml",
     "model=unicl",
     "dataset=clvqa",
-    "dataset_config.clvqa.max_features=100",
-    "dataset_config.clvqa.feature_dim=2048",
-    "model_config.unicl.obj.in_dim=2048",
-    "model_config.unicl.obj.mmt_in_dim=2048",
-    "training.batch_size=32",
+    f"dataset_config.clvqa.max_features={REGIONS}",
+    f"training.batch_size={BATCH_SIZE}",
 )
-LOAD = """
-import argparse, sys, time
-import mmclvqa
-from mmf.common.registry import registry
-from mmf.utils.configuration import Configuration
-from mmclvqa.training.loading import build_split
+WIDTHS = ("dataset_config.clvqa.feature_dim", "model_config.unicl.obj.in_dim", "model_config.unicl.obj.mmt_in_dim")
+EPOCHS = 3
+TEXT_WIDTHS = {"question": 20, "graph": 480, "fact": 20}
 
-class Quiet:
-    def write(self, *args, **kwargs):
-        pass
 
-config = Configuration(argparse.Namespace(opts=sys.argv[1:], config_override=None)).get_config()
-for name, value in {"config": config, "writer": Quiet(), "seed": 1, "current_device": "cpu"}.items():
-    registry.register(name, value)
-split = build_split("train", config, seed=1)
-batches = split.updates(epoch=1)
-records, start = 0, None
-for _, loaded in batches:
-    batch, _ = next(loaded)
-    if start is None:  # the workers have started
-        start = time.perf_counter()
-        continue
-    records += len(batch.text)
-print(records / (time.perf_counter() - start))
-"""
+def train_split(overrides: list[str]) -> Any:
+    """Build the train split of a configuration in this process."""
+    from mmf.common.registry import registry
+    from mmf.utils.configuration import Configuration
+
+    import mmclvqa  # noqa: F401  (makes `import mmf` work)
+    from mmclvqa.training.loading import build_split
+
+    class Quiet:
+        def write(self, *args: Any, **kwargs: Any) -> None:
+            pass
+
+    config = Configuration(argparse.Namespace(opts=overrides, config_override=None)).get_config()
+    for name, value in {"config": config, "writer": Quiet(), "seed": 1, "current_device": "cpu"}.items():
+        registry.register(name, value)
+    return build_split("train", config, seed=1)
+
+
+def load_epochs(overrides: list[str], epochs: int) -> float:
+    """Load epochs of a new train split and return the records per second after the first batch."""
+    split = train_split(overrides)
+    records, start = 0, None
+    for epoch in range(1, epochs + 1):
+        for _, loaded in split.updates(epoch):
+            batch, _ = next(loaded)
+            if start is None:  # the workers have started
+                start = time.perf_counter()
+            else:
+                records += len(batch.text)
+    split.close()
+    return records / (time.perf_counter() - start)
+
+
+class PlainLoader:
+    """Loads epochs record by record: features from the database, three tokenized texts, everything padded.
+
+    Args:
+        root: the data root.
+        database: a copy of its feature database, because LMDB opens a file only once in a process.
+        width: width of the region features.
+    """
+
+    def __init__(self, root: Path, database: Path, width: int) -> None:
+        from transformers import AutoTokenizer
+
+        from mmclvqa.clove.data_root import BERT, annotation_file
+        from mmclvqa.clove.features import FeatureDatabase
+        from mmclvqa.clove.records import load_records
+        from mmclvqa.clove.tasks import parse_order
+
+        (task,) = (task for task in parse_order("functional", "oarlks") if task.name == "object")
+        self.records = load_records(annotation_file(root, task, "train"))
+        self.database = FeatureDatabase(database)
+        self.tokenizer = AutoTokenizer.from_pretrained(root / BERT)
+        self.width = width
+
+    def load(self, epochs: int) -> None:
+        """Load epochs of the train split."""
+        from torch.utils.data import default_collate
+
+        for _ in range(epochs):
+            for first in range(0, len(self.records), BATCH_SIZE):
+                default_collate([self._sample(record) for record in self.records[first : first + BATCH_SIZE]])
+
+    def _sample(self, record: dict[str, Any]) -> dict[str, Any]:
+        import numpy as np
+
+        from mmclvqa.clove.features import feature_path
+
+        features = np.zeros((REGIONS, self.width), dtype=np.float32)
+        found = self.database.read(self.database.key(feature_path(record)))["features"][:REGIONS]
+        features[: len(found)] = found
+        facts = record["supporting_fact"]
+        texts = {
+            "question": record["question"],
+            "graph": " ".join(record["pred_scene_graph_seq"]),
+            "fact": " ".join(facts[0]["triplet"]) if facts else "",
+        }
+        ids = {name: self._ids(text, TEXT_WIDTHS[name]) for name, text in texts.items()}
+        return {"features": features, **ids}
+
+    def _ids(self, text: str, width: int) -> Any:
+        import numpy as np
+
+        return np.array(self.tokenizer(text, padding="max_length", truncation=True, max_length=width)["input_ids"])
+
+
+def compare(overrides: list[str], root: Path, width: int, repeats: int) -> dict[str, float]:
+    """Return the seconds of both loaders without workers, and their ratio."""
+    import torch
+
+    from benchmarks.comparison import alternate
+    from mmclvqa.clove.features import databases
+
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(sys.stderr):
+        database = Path(folder, "copy.lmdb")
+        shutil.copytree(root / databases("gqa")[0], database)
+        plain = PlainLoader(root, database, width)
+        sides = {"plain": partial(plain.load, EPOCHS), "ours": partial(load_epochs, overrides, EPOCHS)}
+        timings = alternate(sides, repeats, torch.device("cpu"))
+    seconds = {side: timing.seconds for side, timing in timings.items()}
+    return {**seconds, "ratio": seconds["plain"] / seconds["ours"]}
 
 
 def tree_memory(root: int) -> dict[str, int]:
@@ -103,42 +193,55 @@ def run_and_watch(overrides: list[str], environment: dict[str, str]) -> dict[str
     return samples
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("root", help="data root with data of CLOVE's shape")
-    parser.add_argument("--updates", type=int, default=300)
-    parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--json", help="also write the measurements to this file")
-    args = parser.parse_args()
-
-    environment = {**os.environ, "CLOVE_ROOT": str(Path(args.root).absolute())}
-    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(PROJECT), environment.get("PYTHONPATH")]))
-    overrides = [*OVERRIDES, f"training.num_workers={args.workers}"]
+def watched(overrides: list[str], environment: dict[str, str], updates: int) -> dict[str, float]:
+    """Run ``mmf_run`` and one epoch of loading in processes of their own; return the measurements."""
     with tempfile.TemporaryDirectory() as folder:
         # The fc7 weights of a generated data root have the width of its features.
+        save = f"env.save_dir={folder}"
         samples = run_and_watch(
-            [*overrides, "run_type=train", f"training.max_updates={args.updates}", f"env.save_dir={folder}"],
-            environment,
-            )
-        environment["OMP_NUM_THREADS"] = "1"
+            [*overrides, "run_type=train", f"training.max_updates={updates}", save], environment
+        )
+        code = "import sys; from benchmarks.loading import load_epochs; print(load_epochs(sys.argv[1:], 1))"
         done = subprocess.run(
-            [sys.executable, "-c", LOAD, *overrides, f"env.save_dir={folder}"],
+            [sys.executable, "-c", code, *overrides, save],
             cwd=PROJECT,
-            env=environment,
+            env={**environment, "OMP_NUM_THREADS": "1"},
             check=True,
             capture_output=True,
             text=True,
         )
     half = len(samples["pss"]) // 2
-    figures = {
+    return {
         "records_per_second": float(done.stdout.split()[-1]),
-        "workers": args.workers,
         "peak_rss_mib": max(samples["rss"]) / MIB,
         "peak_pss_mib": max(samples["pss"]) / MIB,
         "largest_process_mib": max(samples["largest"]) / MIB,
         "peak_pss_first_half_mib": max(samples["pss"][:half]) / MIB,
         "peak_pss_second_half_mib": max(samples["pss"][half:]) / MIB,
     }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("root", help="data root with data of CLOVE's shape")
+    parser.add_argument("--updates", type=int, default=300)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--feature-dim", type=int, default=2048, help="width of the region features of the data root")
+    parser.add_argument("--compare", action="store_true", help="compare with a plain loader, without workers")
+    parser.add_argument("--repeats", type=int, default=3, help="timings of --compare, of which the median counts")
+    parser.add_argument("--json", help="also write the measurements to this file")
+    args = parser.parse_args()
+
+    os.environ["CLOVE_ROOT"] = str(Path(args.root).absolute())
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(PROJECT), os.environ.get("PYTHONPATH")]))
+    workers = 0 if args.compare else args.workers
+    overrides = [*OVERRIDES, f"training.num_workers={workers}"]
+    overrides += [f"{key}={args.feature_dim}" for key in WIDTHS]
+    if args.compare:
+        sys.path.insert(0, str(PROJECT))
+        figures = compare(overrides, Path(args.root), args.feature_dim, args.repeats)
+    else:
+        figures = {"workers": workers, **watched(overrides, dict(os.environ), args.updates)}
     for name, value in figures.items():
         print(f"{name:28} {value:10.1f}" if isinstance(value, float) else f"{name:28} {value:10d}")
     if args.json:

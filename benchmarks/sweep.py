@@ -1,10 +1,10 @@
 """Measures the speed-up of evaluating all pairs of a task order in one process instead of one ``mmf_run`` per pair.
 
 It repeats the evaluation of the 36 pairs of a finished run with ``eval_os.py sweep``, and runs
-``mmf_run run_type=val`` for some of these pairs. The ratio is extrapolated to 36 runs. Results are written to a
-temporary folder.
+``mmf_run run_type=val`` for one of these pairs, in several rounds whose medians count. The ratio is extrapolated to 36
+runs. Results are written to a temporary folder.
 
-    CLOVE_ROOT=... python benchmarks/sweep.py ROOT [--setting functional] [--order oarlks] [--exp ft] [--starts 3]
+    CLOVE_ROOT=... python benchmarks/sweep.py ROOT [--setting functional] [--order oarlks] [--exp ft] [--rounds 3]
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -51,7 +52,7 @@ def linked(files: dict[str, Path], save: Path, fresh: Path) -> None:
 
 
 def measure(args: argparse.Namespace) -> dict[str, float]:
-    """Return the seconds of the sweep, the mean seconds of one ``mmf_run``, and their ratio for all pairs.
+    """Return the median seconds of the sweep and of one ``mmf_run``, and their ratio for all pairs.
 
     Raises:
         CloveError: the CLOVE setting is unknown, or the task order is illegal.
@@ -63,24 +64,24 @@ def measure(args: argparse.Namespace) -> dict[str, float]:
     if missing:
         raise CloveError(f"{missing[0]} is missing: the run is not finished")
     environment = {**os.environ, "PYTHONPATH": str(PROJECT), "CONFIG": args.config}
-    with tempfile.TemporaryDirectory() as folder:
-        fresh = Path(folder, "save")
-        linked(files, save, fresh)
-        run = ["--cl_setting", args.setting, "--task_order", args.order, "--exp", args.exp, "--save_dir", str(fresh)]
-        swept = seconds_of([sys.executable, "eval_os.py", "sweep", *run, *args.words], environment)
-        results = Path(places.run_folder(args.setting, args.order, f"val_{args.exp}", str(fresh)))
-        pairs = [(learned, tested) for learned in order for tested in order]
-        starts = min(args.starts, len(pairs))
-        chosen = [pairs[number * len(pairs) // starts] for number in range(starts)]
-        total = 0.0
-        for learned, tested in chosen:
-            single = Path(folder, "single", f"{learned.letter}2{tested.letter}")
-            total += seconds_of(start_words(args, tested, files[learned.letter], single), environment)
-            swept_accuracy = accuracy(results / f"{learned.sweep_key}2{tested.sweep_key}")
-            if accuracy(single) != swept_accuracy:
-                sys.exit(f"error: {single.name}: accuracy {accuracy(single)} by mmf_run, {swept_accuracy} by the sweep")
-    one = total / starts
-    return {"sweep": swept, "start": one, "starts": starts, "pairs": len(pairs), "ratio": len(pairs) * one / swept}
+    run = ["--cl_setting", args.setting, "--task_order", args.order, "--exp", args.exp]
+    pairs = [(learned, tested) for learned in order for tested in order]
+    rounds = min(args.rounds, len(pairs))
+    sweeps, starts = [], []
+    for number in range(rounds):
+        learned, tested = pairs[number * len(pairs) // rounds]
+        with tempfile.TemporaryDirectory() as folder:
+            fresh, single = Path(folder, "save"), Path(folder, f"{learned.letter}2{tested.letter}")
+            linked(files, save, fresh)
+            command = [sys.executable, "eval_os.py", "sweep", *run, "--save_dir", str(fresh), *args.words]
+            sweeps.append(seconds_of(command, environment))
+            starts.append(seconds_of(start_words(args, tested, files[learned.letter], single), environment))
+            results = Path(places.run_folder(args.setting, args.order, f"val_{args.exp}", str(fresh)))
+            swept = accuracy(results / f"{learned.sweep_key}2{tested.sweep_key}")
+            if accuracy(single) != swept:
+                sys.exit(f"error: {single.name}: accuracy {accuracy(single)} by mmf_run, {swept} by the sweep")
+    sweep, start = statistics.median(sweeps), statistics.median(starts)
+    return {"sweep": sweep, "start": start, "rounds": rounds, "pairs": len(pairs), "ratio": len(pairs) * start / sweep}
 
 
 def start_words(args: argparse.Namespace, tested: Task, checkpoint: Path, folder: Path) -> list[str]:
@@ -103,19 +104,19 @@ def main() -> None:
     parser.add_argument("--order", default="oarlks")
     parser.add_argument("--exp", default="ft", help="folder name of the method")
     parser.add_argument("--config", default="EXP_CONFIG/mini", metavar="DIR", help="folder of configuration files")
-    parser.add_argument("--starts", type=int, default=3, metavar="N", help="number of mmf_run to start, at most 36")
+    parser.add_argument("--rounds", type=int, default=3, metavar="N", help="sweeps, each followed by one mmf_run")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the measurements to this file")
     parser.add_argument("words", nargs="*", metavar="KEY=VALUE", help="configuration overrides for both")
     args = parser.parse_args()
-    if args.starts < 1:
-        parser.error("--starts must be at least 1")
+    if args.rounds < 1:
+        parser.error("--rounds must be at least 1")
     try:
         measured = measure(args)
     except CloveError as error:
         sys.exit(f"error: {error}")
     print(
         f"{measured['pairs']} pairs in one sweep: {measured['sweep']:.1f} s; "
-        f"one run of mmf_run: {measured['start']:.1f} s (mean of {measured['starts']}), "
+        f"one run of mmf_run: {measured['start']:.1f} s (medians of {measured['rounds']}), "
         f"{measured['pairs']} of them {measured['pairs'] * measured['start']:.0f} s: "
         f"{measured['ratio']:.1f} times as long"
     )

@@ -4,8 +4,8 @@ The reference is the oracle of the tests, a plain implementation of the publishe
 passes is compared with a prefix that is encoded once, and a training step that includes padding with one on real tokens
 only. Outputs of both sides are compared without dropout.
 
-    python benchmarks/univqa.py [--device cpu] [--dtype fp32] [--batch-size 8] [--repeats 3] [--threads N]
-                                [--json FILE]
+    python benchmarks/univqa.py [--device cpu] [--dtype fp32] [--size published] [--batch-size 8] [--repeats 3]
+                                [--threads N] [--json FILE]
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ import contextlib
 import math
 import statistics
 import sys
-import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,6 +28,7 @@ from torch import Tensor, nn
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.comparison import alternate, describe  # noqa: E402
 from mmclvqa.clove.files import write_json  # noqa: E402
 from mmclvqa.models import UniVQAInputs, UniVQANetwork, build_univqa  # noqa: E402
 from tests.models import oracle  # noqa: E402
@@ -36,7 +38,30 @@ QUESTION, GRAPH, KNOWLEDGE, OBJECTS = 20, 480, 20, 100
 RESULT_TOLERANCE = 1e-3
 TARGETS = {"greedy decoding": 8.0, "training step": 1.5}
 DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
-RANDOM_WEIGHTS = {"text_bert_source": None, "fc7": {"weights_file": None, "bias_file": None}}
+HOST_FIELDS = ("text_len", "scene_graph_len", "knowledge_len", "object_num", "ocr_num", "ocr_slots")
+Answer = Callable[[UniVQANetwork, UniVQAInputs], dict[str, Tensor]]
+SIDES: dict[str, Answer] = {"plain": oracle.scores, "ours": UniVQANetwork.answer}
+
+
+def _layers(layers: int, width: int) -> dict[str, int]:
+    heads = max(1, width // 64)
+    return {
+        "num_hidden_layers": layers, "hidden_size": width, "num_attention_heads": heads, "intermediate_size": 4 * width,
+    }  # fmt: skip
+
+
+SIZES: dict[str, dict[str, Any]] = {
+    "published": {},
+    "small": {"text_bert": _layers(2, 256), "mmt": _layers(2, 256)},
+    "tiny": {"text_bert": _layers(1, 32), "mmt": _layers(1, 32), "obj": {"mmt_in_dim": 64}},
+}
+"""Configurations of the network; the inputs have CLOVE's shape in all of them."""
+
+
+def build(size: str) -> UniVQANetwork:
+    """Return a network with random weights in one of :data:`SIZES`."""
+    torch.manual_seed(0)
+    return build_univqa(SIZES[size], ANSWERS)
 
 
 def clove_batch(batch: int, seed: int = 0) -> tuple[UniVQAInputs, Tensor]:
@@ -75,7 +100,14 @@ def clove_batch(batch: int, seed: int = 0) -> tuple[UniVQAInputs, Tensor]:
         lengths(lambda q: SLOTS * (q - 0.8) / 0.2, 0, SLOTS),
         previous, targets,
     )  # fmt: skip
+    inputs.ocr_slots = torch.arange(SLOTS) < inputs.ocr_num[:, None]
     return inputs, loss_mask
+
+
+def on_device(inputs: UniVQAInputs, device: torch.device, lengths_on_host: bool = False) -> UniVQAInputs:
+    """Move a batch to a device; its lengths may stay in host memory."""
+    kept = HOST_FIELDS if lengths_on_host else ()
+    return UniVQAInputs(**{n: value if n in kept else value.to(device) for n, value in vars(inputs).items()})
 
 
 def loss_of(scores: Tensor, targets: Tensor, loss_mask: Tensor) -> Tensor:
@@ -97,62 +129,48 @@ def without_dropout(net: nn.Module) -> Iterator[None]:
         setattr(part, name, rate)
 
 
-def timed(run: Callable[[], Tensor], repeats: int, device: torch.device) -> tuple[Tensor, float]:
-    """Return the result of ``run`` and its shortest wall-clock time in seconds, which other processes disturb least."""
-    times = []
-    for _ in range(repeats):
-        _wait(device)
-        start = time.perf_counter()
-        result = run()
-        _wait(device)
-        times.append(time.perf_counter() - start)
-    return result, min(times)
+def decode(answer: Answer, net: UniVQANetwork, inputs: UniVQAInputs, dtype: torch.dtype | None) -> Tensor:
+    """Return the scores of greedy decoding, computed in an autocast type; the network is in evaluation mode."""
+    with torch.no_grad(), torch.autocast(inputs.text.device.type, dtype, enabled=dtype is not None):
+        return answer(net, inputs)["scores"]
 
 
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+def gradient_step(
+    answer: Answer, net: UniVQANetwork, inputs: UniVQAInputs, loss_mask: Tensor, dtype: torch.dtype | None
+) -> tuple[Tensor, Tensor]:
+    """Compute the gradients of a batch and return its scores and loss; the network is in training mode."""
+    net.zero_grad(set_to_none=True)
+    with torch.autocast(inputs.text.device.type, dtype, enabled=dtype is not None):
+        scores = answer(net, inputs)["scores"]
+    loss = loss_of(scores, inputs.targets, loss_mask)
+    loss.backward()
+    return scores.detach(), loss.detach()
 
 
-def measure(net: UniVQANetwork, inputs: UniVQAInputs, loss_mask: Tensor, args: argparse.Namespace) -> list[dict]:
+def measure(
+    net: UniVQANetwork, inputs: UniVQAInputs, loss_mask: Tensor, dtype: torch.dtype | None, repeats: int
+) -> list[dict[str, Any]]:
     """Return one row per comparison: seconds of the reference and of UniVQA, ratio, largest difference of outputs."""
-    device, dtype = loss_mask.device, DTYPES[args.dtype]
-    autocast = torch.autocast(device.type, dtype) if dtype else contextlib.nullcontext()
 
-    def decode(side: Callable[..., dict[str, Tensor]]) -> Tensor:
-        with torch.no_grad(), autocast:
-            return side(net, inputs)["scores"]
+    def decoded(answer: Answer) -> Tensor:
+        return decode(answer, net, inputs, dtype)
 
-    def step(side: Callable[..., dict[str, Tensor]]) -> Tensor:
-        net.zero_grad(set_to_none=True)
-        with autocast:
-            scores = side(net, inputs)["scores"]
-        loss_of(scores, inputs.targets, loss_mask).backward()
-        return scores.detach()
-
-    def published() -> Tensor:
-        return run(oracle.scores)
-
-    def optimized() -> Tensor:
-        return run(UniVQANetwork.answer)
+    def stepped(answer: Answer) -> Tensor:
+        return gradient_step(answer, net, inputs, loss_mask, dtype)[0]
 
     rows = []
-    for what, run in (("greedy decoding", decode), ("training step", step)):
-        net.train(run is step)
+    for what, run in (("greedy decoding", decoded), ("training step", stepped)):
+        net.train(run is stepped)
         with without_dropout(net):
-            scores = optimized()
-            reference_scores, reference_seconds = timed(published, 1, device)
-        _, seconds = timed(optimized, args.repeats, device)
-        if net.training:
-            _, reference_seconds = timed(published, 1, device)
-            seconds = min(seconds, timed(optimized, args.repeats, device)[1])
+            reference_scores, scores = (run(SIDES[side]) for side in ("plain", "ours"))
+        timings = alternate({name: partial(run, side) for name, side in SIDES.items()}, repeats, loss_mask.device)
         real = reference_scores > -9000
         rows.append(
             {
                 "what": what,
-                "published_seconds": reference_seconds,
-                "seconds": seconds,
-                "ratio": reference_seconds / seconds,
+                "published_seconds": timings["plain"].seconds,
+                "seconds": timings["ours"].seconds,
+                "ratio": timings["plain"].seconds / timings["ours"].seconds,
                 "target": TARGETS[what],
                 "max_difference": (reference_scores - scores)[real].abs().max().item(),
                 "same_argmax": bool((reference_scores.argmax(-1) == scores.argmax(-1)).all()),
@@ -165,22 +183,21 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", choices=DTYPES, default="fp32", help="autocast type")
+    parser.add_argument("--size", choices=SIZES, default="published", help="size of the network")
     parser.add_argument("--batch-size", type=int, default=8)
-    parser.add_argument("--repeats", type=int, default=3, help="timings of UniVQA; the reference is timed once")
+    parser.add_argument("--repeats", type=int, default=3, help="timings of each side, of which the median counts")
     parser.add_argument("--threads", type=int, help="CPU threads (default: torch's); 1 varies less on a shared machine")
     parser.add_argument("--json", type=Path, help="also write the measurements to this file")
     args = parser.parse_args()
 
     if args.threads:
         torch.set_num_threads(args.threads)
-    torch.manual_seed(0)
     device = torch.device(args.device)
-    net = build_univqa(RANDOM_WEIGHTS, ANSWERS).to(device)
+    net = build(args.size).to(device)
     inputs, loss_mask = clove_batch(args.batch_size)
-    inputs = UniVQAInputs(**{name: value.to(device) for name, value in vars(inputs).items()})
-    rows = measure(net, inputs, loss_mask.to(device), args)
+    rows = measure(net, on_device(inputs, device), loss_mask.to(device), DTYPES[args.dtype], args.repeats)
 
-    where = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+    where = describe(device)
     print(f"batch {args.batch_size}, {args.dtype}, {where}")
     print(f"{'':16} {'reference':>12} {'UniVQA':>9} {'ratio':>7} {'target':>7} {'difference':>11}")
     for row in rows:

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 
 from mmclvqa.clove.errors import CloveError
 from mmclvqa.clove.text import error_line
+from mmclvqa.configuration import PluginConfiguration
 from mmclvqa.process_exit import INTERRUPTED, leave_process_group, run_program
 
 USAGE = "mmf_run config=EXP_CONFIG/functional/cl_object_unicl_standalone.yaml model=unicl dataset=clvqa [key=value ...]"
@@ -67,15 +68,14 @@ def _main(args: argparse.Namespace, predict: bool) -> None:
     # Must be set before torch is imported. Data loading workers share the cores with torch's threads, which would
     # otherwise busy-wait for each other.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Importing torch and MMF takes seconds, so that errors in the configuration are reported before.
+    configuration = PluginConfiguration(args)
     from accelerate import PartialState
     from mmf.common.registry import registry
     from mmf.utils.build import build_config, build_trainer
-    from mmf.utils.configuration import Configuration
     from mmf.utils.env import set_seed
     from mmf.utils.logger import Logger
 
-    configuration = Configuration(args)
-    configuration.args = args
     config = configuration.get_config()
     PartialState(cpu=config.training.device == "cpu")
     try:
@@ -99,8 +99,8 @@ def _main(args: argparse.Namespace, predict: bool) -> None:
 
 
 def _check_trainer(name: str, registered: Mapping[str, type]) -> None:
-    legal = [trainer for trainer in registered if trainer != "base_trainer"]
-    if name not in legal:
+    if name == "base_trainer" or name not in registered:
+        legal = [trainer for trainer in registered if trainer != "base_trainer"]
         raise CloveError(f"training.trainer={name}: no such trainer; legal are {', '.join(legal)}")
 
 

@@ -3,6 +3,9 @@
 :func:`install` adds a finder to ``sys.meta_path``. When ``mmf`` is imported, the finder applies the patches of this
 module before and after MMF's own import and then loads the plugin. Each patch is one function, which states its reason.
 This module does not import torch or MMF before that.
+
+Of MMF, only what the plugin uses is imported at first: MMF's models, data sets and trainers follow when one of them is
+used or looked up in the registry, and large libraries when one of their functions is called.
 """
 
 from __future__ import annotations
@@ -12,10 +15,13 @@ import importlib
 import importlib.abc
 import importlib.machinery
 import importlib.util
+import pkgutil
 import sys
 import types
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
+
+from mmclvqa.lazy import LazyModule
 
 MMF_REQUIREMENT = "mmf==1.0.0rc10"
 INSTALL_MMF = f"pip install --no-deps {MMF_REQUIREMENT}"
@@ -35,6 +41,14 @@ OPTIONAL_PACKAGES = {
 }
 """Packages, with their submodules, that MMF imports at module level but the plugin does not use."""
 
+FUNCTIONS_FROM = {
+    "mmf.modules.metrics": "sklearn.metrics",
+    "mmf.modules.optimizers": "transformers.optimization",
+    "mmf.modules.schedulers": "transformers.optimization",
+    "mmf.datasets.processors.bert_processors": "transformers.tokenization_auto",
+}
+"""Modules of MMF and the module, slow to import, from which each takes functions that it calls later."""
+
 
 def install() -> None:
     """Install the import hook, once per process."""
@@ -48,25 +62,27 @@ class _MmfFinder(importlib.abc.MetaPathFinder):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: types.ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
-        if fullname == "mmf":
-            return self._mmf_spec(path)
+        if fullname.partition(".")[0] == "mmf" or fullname in ("transformers", "transformers.optimization"):
+            return self._patched_spec(fullname, path)
         if fullname in ("mmf_cli.run", "mmf_cli.predict"):
             # MMF's distribution also installs scripts called mmf_run and mmf_predict. Whichever distribution was
             # installed last, the scripts must start this project's command line, which loads the plugin.
             return importlib.machinery.ModuleSpec(fullname, _CliAlias())
         return None
 
-    def _mmf_spec(self, path: Sequence[str] | None) -> importlib.machinery.ModuleSpec:
+    def _patched_spec(self, fullname: str, path: Sequence[str] | None) -> importlib.machinery.ModuleSpec | None:
         for finder in sys.meta_path:
-            spec = None if finder is self else finder.find_spec("mmf", path, None)
+            spec = None if finder is self else finder.find_spec(fullname, path, None)
             if spec is not None and spec.loader is not None:
                 spec.loader = _PatchingLoader(spec.loader)
                 return spec
-        raise ModuleNotFoundError(f"MMF is not installed; install it with: {INSTALL_MMF}", name="mmf")
+        if fullname == "mmf":
+            raise ModuleNotFoundError(f"MMF is not installed; install it with: {INSTALL_MMF}", name="mmf")
+        return None
 
 
 class _PatchingLoader(importlib.abc.Loader):
-    """Executes a module between the patches that its import needs and the patches of its content."""
+    """Executes a module of MMF or transformers with the patches of this file."""
 
     def __init__(self, loader: importlib.abc.Loader) -> None:
         self._loader = loader
@@ -78,14 +94,29 @@ class _PatchingLoader(importlib.abc.Loader):
         return self._loader.create_module(spec)
 
     def exec_module(self, module: types.ModuleType) -> None:
-        provide_transformers_names()
-        with optional_packages():
+        name = module.__name__
+        if name == "mmf.models":
+            defer_models(module, self._loader)
+            return
+        if name == "transformers":
+            with no_stand_ins():
+                self._loader.exec_module(module)
+            return
+        if name == "mmf":
+            provide_transformers_names()
+        with optional_packages(), functions_from(FUNCTIONS_FROM.get(name)):
             self._loader.exec_module(module)
-        use_plugin_configuration()
-        count_ranks_without_nccl()
-        log_progress_of_any_mapping()
-        for name in PLUGIN_MODULES:
-            importlib.import_module(name)
+        if name == "transformers.optimization":
+            provide_adamw(module)
+        elif name == "mmf.utils.env":
+            postpone_setup(module)
+        elif name == "mmf":
+            complete_on_demand()
+            use_plugin_configuration()
+            count_ranks_without_nccl()
+            log_progress_of_any_mapping()
+            for plugin_module in PLUGIN_MODULES:
+                importlib.import_module(plugin_module)
 
 
 class _CliAlias(importlib.abc.Loader):
@@ -102,30 +133,32 @@ class _CliAlias(importlib.abc.Loader):
 
 
 class _StandIn(types.ModuleType):
-    """Stands in for an optional package that is not installed, and raises an error when it is used."""
+    """Stands in for a module whose names are imported now and used later, if at all."""
 
     __path__: list[str] = []
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
-        return _Missing(f"{self.__name__}.{name}")
+        return _Name(f"{self.__name__}.{name}")
 
 
-class _Missing:
-    """A name in a package that is not installed: importing it works, calling it raises an ImportError."""
+class _Name:
+    """A dotted name: calling it imports and calls what it names, or raises an ImportError if that is not installed."""
 
     def __init__(self, name: str) -> None:
         self._name = name
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         package = self._name.partition(".")[0]
-        raise ImportError(f"{self._name} was used but {package} is not installed; install {package} first")
+        if package not in sys.modules and importlib.util.find_spec(package) is None:
+            raise ImportError(f"{self._name} was used but {package} is not installed; install {package} first")
+        return pkgutil.resolve_name(self._name)(*args, **kwargs)
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
-        return _Missing(f"{self._name}.{name}")
+        return _Name(f"{self._name}.{name}")
 
 
 @contextlib.contextmanager
@@ -147,43 +180,121 @@ def optional_packages() -> Iterator[None]:
             del sys.modules[name]
 
 
-class _Renamed(types.ModuleType):
-    """A module under its former name, which forwards to the current module and adds some names."""
+@contextlib.contextmanager
+def no_stand_ins() -> Iterator[None]:
+    """Hide the stand-ins while transformers is imported, because it looks in ``sys.modules`` for installed packages."""
+    hidden = {name: module for name, module in sys.modules.items() if isinstance(module, _StandIn)}
+    for name in hidden:
+        del sys.modules[name]
+    try:
+        yield
+    finally:
+        sys.modules.update(hidden)
 
-    def __init__(self, name: str, present: str, extra: dict[str, Any] | None = None) -> None:
-        super().__init__(name)
-        self._present = importlib.import_module(present)
-        self.__dict__.update(extra or {})
 
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return getattr(self._present, name)
+@contextlib.contextmanager
+def functions_from(name: str | None) -> Iterator[None]:
+    """Provide a stand-in for a module, while a module of MMF is imported that only calls its functions."""
+    if name is None:
+        yield
+        return
+    present, sys.modules[name] = sys.modules.get(name), _StandIn(name)
+    if name == "transformers.optimization":
+        provide_adamw(sys.modules[name])
+    try:
+        yield
+    finally:
+        del sys.modules[name]
+        if present is not None:
+            sys.modules[name] = present
 
 
 def provide_transformers_names() -> None:
-    """Provide names that transformers has moved to ``models/<name>/`` (4.0) or removed, such as AdamW (5.0).
+    """Provide modules that transformers has moved to ``models/<name>/`` (4.0) under their former names.
 
     ``BertLayerNorm`` was an alias of ``torch.nn.LayerNorm``.
     """
     import torch
-    import transformers.optimization
 
-    renamed = {
-        "transformers.modeling_bert": ("transformers.models.bert.modeling_bert", True),
-        "transformers.modeling_auto": ("transformers.models.auto.modeling_auto", False),
-        "transformers.configuration_auto": ("transformers.models.auto.configuration_auto", False),
-        "transformers.tokenization_auto": ("transformers.models.auto.tokenization_auto", False),
-    }
-    for former, (present, has_layer_norm) in renamed.items():
-        if former not in sys.modules:
-            extra = {"BertLayerNorm": torch.nn.LayerNorm} if has_layer_norm else {}
-            sys.modules[former] = _Renamed(former, present, extra)
-    if not hasattr(transformers.optimization, "AdamW"):
-        transformers.optimization.AdamW = torch.optim.AdamW
+    for name in ("modeling_bert", "modeling_auto", "configuration_auto", "tokenization_auto"):
+        former = LazyModule(f"transformers.models.{name.partition('_')[2]}.{name}")
+        if name == "modeling_bert":
+            former.BertLayerNorm = torch.nn.LayerNorm
+        sys.modules.setdefault(f"transformers.{name}", former)
+
+
+def provide_adamw(optimization: types.ModuleType) -> None:
+    """Provide ``transformers.optimization.AdamW``, which transformers 5.0 removed."""
+    import torch
+
+    if not isinstance(vars(optimization).get("AdamW"), type):
+        optimization.AdamW = torch.optim.AdamW
+
+
+def defer_models(package: types.ModuleType, loader: importlib.abc.Loader) -> None:
+    """Execute the package ``mmf.models`` when a model is taken from it; its modules can be imported before that."""
+
+    def execute(name: str) -> Any:
+        if name.startswith("__") and name != "__all__":
+            raise AttributeError(name)
+        if name == "BaseModel":
+            # MMF's models import it from the package.
+            return importlib.import_module("mmf.models.base_model").BaseModel
+        del package.__getattr__
+        loader.exec_module(package)
+        return getattr(package, name)
+
+    package.__getattr__ = execute
+
+
+_postponed: list[Callable[[], None]] = []
+"""MMF's ``setup_imports``, which imports and registers all its models, data sets and trainers, until it has run."""
+
+
+def postpone_setup(env: types.ModuleType) -> None:
+    """Keep MMF's registry from importing all models, data sets and trainers when it is imported."""
+    _postponed.append(env.setup_imports)
+    env.setup_imports = lambda: None
 
 
 # ---------------------------------------------------------------------------- after MMF's import
+
+
+class _Registered(dict):
+    """Registered classes by name; when a name is missing, or all are listed, MMF's own are registered first."""
+
+    def get(self, name: str, default: Any = None) -> Any:
+        return super().get(name, default) if name in self else default
+
+    def __contains__(self, name: object) -> bool:
+        return super().__contains__(name) or (import_all_of_mmf() and super().__contains__(name))
+
+    def __iter__(self) -> Iterator[str]:
+        import_all_of_mmf()
+        return super().__iter__()
+
+
+def complete_on_demand() -> None:
+    """Let MMF's registry import all of MMF when a name is looked up that is not registered yet."""
+    import mmf.utils.env
+    from mmf.common.registry import registry
+
+    for kind, registered in registry.mapping.items():
+        if kind != "state":
+            registry.mapping[kind] = _Registered(registered)
+    mmf.utils.env.setup_imports = import_all_of_mmf
+
+
+def import_all_of_mmf() -> bool:
+    """Import and register all of MMF's models, data sets and trainers, once; names that exist keep their class."""
+    from mmf.common.registry import registry
+
+    while _postponed:
+        present = [(names, dict(names)) for names in registry.mapping.values() if isinstance(names, _Registered)]
+        _postponed.pop()()
+        for names, classes in present:
+            names.update(classes)
+    return True
 
 
 def use_plugin_configuration() -> None:
@@ -193,6 +304,9 @@ def use_plugin_configuration() -> None:
 
     from mmclvqa.configuration import PluginConfiguration, default_config_path
 
+    for name, method in vars(mmf_configuration.Configuration).items():
+        if not hasattr(PluginConfiguration, name):
+            setattr(PluginConfiguration, name, method)
     mmf_configuration.get_default_config_path = default_config_path
     mmf_configuration.Configuration = PluginConfiguration
     mmf.utils.build.Configuration = PluginConfiguration

@@ -2,34 +2,40 @@
 
 Precedence is as in MMF: defaults < default files of model and data set < ``config=FILE`` < ``key=value`` overrides.
 Keys of published configurations are translated first (:mod:`mmclvqa.published_configs`). MMF relies on omegaconf 2.0,
-where a missing key is None and resolvers can be registered twice; this module replaces the methods that do.
+where a missing key is None and resolvers can be registered twice; :class:`PluginConfiguration` replaces its class.
+
+This module imports torch and MMF only when a configuration needs them, so that most errors are reported without delay.
 """
 
 from __future__ import annotations
 
+import argparse
 import ast
 import difflib
 import fnmatch
+import importlib
+import importlib.util
 import json
 import os
+import sys
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
-from mmf.common.registry import registry
-from mmf.utils.configuration import Configuration as MMFConfiguration
-from mmf.utils.configuration import load_yaml, resolve_cache_dir, resolve_dir
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from mmclvqa.clove.data_root import pretrained_source
 from mmclvqa.clove.errors import CloveError, ConfigError
+from mmclvqa.lazy import LazyModule, torch
 from mmclvqa.methods.selection import method_defaults
 from mmclvqa.published_configs import meaningless, translate, translate_key
-from mmclvqa.user_code import import_user_code
+from mmclvqa.user_code import import_user_code, user_file
+
+mmf_configuration = LazyModule("mmf.utils.configuration")
+mmf_registry = LazyModule("mmf.common.registry")
 
 CONFIG_DIR = Path(__file__).parent / "configs"
 
@@ -49,27 +55,40 @@ def default_config_path() -> str:
     return str(CONFIG_DIR / "defaults.yaml")
 
 
-class PluginConfiguration(MMFConfiguration):
+class PluginConfiguration:
     """Replacement of MMF's Configuration, which merges configuration files and overrides.
+
+    MMF is imported only for user code and for models and data sets that are not part of this plugin.
+    :mod:`mmclvqa.compat` adds the methods of MMF's class that are not defined here.
 
     Args:
         args: namespace with ``opts`` (list of ``key=value``, or alternating keys and values) and ``config_override``
             (JSON text or None), as MMF's parser returns it.
-        default_only: whether to use only the defaults.
+        default_only: whether to use only the defaults, as without ``args``.
 
     Raises:
         ConfigError: a file does not exist or is not a YAML mapping, or a key is unknown.
     """
 
-    def _register_resolvers(self) -> None:
-        count = max(1, torch.cuda.device_count())
-        OmegaConf.register_resolver("device_count", lambda: count, replace=True)
-        OmegaConf.register_resolver("resolve_cache_dir", resolve_cache_dir, replace=True)
-        OmegaConf.register_resolver("resolve_dir", resolve_dir, replace=True)
-        OmegaConf.register_resolver("pretrained", pretrained_source, replace=True)
+    def __init__(self, args: argparse.Namespace | None = None, default_only: bool = False) -> None:
+        self.args = args or argparse.Namespace(opts=[], config_override=None)
+        _register_resolvers()
+        self._default_config = read_config(default_config_path())
+        others = self._build_other_configs() if args and not default_only else {}
+        self.config = self._merge_with_dotlist(OmegaConf.merge(self._default_config, others), self.args.opts)
+        self._update_specific(self.config)
+
+    def get_config(self) -> DictConfig:
+        """Return the configuration and register it with MMF."""
+        mmf_registry.registry.register("config", self.config)
+        return self.config
 
     def _build_other_configs(self) -> DictConfig:
-        other = super()._build_other_configs()
+        opts = self._build_opt_list(self.args.opts)
+        self._user_config = self._build_user_config(opts)
+        self._import_user_code(opts)
+        parts = (self._build_model_config(opts), self._build_dataset_config(opts), self._user_config)
+        other = OmegaConf.merge(*parts, self._build_override(self.args.config_override))
         # User code has been imported, so this includes the settings of its methods.
         methods = OmegaConf.create(method_defaults())
         other = OmegaConf.merge(methods, other)
@@ -102,11 +121,13 @@ class PluginConfiguration(MMFConfiguration):
             warnings.warn_explicit(line, UserWarning, source, 0, registry=_WARNED)
         return translation.config
 
-    def import_user_dir(self) -> None:
+    def _import_user_code(self, opts: DictConfig) -> None:
         """Import the code at ``env.user_dir``, which is set on the command line, in the file, or in the environment."""
-        for config in (self._opts_config, self._user_config, self._default_config):
+        for config in (opts, self._user_config, self._default_config):
             path = OmegaConf.select(config, "env.user_dir")
             if path:
+                user_file(path)
+                importlib.import_module("mmf")  # user code may expect it
                 import_user_code(path)
                 return
 
@@ -132,14 +153,17 @@ class PluginConfiguration(MMFConfiguration):
     def _registered_config(self, kind: str, name: str) -> DictConfig:
         """Return the default configuration of a registered model or data set; an empty node if it has none."""
         group, node = ("model", "model_config") if kind == "model" else ("dataset", "dataset_config")
-        registered = registry.mapping[f"{kind}_name_mapping"]
+        own = CONFIG_DIR / f"{group}s" / name / "defaults.yaml"
+        if "mmf" not in sys.modules and name.isidentifier() and own.exists():
+            return read_config(str(own))
+        registered = mmf_registry.registry.mapping[f"{kind}_name_mapping"]
         if name not in registered:
             close = difflib.get_close_matches(name, registered, n=3)
             raise ConfigError(f"no {group} named {name!r} is registered{_did_you_mean(close)}")
         path = registered[name].config_path()
-        return load_yaml(path) if path else OmegaConf.create({node: {name: {}}})
+        return mmf_configuration.load_yaml(path) if path else OmegaConf.create({node: {name: {}}})
 
-    def _build_demjson_config(self, text: str | None) -> DictConfig:
+    def _build_override(self, text: str | None) -> DictConfig:
         try:
             given = OmegaConf.create(json.loads(text) if text else {})
             self._override = self._translated(given, "config_override")
@@ -167,7 +191,7 @@ class PluginConfiguration(MMFConfiguration):
             config.datasets = config.dataset = self._dataset_names
         return config
 
-    def _update_specific(self, config: DictConfig) -> DictConfig:
+    def _update_specific(self, config: DictConfig) -> None:
         if config.learning_rate:
             config.optimizer.params.lr = config.learning_rate
         if config.training.batch_size_per_device:
@@ -179,10 +203,17 @@ class PluginConfiguration(MMFConfiguration):
         if device.startswith("cuda") and not torch.cuda.is_available():
             warnings.warn("training.device is cuda but no CUDA device is available; using cpu", stacklevel=2)
             config.training.device = "cpu"
-        return config
 
-    def upgrade(self, config: DictConfig) -> None:
-        """Do nothing; MMF renames keys of its version 0.3 here, which this project does not accept."""
+
+def _register_resolvers() -> None:
+    resolvers = {
+        "device_count": lambda: max(1, torch.cuda.device_count()),
+        "resolve_cache_dir": lambda *arguments: mmf_configuration.resolve_cache_dir(*arguments),
+        "resolve_dir": lambda *arguments: mmf_configuration.resolve_dir(*arguments),
+        "pretrained": pretrained_source,
+    }
+    for name, resolver in resolvers.items():
+        OmegaConf.register_resolver(name, resolver, replace=True)
 
 
 def read_config(path: str) -> DictConfig:
@@ -192,7 +223,7 @@ def read_config(path: str) -> DictConfig:
         ConfigError: the file, or a file it includes, does not exist or is not a YAML mapping.
     """
     try:
-        config = load_yaml(path)
+        config = _load_with_includes(path)
     except FileNotFoundError as error:
         raise ConfigError(f"config file {error.filename or path} does not exist") from None
     except OmegaConfBaseException as error:
@@ -204,6 +235,20 @@ def read_config(path: str) -> DictConfig:
     except OSError as error:
         raise ConfigError(f"config file {path}: {error.strerror or error}") from None
     return config
+
+
+def _load_with_includes(path: str, folder: str = "") -> DictConfig:
+    """Read a file that is in ``folder`` or, as in MMF, relative to the environment's user code or to MMF."""
+    mmf_root = os.path.dirname(importlib.util.find_spec("mmf").origin)
+    bases = (folder, os.environ.get("MMF_USER_DIR", ""), os.path.dirname(mmf_root), mmf_root)
+    places = [os.path.abspath(os.path.join(base, path)) for base in bases]
+    file = next(filter(os.path.exists, places), places[0])
+    content = OmegaConf.load(file)
+    includes = content.get("includes", [])
+    if not isinstance(includes, Sequence):
+        raise AttributeError(f"Includes must be a list, {type(includes)} provided")
+    content.pop("includes", None)
+    return OmegaConf.merge(*(_load_with_includes(name, os.path.dirname(file)) for name in includes), content)
 
 
 def split_words(opts: list[str] | None) -> dict[str, str]:

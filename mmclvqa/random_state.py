@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-import torch
+
+from mmclvqa.lazy import torch
 
 
 def take_random_state() -> dict[str, Any]:

@@ -11,6 +11,19 @@ from mmclvqa.clove.errors import ConfigError
 from mmclvqa.clove.text import one_line
 
 
+def user_file(path: str) -> Path:
+    """Return the file that is executed when ``path``, a ``.py`` file or a package folder, is imported.
+
+    Raises:
+        ConfigError: the file does not exist.
+    """
+    source = Path(path).resolve()
+    file = source if source.suffix == ".py" else source / "__init__.py"
+    if not file.is_file():
+        raise ConfigError(f"env.user_dir={path}: there is no file {file}")
+    return file
+
+
 def import_user_code(path: str) -> None:
     """Import a ``.py`` file or a package folder, once per process.
 
@@ -20,11 +33,8 @@ def import_user_code(path: str) -> None:
     Raises:
         ConfigError: the file does not exist, or its import fails.
     """
-    source = Path(path).resolve()
+    source, file = Path(path).resolve(), user_file(path)
     name = source.stem if source.suffix == ".py" else source.name
-    file = source if source.suffix == ".py" else source / "__init__.py"
-    if not file.is_file():
-        raise ConfigError(f"env.user_dir={path}: there is no file {file}")
     loaded = sys.modules.get(name)
     if loaded is not None:
         if Path(getattr(loaded, "__file__", None) or "").resolve() != file:

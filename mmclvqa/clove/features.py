@@ -21,6 +21,9 @@ from mmclvqa.clove.files import safe_loads
 
 KEY_LIST = b"keys"
 
+REOPEN_AFTER_BYTES = 256 * 2**20
+"""Bytes read before a database is reopened, because its mapped pages count as memory of the process."""
+
 SIZE_KEYS = ("image_width", "image_height")
 """Keys of the image size, by which boxes are normalized."""
 
@@ -52,6 +55,7 @@ class FeatureDatabase:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
+        self._read_bytes = 0
         self._environment = open_lmdb(self.path)
         try:
             with self._environment.begin(buffers=True) as transaction:
@@ -88,10 +92,15 @@ class FeatureDatabase:
             UnsafePickleError: the value refers to an object outside the allow-list.
         """
         name = f"{self.path}, key {key.decode(errors='replace')}"
+        if self._read_bytes > REOPEN_AFTER_BYTES:
+            self.close()
+            self._environment = open_lmdb(self.path)
+            self._read_bytes = 0
         with self._environment.begin(buffers=True) as transaction:
             packed = transaction.get(key)
             if packed is None:
                 raise DataError(f"{name}: there is no such entry")
+            self._read_bytes += len(packed)
             return safe_loads(packed, name)
 
     def close(self) -> None:

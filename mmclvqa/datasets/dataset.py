@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,17 +12,34 @@ from mmf.common.registry import registry
 from mmf.common.report import Report
 from mmf.common.sample import Sample, SampleList
 from mmf.datasets.base_dataset import BaseDataset
-from mmf.utils.distributed import byte_tensor_to_object, object_to_byte_tensor
+from mmf.utils.distributed import byte_tensor_to_object
 
 from mmclvqa.clove.errors import DataError
 from mmclvqa.clove.tasks import has_image
 from mmclvqa.datasets.answers import answer_words
-from mmclvqa.datasets.collate import TrimmingCollator
 from mmclvqa.datasets.features import FeatureStore, image_source
-from mmclvqa.datasets.processors import dense_targets
+from mmclvqa.datasets.prepared import (
+    PreparedRecord,
+    byte_batch,
+    pack_names,
+    pack_text,
+    region_batch,
+    scene_graph_text,
+    text_batch,
+)
+from mmclvqa.datasets.processors import FASTTEXT_DIM, dense_targets
 from mmclvqa.datasets.records import PackedRecords
 
-SEPARATOR = "[SEP]"
+IMAGE_FIELDS = ("question_id", "image_source", "feature_path")
+"""The fields of a record that locate its image."""
+TEXT_PROCESSORS = {
+    "text": "text_processor",
+    "sg_text": "scene_graph_processor",
+    "knowledge_text": "knowledge_processor",
+}
+PHOC_DIM = 604
+MAX_TOKEN_VECTORS = 2**14
+"""Number of OCR tokens whose vectors are kept in memory (4 KB each)."""
 
 
 class CloveDataset(BaseDataset):
@@ -47,6 +65,8 @@ class CloveDataset(BaseDataset):
         self._mask_prob = config.mask_img_prob if config.use_mask_img and dataset_type == "train" else 0.0
         self._use_features, self._use_ocr = config.use_features, config.use_ocr
         self._use_ocr_info, self._use_gt_sg = config.use_ocr_info, config.use_gt_sg
+        self._cache: dict[int, PreparedRecord] = {}
+        self._token_vectors: dict[str, dict[str, np.ndarray]] = {"context_feature_0": {}, "context_feature_1": {}}
         self._seed = (int(registry.get("seed", no_warning=True) or 0), zlib.crc32(dataset_type.encode()))
         # In shared memory, so that data loading workers see the epoch that the trainer sets.
         self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()
@@ -68,6 +88,10 @@ class CloveDataset(BaseDataset):
                 f"tokenizer {source} is neither in {self.config.data_dir}/pretrained nor available from the hub: "
                 f"{str(error).splitlines()[0]}"
             ) from None
+        self._text_processors = {
+            field: (getattr(self, name), self.config.processors[name].params.max_seq_length)
+            for field, name in TEXT_PROCESSORS.items()
+        }
         if self.has_ocr:
             self.context_processor.load()
             if self.context_processor.model_file is None:
@@ -77,97 +101,128 @@ class CloveDataset(BaseDataset):
         """Set the epoch, which determines the target answers and the masked images that are drawn."""
         self._epoch[0] = epoch
 
-    def collate_fn(self, batch: list[Sample]) -> SampleList:
-        """Collate samples into a batch; see :class:`TrimmingCollator`."""
-        return TrimmingCollator(self.dataset_name, self.dataset_type)(batch)
-
     def __getitem__(self, index: int) -> Sample:
-        """Return the sample of record ``index``, with the fields that :mod:`mmclvqa.models.inputs` reads.
+        """Return the sample of record ``index``, with all regions, for MMF's own loaders."""
+        batch = self.load_batch([index], regions=self.features.max_features)
+        sample = Sample()
+        for field, value in batch.items():
+            if isinstance(value, SampleList):
+                sample[field] = Sample({key: part[0] for key, part in value.items()})
+            elif isinstance(value, torch.Tensor):
+                sample[field] = value[0]
+        return sample
+
+    def load_batch(self, indices: Sequence[int], regions: int | None = None) -> SampleList:
+        """Return a batch of records, with the fields that :mod:`mmclvqa.models.inputs` reads.
 
         Instead of the dense ``targets`` it has ``target_inds`` and ``target_scores``, from which :meth:`prepare_batch`
         builds them.
-        """
-        record = self.records[index]
-        draws = np.random.default_rng((*self._seed, int(self._epoch), index))
-        sample = Sample()
-        self._add_texts(sample, record)
-        self._add_regions(sample, record, draws)
-        tokens = self._add_ocr(sample, record)
-        sample.update(
-            self.answer_processor({"answers": record["answers"], "tokens": tokens, "generator": draws})
-        )
-        self._add_names(sample, record, tokens)
-        return sample
 
-    def _add_texts(self, sample: Sample, record: dict[str, Any]) -> None:
+        Args:
+            indices: the records.
+            regions: number of object and OCR regions to which features are padded; None keeps as many as the model
+                reads: the largest number of object regions in the batch, and one OCR region per slot. The model masks
+                padding, so this does not change results.
+        """
+        return self.assemble([self.draw(int(index)) for index in indices], regions)
+
+    def draw(self, index: int) -> tuple[PreparedRecord, np.random.Generator]:
+        """Return record ``index`` and the generator of its random draws in this epoch."""
+        if index not in self._cache:
+            self._cache[index] = self._prepare(self.records[index])
+        return self._cache[index], np.random.default_rng((*self._seed, int(self._epoch), index))
+
+    def assemble(
+        self, drawn: Sequence[tuple[PreparedRecord, np.random.Generator]], regions: int | None = None
+    ) -> SampleList:
+        """Return a batch of records, also of other data sets with the same configuration; see :meth:`load_batch`."""
+        records, draws = [record for record, _ in drawn], [draw for _, draw in drawn]
+        batch = SampleList()
+        for field, (_, width) in self._text_processors.items():
+            texts = [record.texts[field] for record in records]
+            batch[field], batch[f"{field}_len"] = text_batch(texts, width)
+        self._add_regions(batch, records, draws, regions)
+        self._add_ocr(batch, records)
+        batch.update(self.answer_processor.processor.batch([record.targets for record in records], draws))
+        for field in records[0].names:
+            batch[field] = byte_batch([record.names[field] for record in records])
+        batch._set_tensor_field("text")
+        batch.dataset_name, batch.dataset_type = self.dataset_name, self.dataset_type
+        return batch
+
+    def _prepare(self, record: dict[str, Any]) -> PreparedRecord:
         facts = record["supporting_fact"]
         texts = {
-            "text": (self.text_processor, record["question"]),
-            "sg_text": (self.scene_graph_processor, scene_graph_text(record, self._use_gt_sg)),
-            "knowledge_text": (self.knowledge_processor, " ".join(facts[0]["triplet"]) if facts else ""),
+            "text": record["question"],
+            "sg_text": scene_graph_text(record, self._use_gt_sg),
+            "knowledge_text": " ".join(facts[0]["triplet"]) if facts else "",
         }
-        for field, (processor, text) in texts.items():
-            processed = processor({"text": text})
-            sample[field] = processed["input_ids"]
-            # MMF's own tokenizer processors return the tokens but not their number.
-            length = processed["length"] if "length" in processed else len(processed["tokens"])
-            sample[f"{field}_len"] = torch.tensor(length)
-
-    def _add_regions(self, sample: Sample, record: dict[str, Any], draws: np.random.Generator) -> None:
-        masked = draws.random() < self._mask_prob
-        if has_image(record["stage"]) and self._use_features:
-            features = self.features.read(record)
-        else:
-            # A replay has no image: its region features are zero, and all of them count as real.
-            features = {
-                "objects": self.features.nothing(),
-                "num_objects": torch.tensor(self.features.max_features),
-                "boxes": torch.zeros(self.features.max_features, 4),
-                "ocr": self.features.nothing(),
-            }
-        # Masking does not affect the OCR regions and the boxes.
-        sample.image_feature_0 = self.features.nothing() if masked else features["objects"]
-        sample.image_info_0 = Sample({"max_features": features["num_objects"]})
-        sample.obj_bbox_coordinates = features["boxes"]
-        sample.image_feature_1 = features["ocr"] if self._use_ocr else self.features.nothing()
-
-    def _add_ocr(self, sample: Sample, record: dict[str, Any]) -> list[str]:
-        """Add the OCR fields and return the OCR tokens by slot, padded with ``<pad>``."""
-        tokens = record["ocr_tokens"] if self._use_ocr else []
-        tokens = [self.ocr_token_processor({"text": token})["text"] for token in tokens]
-        context = self.context_processor({"tokens": tokens})
-        sample.context_feature_0 = context["text"]
-        sample.context_info_0 = Sample({"max_features": context["length"]})
-        sample.context_feature_1 = self.phoc_processor({"tokens": tokens})["text"]
+        tokens = [self.ocr_token_processor({"text": token})["text"] for token in record["ocr_tokens"] if self._use_ocr]
         slots = self.context_processor.max_length
-        sample.order_vectors = torch.zeros(1, 1).expand(slots, slots)
-        sample.ocr_bbox_coordinates = self._ocr_boxes(record, slots, bool(tokens))
-        return context["tokens"]
+        slot_tokens = (tokens + [self.context_processor.PAD_TOKEN] * slots)[:slots]
+        with_image = has_image(record["stage"]) and self._use_features
+        return PreparedRecord(
+            texts={field: pack_text(self._text_processors[field][0]({"text": text})) for field, text in texts.items()},
+            targets=self.answer_processor.processor.targets(record["answers"], slot_tokens),
+            tokens=tokens[:slots],
+            ocr_boxes=self._ocr_boxes(record, slots) if tokens else None,
+            names=pack_names(record, slot_tokens),
+            image={field: record[field] for field in IMAGE_FIELDS} if with_image else None,
+        )
 
-    def _ocr_boxes(self, record: dict[str, Any], slots: int, has_tokens: bool) -> torch.Tensor:
+    def _ocr_boxes(self, record: dict[str, Any], slots: int) -> np.ndarray | None:
         normalised = record.get("ocr_normalized_boxes")
-        if not has_tokens:
-            return torch.zeros(slots, 4)
         if normalised is not None:
-            blob = np.asarray(normalised, dtype=np.float32).reshape(-1, 4)
-            return self.copy_processor({"blob": blob})["blob"][:slots]
+            return np.asarray(normalised, dtype=np.float32).reshape(-1, 4)[:slots]
         if self._use_ocr_info:
-            return self.bbox_processor({"info": record["ocr_info"]})["bbox"].coordinates
-        return torch.zeros(slots, 4)
+            return self.bbox_processor({"info": record["ocr_info"]})["bbox"].coordinates.numpy()
+        return None
 
-    def _add_names(self, sample: Sample, record: dict[str, Any], tokens: list[str]) -> None:
-        named = {
-            "context_tokens": tokens,
-            "answers": record["answers"],
-            "question_id": record["question_id"],
-            "image_id": str(record["image_id"]),
-            "stage": record["stage"],
-        }
-        for field, value in named.items():
-            try:
-                sample[field] = object_to_byte_tensor(value)
-            except Exception as error:  # MMF raises a bare Exception for a value that is too long
-                raise DataError(f"record {record['question_id']}: {field} is too long: {error}") from None
+    def _add_regions(
+        self,
+        batch: SampleList,
+        records: list[PreparedRecord],
+        draws: list[np.random.Generator],
+        regions: int | None,
+    ) -> None:
+        store, slots = self.features, self.context_processor.max_length
+        masked = [draw.random() < self._mask_prob for draw in draws]
+        found = [None if record.image is None else store.read(record.image) for record in records]
+        # A replay has no image: its region features are zero, and all of them count as real.
+        counts = [store.max_features if image is None else len(image.objects) for image in found]
+        rows = regions or max(counts)
+        # Masking does not affect the OCR regions and the boxes.
+        objects = [None if image is None or hide else image.objects for image, hide in zip(found, masked, strict=True)]
+        ocr = [image.ocr if image is not None and self._use_ocr else None for image in found]
+        batch.image_feature_0 = region_batch(objects, rows, store.feature_dim)
+        batch.image_info_0 = SampleList({"max_features": torch.tensor(counts)})
+        batch.obj_bbox_coordinates = region_batch([image and image.boxes for image in found], rows, 4)
+        batch.image_feature_1 = region_batch(ocr, regions or min(slots, store.max_features), store.feature_dim)
+
+    def _add_ocr(self, batch: SampleList, records: list[PreparedRecord]) -> None:
+        slots = self.context_processor.max_length
+        batch.context_info_0 = SampleList({"max_features": torch.tensor([len(record.tokens) for record in records])})
+        for field, processor, width in (
+            ("context_feature_0", self.context_processor, FASTTEXT_DIM),
+            ("context_feature_1", self.phoc_processor, PHOC_DIM),
+        ):
+            vectors = [
+                np.stack([self._token_vector(field, processor, token) for token in record.tokens])
+                if record.tokens
+                else None
+                for record in records
+            ]
+            batch[field] = region_batch(vectors, slots, width)
+        batch.order_vectors = torch.zeros(1, 1, 1).expand(len(records), slots, slots)
+        batch.ocr_bbox_coordinates = region_batch([record.ocr_boxes for record in records], slots, 4)
+
+    def _token_vector(self, field: str, processor: Any, token: str) -> np.ndarray:
+        vectors = self._token_vectors[field]
+        if token not in vectors:
+            if len(vectors) >= MAX_TOKEN_VECTORS:
+                vectors.clear()
+            vectors[token] = processor({"tokens": [token]})["text"][0].numpy().copy()
+        return vectors[token]
 
     def prepare_batch(self, batch: SampleList) -> SampleList:
         """Move a batch to the device and add the dense ``targets`` (B, steps, A + OCR slots)."""
@@ -196,13 +251,3 @@ class CloveDataset(BaseDataset):
                 }
             )
         return entries
-
-
-def scene_graph_text(record: dict[str, Any], use_gt_sg: bool) -> str:
-    """Return the scene graph as text: items joined by spaces, without the last ``[SEP]``.
-
-    It is the predicted graph, or for replays with ``use_gt_sg`` the ground-truth graph.
-    """
-    true_graph = use_gt_sg and "replay" in record["stage"]
-    items = record["gt_scene_graph_seq" if true_graph else "pred_scene_graph_seq"]
-    return " ".join(items).removesuffix(f" {SEPARATOR}")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -49,6 +50,18 @@ class SceneGraphBertTokenizer(CloveBertTokenizer):
         self._tokenizer.add_special_tokens({"additional_special_tokens": [OCR_TOKEN]})
 
 
+class AnswerTargets(NamedTuple):
+    """The target answers of a record.
+
+    Attributes:
+        first: index -> score of the words with which an answer begins.
+        sequences: the index sequences that spell an answer, once for each annotator who gave it.
+    """
+
+    first: dict[int, float]
+    sequences: list[tuple[int, ...]]
+
+
 @registry.register_processor("clvqa_answer")
 class CloveAnswerProcessor(M4CAnswerProcessor):
     """M4C's answer processor, which returns indices instead of dense targets and uses a given random generator.
@@ -64,52 +77,60 @@ class CloveAnswerProcessor(M4CAnswerProcessor):
         super().__init__(config, *args, **kwargs)
         self.first_step_slots = MAX_MATCHES * self.num_answers
 
-    def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
-        """Return indices and scores of the targets, and one index sequence for teacher forcing.
+    def targets(self, answers: Sequence[str], tokens: Sequence[str]) -> AnswerTargets:
+        """Return the targets of a record.
 
         Args:
-            item: ``answers`` (list of str), ``tokens`` (OCR tokens by slot), ``generator`` (numpy Generator that
-                chooses among the index sequences that spell an answer).
-
-        Returns:
-            ``target_inds`` int32 and ``target_scores`` float32, both (20 x answers + steps - 1,): first the indices
-            that are correct at step 0, then one entry per later step, -1 if unused;
-            ``train_prev_inds`` int64 (steps,); ``train_loss_mask`` float32 (steps,).
+            answers: the answers of the annotators.
+            tokens: OCR tokens by slot.
         """
-        answers = [self.answer_preprocessor({"text": a})["text"] for a in item["answers"]]
+        answers = [self.answer_preprocessor({"text": answer})["text"] for answer in answers]
         scores = self.compute_answer_scores(answers)
         slots = defaultdict(list)
-        for slot, token in enumerate(item["tokens"]):
+        for slot, token in enumerate(tokens):
             slots[token].append(slot)
+        matches = {
+            answer: self.match_answer_to_vocab_ocr_seq(
+                answer, self.answer_vocab.word2idx_dict, slots, max_match_num=MAX_MATCHES
+            )
+            for answer in dict.fromkeys(answers)
+        }
         first: dict[int, float] = {}
-        sequences: list[tuple[int, ...]] = []
-        matches: dict[str, list[tuple[int, ...]]] = {}
-        for answer in answers:
-            if answer not in matches:
-                matches[answer] = self.match_answer_to_vocab_ocr_seq(
-                    answer, self.answer_vocab.word2idx_dict, slots, max_match_num=MAX_MATCHES
-                )
-            sequences += matches[answer]
-            for sequence in matches[answer]:
+        for answer, sequences in matches.items():
+            for sequence in sequences:
                 first[sequence[0]] = max(first.get(sequence[0], 0.0), scores[answer])
+        return AnswerTargets(first, [sequence for answer in answers for sequence in matches[answer]])
 
+    def batch(self, targets: Sequence[AnswerTargets], draws: Sequence[np.random.Generator]) -> dict[str, torch.Tensor]:
+        """Return the targets of a batch as indices and scores, and one index sequence each for teacher forcing.
+
+        Args:
+            targets: the targets of each record.
+            draws: for each record, the generator that chooses among the index sequences that spell an answer.
+
+        Returns:
+            ``target_inds`` int32 and ``target_scores`` float32, both (B, 20 x answers + steps - 1): first the indices
+            that are correct at step 0, then one entry per later step, -1 if unused;
+            ``train_prev_inds`` int64 (B, steps); ``train_loss_mask`` float32 (B, steps).
+        """
         length = self.first_step_slots + self.max_copy_steps - 1
-        target_inds = np.full(length, -1, dtype=np.int32)
-        target_scores = np.zeros(length, dtype=np.float32)
-        target_inds[: len(first)] = list(first)
-        target_scores[: len(first)] = list(first.values())
-        prev_inds = np.zeros(self.max_copy_steps, dtype=np.int64)
-        loss_mask = np.zeros(self.max_copy_steps, dtype=np.float32)
-        if sequences:
-            sequence = sequences[int(item["generator"].integers(len(sequences)))]
-            steps = min(1 + len(sequence), self.max_copy_steps)
-            loss_mask[:steps] = 1.0
-            prev_inds[0] = self.BOS_IDX
-            prev_inds[1:steps] = sequence[: steps - 1]
-            following = (*sequence, self.EOS_IDX)[1:steps]
-            later = slice(self.first_step_slots, self.first_step_slots + len(following))
-            target_inds[later] = following
-            target_scores[later] = 1.0
+        target_inds = np.full((len(targets), length), -1, dtype=np.int32)
+        target_scores = np.zeros((len(targets), length), dtype=np.float32)
+        prev_inds = np.zeros((len(targets), self.max_copy_steps), dtype=np.int64)
+        loss_mask = np.zeros((len(targets), self.max_copy_steps), dtype=np.float32)
+        for row, (first, sequences) in enumerate(targets):
+            target_inds[row, : len(first)] = list(first)
+            target_scores[row, : len(first)] = list(first.values())
+            if sequences:
+                sequence = sequences[int(draws[row].integers(len(sequences)))]
+                steps = min(1 + len(sequence), self.max_copy_steps)
+                loss_mask[row, :steps] = 1.0
+                prev_inds[row, 0] = self.BOS_IDX
+                prev_inds[row, 1:steps] = sequence[: steps - 1]
+                following = (*sequence, self.EOS_IDX)[1:steps]
+                later = slice(self.first_step_slots, self.first_step_slots + len(following))
+                target_inds[row, later] = following
+                target_scores[row, later] = 1.0
         return {
             "target_inds": torch.from_numpy(target_inds),
             "target_scores": torch.from_numpy(target_scores),

@@ -6,7 +6,6 @@ memory together: six of the published size take 2.2 GB.
 
 from __future__ import annotations
 
-import argparse
 import copy
 import sys
 import time
@@ -20,7 +19,6 @@ import torch
 from mmf.common.registry import registry
 from mmf.common.report import Report
 from mmf.utils.build import build_config, build_model
-from mmf.utils.configuration import Configuration
 from omegaconf import DictConfig, open_dict, read_write
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -28,16 +26,13 @@ from tqdm import tqdm
 from mmclvqa.clove.errors import DataError
 from mmclvqa.clove.experiment_paths import MODEL
 from mmclvqa.clove.tasks import Task
-from mmclvqa.evaluation.sweep import EvaluationConfig
+from mmclvqa.evaluation.sweep import DATASET, SPLIT, EvaluationConfig
 from mmclvqa.random_state import random_state_kept, seed_all
 from mmclvqa.training.checkpoints import load_weights, read_checkpoint
 from mmclvqa.training.distributed import build_accelerator, register_device
 from mmclvqa.training.evaluation import Evaluation, Metrics, evaluating
 from mmclvqa.training.loading import Split, build_split, prepare
 from mmclvqa.training.progress import evaluation_bar, on_terminal
-
-SPLIT = "val"
-DATASET = "clvqa"
 
 
 class Engine:
@@ -82,15 +77,7 @@ class Engine:
             }
 
     def _configure(self, tested: Task) -> DictConfig:
-        overrides = [
-            f"config={self._evaluation.config_file(tested)}",
-            f"model={MODEL}",
-            f"dataset={DATASET}",
-            f"run_type={SPLIT}",
-            f"training.device={self._device()}",
-            *self._evaluation.overrides,
-        ]
-        configuration = Configuration(argparse.Namespace(opts=overrides, config_override=None))
+        configuration = self._evaluation.configuration(tested, self._device())
         config = configuration.get_config()
         if config.training.seed is None or config.training.seed < 0:
             config.training.seed = 0  # evaluation draws nothing at random

@@ -7,6 +7,7 @@ interrupted sweep resumes when it is re-run.
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
 import os
@@ -26,6 +27,7 @@ from mmclvqa.clove.errors import CloveError, DataError, TaskError
 from mmclvqa.clove.files import write_json
 from mmclvqa.clove.tasks import Task, order_index, parse_order, tasks
 from mmclvqa.clove.text import clock, one_line
+from mmclvqa.configuration import CONFIG_DIR, PluginConfiguration
 from mmclvqa.evaluation.matrix import sweep_key, val_weights
 from mmclvqa.evaluation.results import METRIC, RESULTS_FILE, SWEEP_FILE, MultitaskResult, SweepResult
 from mmclvqa.methods.base import method_of_experiment
@@ -33,6 +35,8 @@ from mmclvqa.methods.base import method_of_experiment
 if TYPE_CHECKING:
     from mmclvqa.evaluation.engine import Engine
 
+SPLIT = "val"
+DATASET = "clvqa"
 DEFAULT_CONFIG = "EXP_CONFIG"
 DEFAULT_DATA = "data/clove"
 PUBLISHED_DATA = "CLOVE"
@@ -42,7 +46,6 @@ FIXED_KEYS = ("config", "model", "dataset", "datasets", "run_type", "env.save_di
 DATA_OVERRIDE = "env.clove_root="
 DEVICES = ("auto", "cpu", "cuda")
 
-_PLUGIN_CONFIGS = Path(__file__).parents[1] / "configs"
 _CHUNK = 1 << 20
 
 
@@ -94,6 +97,16 @@ class EvaluationConfig:
         """Return the configuration file of a task."""
         return self.config_dir / task.setting / f"cl_{task.name}_{experiments.MODEL}_standalone.yaml"
 
+    def configuration(self, task: Task, device: str = "auto") -> PluginConfiguration:
+        """Return the configuration of an evaluation on ``task``.
+
+        Raises:
+            ConfigError: the configuration file or an override is invalid.
+        """
+        overrides = [f"config={self.config_file(task)}", f"model={experiments.MODEL}", f"dataset={DATASET}"]
+        overrides += [f"run_type={SPLIT}", f"training.device={device}", *self.overrides]
+        return PluginConfiguration(argparse.Namespace(opts=overrides, config_override=None))
+
     def inputs_sha256(self, task: Task) -> str:
         """Hash everything but the checkpoint that an evaluation on ``task`` depends on.
 
@@ -105,7 +118,7 @@ class EvaluationConfig:
         """
         digest = hashlib.sha256()
         records = annotation_file(self.data_root, task, "val")
-        files = [*_with_includes(self.config_file(task)), *sorted(_PLUGIN_CONFIGS.rglob("*.yaml"))]
+        files = [*_with_includes(self.config_file(task)), *sorted(CONFIG_DIR.rglob("*.yaml"))]
         for path in [*files, *([records] if records else [])]:
             digest.update(f"{path.name} {file_sha256(path)}\n".encode())
         # The content of the data set counts, not the folder it is in.
@@ -370,6 +383,7 @@ def evaluate_pairs(
     progress(f"{count} pairs to evaluate, {len(accuracies)} kept from before")
     if not waiting:
         return accuracies
+    config.configuration(next(iter(waiting)))  # reports errors before torch and MMF are imported
     engine = _engine(config)
     start, done = time.monotonic(), 0
     for number, (tested, task_pairs) in enumerate(waiting.items(), start=1):

@@ -11,12 +11,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from torch import Tensor
-
 from mmclvqa.methods.base import register_method
 from mmclvqa.methods.gem import GradientProjection
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from mmclvqa.training.trainer import Trainer
 
 

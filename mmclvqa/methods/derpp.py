@@ -14,13 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import safetensors.torch
-import torch
-from torch import Tensor
+from safetensors import SafetensorError
 
 from mmclvqa.clove.data_root import train_size
 from mmclvqa.clove.errors import ConfigError, DataError
 from mmclvqa.clove.files import atomic_write
+from mmclvqa.lazy import torch
 from mmclvqa.methods.base import Method, Stored, register_method, require_number, setting
 from mmclvqa.methods.episodic_memory import EpisodicMemory
 from mmclvqa.methods.importances import without_dropout
@@ -34,6 +33,8 @@ from mmclvqa.methods.replay import (
 )
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from mmclvqa.training.trainer import Trainer
 
 FILE = "models/dark_scores.safetensors"
@@ -96,6 +97,8 @@ class DERPlusPlus(Method):
         order, number = self._position.order, len(self._position.earlier)
         if number + 1 == len(order):
             return
+        from safetensors.torch import save
+
         records = real_records(self._root, self._position.current)
         sizes = [train_size(self._root, one.setting, one) for one in order]
         chosen = [records[i] for i in ceiling_choice(len(records), self._rate, sizes, number, number + 1)]
@@ -110,7 +113,7 @@ class DERPlusPlus(Method):
                     self._scores[memory.question_id(0, index)] = scores[row, :steps].contiguous()
         if trainer.is_main:
             with atomic_write(trainer.files.folder / FILE, "wb") as file:
-                file.write(safetensors.torch.save(self._scores))
+                file.write(save(self._scores))
 
     def stored(self) -> Stored:
         """Return number and size of the buffered records, including their scores."""
@@ -121,7 +124,9 @@ class DERPlusPlus(Method):
 
 
 def _read_scores(path: Path) -> dict[str, Tensor]:
+    from safetensors.torch import load_file
+
     try:
-        return safetensors.torch.load_file(path)
-    except (OSError, safetensors.SafetensorError) as error:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
         raise DataError(f"{path}: cannot be read as the buffer of DER++ ({' '.join(str(error).split())})") from None

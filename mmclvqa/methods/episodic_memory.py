@@ -10,14 +10,15 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from mmclvqa.clove.errors import ConfigError
+from mmclvqa.lazy import torch
 from mmclvqa.methods.replay import Record
 from mmclvqa.random_state import seed_all
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from mmclvqa.training.trainer import Trainer
 
 
@@ -39,8 +40,8 @@ class EpisodicMemory:
 
     def batch(self, keys: Sequence[tuple[int, int]]) -> Any:
         """Return a prepared batch of records, given as (index of the task, index of the record)."""
-        samples = [self.datasets[number][index] for number, index in keys]
-        return self._trainer.prepare(self.datasets[0].collate_fn(samples), self.datasets[0])
+        batch = self.datasets[0].assemble([self.datasets[number].draw(index) for number, index in keys])
+        return self._trainer.prepare(batch, self.datasets[0])
 
     def question_id(self, task: int, index: int) -> str:
         """Return the id of a record."""

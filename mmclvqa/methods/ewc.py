@@ -8,13 +8,13 @@ CLVQA code, Ω of a task is the sum over batches of (∂ loss / ∂θ)², divide
 
 from __future__ import annotations
 
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from mmclvqa.methods.base import register_method
 from mmclvqa.methods.importances import WeightRegularizer
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @register_method
@@ -30,4 +30,4 @@ class EWC(WeightRegularizer):
 
     def magnitude(self, gradient: Tensor) -> Tensor:
         """Return the squared gradient."""
-        return torch.square(gradient)
+        return gradient.square()

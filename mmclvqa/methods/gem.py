@@ -18,10 +18,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from mmclvqa.clove.errors import ConfigError
+from mmclvqa.lazy import torch
 from mmclvqa.methods.base import Method, StepContext, Stored, register_method, setting
 from mmclvqa.methods.episodic_memory import EpisodicMemory, flatten, memory_batch_size
 from mmclvqa.methods.replay import (
@@ -34,6 +33,8 @@ from mmclvqa.methods.replay import (
 from mmclvqa.random_state import random_state_kept
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from mmclvqa.training.trainer import Trainer
 
 MARGIN = 0.5

@@ -21,18 +21,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import safetensors
-import safetensors.torch
-import torch
 from safetensors import SafetensorError
-from torch import Tensor, nn
 
 from mmclvqa.clove.errors import ConfigError, DataError, UnsafePickleError
 from mmclvqa.clove.files import atomic_write
+from mmclvqa.lazy import torch
 from mmclvqa.methods.base import Method, StepContext, Stored, require_number, setting
 from mmclvqa.methods.replay import OrderPosition, order_position
 from mmclvqa.random_state import random_state_kept
 
 if TYPE_CHECKING:
+    from torch import Tensor, nn
+
     from mmclvqa.training.trainer import Trainer
 
 FILE = "models/reg_params.safetensors"
@@ -148,17 +148,17 @@ class WeightRegularizer(Method):
             )
         return previous
 
-    @torch.no_grad()
     def after_step(self, trainer: Trainer) -> None:
         """Apply the penalty: move every parameter towards θ*."""
         if not self._terms or not self._weight or getattr(trainer.optimizer, "step_was_skipped", False):
             return
-        for group in trainer.optimizer.param_groups:
-            for parameter in group["params"]:
+        rates = [(parameter, group["lr"]) for group in trainer.optimizer.param_groups for parameter in group["params"]]
+        with torch.no_grad():
+            for parameter, rate in rates:
                 if parameter in self._terms:
                     omega, anchor = self._terms[parameter]
                     # A factor beyond float32 would become infinite, and NaN for Ω = 0.
-                    factor = min(2 * group["lr"] * self._weight, torch.finfo(omega.dtype).max)
+                    factor = min(2 * rate * self._weight, torch.finfo(omega.dtype).max)
                     parameter.lerp_(anchor, (factor * omega).clamp(max=1))
 
     def on_task_end(self, trainer: Trainer) -> None:
@@ -250,7 +250,7 @@ def without_dropout(network: nn.Module) -> Iterator[None]:
     try:
         network.train()
         for module in network.modules():
-            if isinstance(module, nn.Dropout) or isinstance(getattr(module, "dropout", None), float):
+            if isinstance(module, torch.nn.Dropout) or isinstance(getattr(module, "dropout", None), float):
                 module.training = False
         yield
     finally:
@@ -264,10 +264,12 @@ def write_importances(path: str | os.PathLike[str], importances: Importances) ->
     Raises:
         OSError: the file is not writable.
     """
+    from safetensors.torch import save
+
     parts = (("omega", importances.omega), ("anchor", importances.anchor))
     tensors = {f"{part}.{name}": t.detach().cpu().contiguous() for part, named in parts for name, t in named.items()}
     with atomic_write(path, "wb") as file:
-        file.write(safetensors.torch.save(tensors, metadata={"reg_type": importances.reg_type}))
+        file.write(save(tensors, metadata={"reg_type": importances.reg_type}))
 
 
 def read_importances(path: str | os.PathLike[str], network: nn.Module) -> Importances:
@@ -358,7 +360,7 @@ def _read_pickle(path: Path, names: list[str]) -> Importances:
     fits = isinstance(content, dict) and all(
         (isinstance(key, str) or (type(key) is int and 0 <= key < len(names)))
         and isinstance(entry, dict)
-        and all(isinstance(entry.get(part), Tensor) for part in _PICKLED)
+        and all(isinstance(entry.get(part), torch.Tensor) for part in _PICKLED)
         for key, entry in content.items()
     )
     if not fits:

@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from mmclvqa.clove.data_root import train_size
 from mmclvqa.clove.errors import ConfigError
 from mmclvqa.clove.experiment_paths import kmeans_experiment
 from mmclvqa.clove.records import load_records, save_records
 from mmclvqa.clove.tasks import REPLAY_SUFFIX, Task, task
+from mmclvqa.lazy import torch
 from mmclvqa.methods.base import StepContext, Stored, register_method, require_number, setting
 from mmclvqa.methods.importances import PUBLISHED_BATCH_SIZE, without_dropout
 from mmclvqa.methods.replay import (

@@ -8,12 +8,13 @@ CLVQA code, ‖F‖² is the mean of the squared softmax of the scores, and the 
 
 from __future__ import annotations
 
-from typing import Any
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from mmclvqa.methods.base import register_method
 from mmclvqa.methods.importances import WeightRegularizer
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @register_method

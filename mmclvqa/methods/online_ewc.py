@@ -11,12 +11,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from torch import Tensor
-
 from mmclvqa.methods.base import register_method, require_number, setting
 from mmclvqa.methods.ewc import EWC
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from mmclvqa.training.trainer import Trainer
 
 

@@ -78,20 +78,16 @@ class MultimodalTransformer(nn.Module):
         self.encoder = Encoder(settings)
         initialise(self, settings.initializer_range)
 
-    def encode(self, x: Tensor, rows: Tensor, real: Tensor, batch: int, wanted: int, steps: int) -> Prefix:
+    def encode(self, x: Tensor, everything: Packing, asking: Packing, steps: int) -> Prefix:
         """Encode the prefix of each record and cache the keys and values of every layer.
 
         Args:
             x: N×h, embeddings of the prefix; the order within a record does not matter.
-            rows: N, int64, record of each embedding.
-            real: N, bool, embeddings that may be attended to.
-            batch: number of records.
-            wanted: number of leading embeddings whose outputs are used. The last layer computes outputs for these
-                only; the others contribute only keys and values.
+            everything: the N embeddings.
+            asking: the leading embeddings whose outputs are used. The last layer computes outputs for these only; the
+                others contribute only keys and values.
             steps: number of decoding steps that follow, T.
         """
-        everything = Packing.of_rows(rows, batch, real)
-        asking = Packing.of_rows(rows[:wanted], batch)
         mask = decoding_mask(everything.mask(), steps)
         attend, caches = PackedAttention(everything, self.heads), []
         *lower, last = self.encoder.layer
@@ -99,7 +95,7 @@ class MultimodalTransformer(nn.Module):
             x = layer(x, attend)
             caches.append(Cache(attend.keys, attend.values, mask))
         attend = PackedAttention(everything, self.heads, asking)
-        outputs = last(x, attend, x[:wanted])
+        outputs = last(x, attend, x[: len(asking)])
         caches.append(Cache(attend.keys, attend.values, mask))
         return Prefix(caches, outputs)
 

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmclvqa.models.inputs import UniVQAInputs
+from mmclvqa.models.inputs import Packings, UniVQAInputs
 from mmclvqa.models.multimodal import MultimodalTransformer, Prefix
 from mmclvqa.models.packing import Packing
 from mmclvqa.models.settings import UniVQASettings
@@ -148,47 +148,40 @@ class UniVQANetwork(nn.Module):
         The streams are ordered cls, OCR, texts, objects, because the outputs of only the first two are used.
         """
         batch = len(inputs.text)
-        ocr, ocr_packing = self._ocr(inputs)
-        streams = [(ocr, ocr_packing.rows), *self._texts(inputs), self._objects(inputs)]
+        packings = inputs.packings(self.classifier.module.out_features if self.training else None)
+        ocr = self._ocr(inputs, packings.ocr)
+        texts = self._texts(inputs, packings)
+        streams = [(ocr, packings.ocr.rows), *texts, (self._objects(inputs, packings.objects), packings.objects.rows)]
         if self.settings.use_cls:
             streams.insert(0, (self.cls_emb.expand(batch, -1), torch.arange(batch, device=ocr.device)))
         offset = batch if self.settings.use_cls else 0
-        wanted = offset + len(ocr_packing)
+        wanted = offset + len(packings.ocr)
         x, rows = (torch.cat(part) for part in zip(*streams, strict=True))
         real = torch.ones_like(rows, dtype=torch.bool)
-        if ocr_packing.real is not None:
-            real[offset:wanted] = ocr_packing.real
-        return self.mmt.encode(x, rows, real, batch, wanted, inputs.previous.size(1)), ocr, ocr_packing
+        if packings.ocr.real is not None:
+            real[offset:wanted] = packings.ocr.real
+        extra = int(self.settings.use_cls)
+        everything = Packing.of_rows(rows, batch, packings.longest + extra, real)
+        asking = Packing.of_rows(rows[:wanted], batch, packings.most_ocr + extra)
+        return self.mmt.encode(x, everything, asking, inputs.previous.size(1)), ocr, packings.ocr
 
-    def _texts(self, inputs: UniVQAInputs) -> list[tuple[Tensor, Tensor]]:
+    def _texts(self, inputs: UniVQAInputs, packings: Packings) -> list[tuple[Tensor, Tensor]]:
         """Return the encoded texts with their records; question and knowledge, both short, are encoded in one pass."""
         batch = len(inputs.text)
         width = max(inputs.text.size(1), inputs.knowledge.size(1))
         short = torch.cat([F.pad(t, (0, width - t.size(1))) for t in (inputs.text, inputs.knowledge)])
-        streams = []
-        for tokens, lengths in (
-            (short, torch.cat([inputs.text_len, inputs.knowledge_len])),
-            (inputs.scene_graph, inputs.scene_graph_len),
-        ):
-            output, packing = self.text_bert(tokens, lengths)
-            streams.append((self.text_bert_out_linear(output), packing.rows % batch))
-        return streams
+        return [
+            (self.text_bert_out_linear(self.text_bert(tokens, packing)), packing.rows % batch)
+            for tokens, packing in ((short, packings.short_texts), (inputs.scene_graph, packings.scene_graph))
+        ]
 
-    def _objects(self, inputs: UniVQAInputs) -> tuple[Tensor, Tensor]:
-        columns = torch.arange(inputs.objects.size(1), device=inputs.objects.device)
-        packing = Packing.of_mask(columns < inputs.object_num[:, None])
+    def _objects(self, inputs: UniVQAInputs, packing: Packing) -> Tensor:
         feature = _unit(self.obj_faster_rcnn_fc7(packing.take(inputs.objects)))
         embedding = self.obj_feat_layer_norm(self.linear_obj_feat_to_mmt_in(feature))
         box = packing.take(inputs.object_boxes)
-        return self.obj_drop(embedding + self.obj_bbox_layer_norm(self.linear_obj_bbox_to_mmt_in(box))), packing.rows
+        return self.obj_drop(embedding + self.obj_bbox_layer_norm(self.linear_obj_bbox_to_mmt_in(box)))
 
-    def _ocr(self, inputs: UniVQAInputs) -> tuple[Tensor, Packing]:
-        columns = torch.arange(inputs.ocr_fasttext.size(1), device=inputs.ocr_fasttext.device)
-        real = columns < inputs.ocr_num[:, None]
-        if self.training:
-            packing = Packing.of_mask(real | inputs.referenced_slots(self.classifier.module.out_features), real)
-        else:
-            packing = Packing.of_mask(real)
+    def _ocr(self, inputs: UniVQAInputs, packing: Packing) -> Tensor:
         parts = {
             "fasttext": _unit(packing.take(inputs.ocr_fasttext)),
             "phoc": _unit(packing.take(inputs.ocr_phoc)),
@@ -201,7 +194,7 @@ class UniVQANetwork(nn.Module):
         feature = F.pad(feature, (0, self.settings.ocr_max_num)) * ("semantics" not in removed)
         box = packing.take(inputs.ocr_boxes) * ("bbox" not in removed)
         embedding = self.ocr_feat_layer_norm(self.linear_ocr_feat_to_mmt_in(feature))
-        return self.ocr_drop(embedding + self.ocr_bbox_layer_norm(self.linear_ocr_bbox_to_mmt_in(box))), packing
+        return self.ocr_drop(embedding + self.ocr_bbox_layer_norm(self.linear_ocr_bbox_to_mmt_in(box)))
 
 
 def _unit(x: Tensor) -> Tensor:

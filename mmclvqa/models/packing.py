@@ -3,12 +3,24 @@
 All parts of a transformer layer except attention process tokens independently, so they run on the N real tokens of
 a batch without padding. Attention needs one row per record; for it the tokens are laid out as B × length, where
 ``length`` is the number of tokens of the longest record.
+
+The sizes of packed tensors are integers that the caller knows (:class:`Size`). On a GPU, reading them from a tensor
+would make the host wait for all work that was sent to the device before.
 """
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
+
+
+class Size(NamedTuple):
+    """Number of packed tokens of a batch, and number of slots that its longest record uses."""
+
+    tokens: int
+    longest: int
 
 
 class Packing:
@@ -30,28 +42,44 @@ class Packing:
         self.real = real
 
     @classmethod
-    def of_mask(cls, present: Tensor, real: Tensor | None = None) -> Packing:
+    def of_lengths(cls, lengths: Tensor, size: Size) -> Packing:
+        """Pack the first tokens of each record, as many as ``lengths`` (B, int64) says."""
+        batch, device = len(lengths), lengths.device
+        rows = torch.repeat_interleave(torch.arange(batch, device=device), lengths, output_size=size.tokens)
+        starts = lengths.cumsum(0) - lengths
+        slots = torch.arange(size.tokens, device=device) - starts[rows]
+        return cls(rows, slots, batch, size.longest)
+
+    @classmethod
+    def of_mask(cls, present: Tensor, size: Size, real: Tensor | None = None) -> Packing:
         """Pack the tokens for which ``present`` is True; their slots are the columns.
 
         Args:
-            present: B×S, bool, tokens to keep; trailing empty columns are dropped.
+            present: B×S, bool, tokens to keep.
+            size: number of True entries; ``longest`` is the last column that is used, plus 1.
             real: B×S, bool, tokens that may be attended to; None means all.
         """
-        flat = present.flatten().nonzero().squeeze(1)
-        width = present.size(1)
-        rows, slots = flat // max(width, 1), flat % max(width, 1)
-        length = int(slots.max()) + 1 if flat.numel() else 0
-        return cls(rows, slots, present.size(0), length, None if real is None else real.flatten()[flat])
+        # A stable sort instead of nonzero(), whose result has a size that the host would wait for.
+        flat = (~present).flatten().to(torch.uint8).argsort(stable=True)[: size.tokens]
+        width = max(present.size(1), 1)
+        rows, slots = flat // width, flat % width
+        return cls(rows, slots, present.size(0), size.longest, None if real is None else real.flatten()[flat])
 
     @classmethod
-    def of_rows(cls, rows: Tensor, batch: int, real: Tensor | None = None) -> Packing:
-        """Pack tokens given only the record of each (``rows``: N); slots follow the given order without gaps."""
+    def of_rows(cls, rows: Tensor, batch: int, longest: int, real: Tensor | None = None) -> Packing:
+        """Pack tokens given only the record of each (``rows``: N); slots follow the given order without gaps.
+
+        Args:
+            rows: N, int64.
+            batch: number of records.
+            longest: number of tokens of the longest record.
+            real: N, bool, tokens that may be attended to; None means all.
+        """
         by_row, order = rows.sort(stable=True)
         starts = torch.searchsorted(by_row, torch.arange(batch, device=rows.device))
         slots = torch.empty_like(rows)
         slots[order] = torch.arange(rows.numel(), device=rows.device) - starts[by_row]
-        length = int(slots.max()) + 1 if rows.numel() else 0
-        return cls(rows, slots, batch, length, real)
+        return cls(rows, slots, batch, longest, real)
 
     def __len__(self) -> int:
         return self.rows.numel()

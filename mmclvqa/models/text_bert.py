@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from mmclvqa.models.packing import Packing
@@ -38,19 +37,10 @@ class TextBert(nn.Module):
         self.encoder = Encoder(settings)
         initialise(self, settings.initializer_range)
 
-    def forward(self, tokens: Tensor, lengths: Tensor) -> tuple[Tensor, Packing]:
-        """Encode the first ``lengths`` tokens of each row.
-
-        Args:
-            tokens: B×S, int64, BERT token ids; ids beyond the length of a row are ignored.
-            lengths: B, int64.
-
-        Returns:
-            The outputs of the real tokens, N×h, and the row of each.
-        """
-        packing = Packing.of_mask(torch.arange(tokens.size(1), device=tokens.device) < lengths[:, None])
+    def forward(self, tokens: Tensor, packing: Packing) -> Tensor:
+        """Encode the packed tokens (N) of ``tokens`` (B×S, int64, BERT token ids); return their outputs, N×h."""
         x = self.embeddings(packing.take(tokens[..., None]).squeeze(1), packing.slots)
         attend = PackedAttention(packing, self.heads)
         for layer in self.encoder.layer:
             x = layer(x, attend)
-        return x, packing
+        return x

@@ -98,6 +98,7 @@ class _Batches:
 class _Joined(Dataset):
     """Several data sets as one, indexed by (index of the data set, index of the record).
 
+    A data set that has ``load_batch(indices)`` returns a whole batch, any other one samples.
     A user error is returned as a value, because a worker would wrap a raised exception in a traceback.
     """
 
@@ -107,21 +108,26 @@ class _Joined(Dataset):
     def __len__(self) -> int:
         return sum(len(dataset) for dataset in self._datasets)
 
-    def __getitems__(self, keys: list[tuple[int, int]]) -> tuple[int, list[Any]] | Exception:
+    def __getitems__(self, keys: list[tuple[int, int]]) -> tuple[int, Any] | Exception:
+        number = keys[0][0]
+        dataset = self._datasets[number]
+        records = [record for _, record in keys]
         try:
-            return keys[0][0], [self._datasets[number][record] for number, record in keys]
+            if hasattr(dataset, "load_batch"):
+                return number, dataset.load_batch(records)
+            return number, [dataset[record] for record in records]
         except (CloveError, OSError) as error:
             return error
 
 
 class _Collate:
-    """Collates with the ``collater`` or ``collate_fn`` of the data set, otherwise as MMF does."""
+    """Collates samples with the ``collater`` or ``collate_fn`` of the data set, otherwise as MMF does."""
 
     def __init__(self, datasets: list[Any]) -> None:
         self._collators = [_collator(dataset) for dataset in datasets]
 
-    def __call__(self, loaded: tuple[int, list[Any]] | Exception) -> tuple[int, SampleList] | Exception:
-        if isinstance(loaded, Exception):
+    def __call__(self, loaded: tuple[int, Any] | Exception) -> tuple[int, SampleList] | Exception:
+        if isinstance(loaded, Exception) or isinstance(loaded[1], SampleList):
             return loaded
         number, samples = loaded
         try:

@@ -93,7 +93,7 @@ def test_a_task_is_learned_beside_its_memories(methods: Methods, variant: str) -
     whole = trainer.methods[0].memory.gradient([0], None)
     trainer.network.zero_grad()
     memory = trainer.methods[0].memory.datasets[0]
-    batch = prepare(memory.collate_fn([memory[i] for i in range(len(memory))]), memory)
+    batch = prepare(memory.load_batch(range(len(memory))), memory)
     trainer.task_loss(Report(batch, trainer.network(batch))).backward()
     direct = torch.cat(
         [(torch.zeros_like(p) if p.grad is None else p.grad).reshape(-1) for p in trainer.network.parameters()]

@@ -128,7 +128,8 @@ def test_a_record_is_answered_alike_alone_and_in_a_batch():
     inputs = batches.inputs(net, batch=5)
     together = net.answer(inputs)["scores"]
     for row in range(5):
-        alone = net.answer(UniVQAInputs(**{name: value[row : row + 1] for name, value in vars(inputs).items()}))
+        record = {name: None if value is None else value[row : row + 1] for name, value in vars(inputs).items()}
+        alone = net.answer(UniVQAInputs(**record))
         torch.testing.assert_close(alone["scores"][0], together[row], **TOLERANCE)
 
 
@@ -198,3 +199,25 @@ def test_too_few_ocr_regions_are_refused():
     inputs.ocr_regions = inputs.ocr_regions[:, :4]
     with pytest.raises(ValueError, match="6 slots are in use, but the padded tensor has 4"):
         net.answer(inputs)
+
+
+HOST_FIELDS = {"text_len", "scene_graph_len", "knowledge_len", "object_num", "ocr_num", "ocr_slots"}
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_with_lengths_on_the_host_no_value_is_read_from_the_device(training):
+    """Tensors on the meta device have no values: reading one, as ``int(x)`` or ``x.nonzero()`` do, is an error."""
+    net = batches.network(batches.small_config(use_cls=True)).train(training).to("meta")
+    inputs = batches.inputs(net)
+    inputs.ocr_slots = torch.arange(6) < inputs.ocr_num[:, None]
+    on_device = {name: value if name in HOST_FIELDS else value.to("meta") for name, value in vars(inputs).items()}
+    assert net.answer(UniVQAInputs(**on_device))["scores"].shape == (4, 5, 36)
+
+
+def test_given_ocr_slots_are_those_read_from_the_batch():
+    net = batches.network(batches.small_config()).train()
+    inputs = batches.inputs(net, ocr_num=2)
+    inputs.previous[0, 1] = 30 + 4
+    read = net.answer(inputs)["scores"]
+    inputs.ocr_slots = inputs.referenced_slots(30) | (torch.arange(6) < 2)
+    assert torch.equal(net.answer(inputs)["scores"], read)

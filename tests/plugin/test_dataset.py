@@ -22,7 +22,7 @@ from mmf.utils.distributed import byte_tensor_to_object
 
 from mmclvqa.clove.errors import CloveError, DataError
 from mmclvqa.clove.records import load_records, save_records
-from mmclvqa.datasets.dataset import scene_graph_text
+from mmclvqa.datasets.prepared import scene_graph_text
 from mmclvqa.datasets.processors import dense_targets
 
 REGIONS, WIDTH, SLOTS, STEPS = 16, 64, 10, 12
@@ -135,7 +135,7 @@ def test_targets_equal_those_of_mmfs_own_answer_processor(build: Build) -> None:
 
 def test_prepare_batch_builds_dense_targets(build: Build) -> None:
     data = build("object", "train")
-    batch = data.prepare_batch(data.collate_fn([data[i] for i in range(4)]))
+    batch = data.prepare_batch(data.load_batch(range(4)))
     outputs = data.answer_processor.get_vocab_size()
     assert batch.targets.shape == (4, STEPS, outputs)
     assert torch.all(batch.targets.flatten(1).sum(1) >= 1)
@@ -287,11 +287,11 @@ def test_text_images_are_read_from_both_textvqa_databases(build: Build) -> None:
     assert sample.context_feature_0.any() and sample.context_feature_1.any()
 
 
-def test_the_collator_cuts_padding_no_record_needs(build: Build) -> None:
+def test_a_batch_is_as_wide_as_its_records_need(build: Build) -> None:
     data = build("object", "train")
     samples = [data[i] for i in range(4)]
     most = max(int(s.image_info_0.max_features) for s in samples)
-    batch = data.collate_fn(samples)
+    batch = data.load_batch(range(4))
     assert batch.image_feature_0.shape == (4, most, WIDTH)
     assert batch.dataset_name == "clvqa" and batch.dataset_type == "train"
 
@@ -302,8 +302,7 @@ def test_a_folder_of_npy_features_works_too(build: Build, clove_mini: Path, tmp_
     data = build("object", "train")
     for index in range(len(data)):
         name = data.records[index]["feature_path"]
-        reader = data.features.open("gqa")[0].feat_reader
-        info = reader._load(str(Path(reader.db_path) / name))
+        info = data.features.open("gqa")[0].read(name)
         np.save(folder / name, info.pop("features"))
         np.save(folder / f"{name.removesuffix('.npy')}_info.npy", np.array(info, dtype=object), allow_pickle=True)
     from_files = build("object", "train", f"dataset_config.clvqa.features.gqa={folder}")
@@ -314,7 +313,7 @@ def test_a_folder_of_npy_features_works_too(build: Build, clove_mini: Path, tmp_
 def test_predictions_are_words_with_their_source(build: Build) -> None:
     data = build("scenetext", "train")
     index = next(i for i in range(len(data)) if data.records[i]["ocr_tokens"])
-    batch = data.collate_fn([data[index]])
+    batch = data.load_batch([index])
     answers = data.answer_processor.get_true_vocab_size()
     scores = torch.zeros(1, STEPS, answers + SLOTS)
     scores[0, 0, 4] = scores[0, 1, answers] = scores[0, 2, data.answer_processor.EOS_IDX] = 1

@@ -1,0 +1,109 @@
+"""What is imported before a command line is answered: torch and MMF only once a configuration is valid."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+CONFIG = "config=EXP_CONFIG/functional/cl_object_unicl_standalone.yaml"
+MMF_RUN = ("mmclvqa.cli", CONFIG, "model=unicl", "dataset=clvqa")
+SRM = ("SRM.train", "--cl_setting", "functional", "--task_seq", "oarlks", "--model_dir_root", "{tmp}/srm")
+EXPERIMENTS = ("mmclvqa.experiments", "run")
+LOADED = """
+import json, runpy, sys
+sys.argv = sys.argv[1:]
+try:
+    runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+finally:
+    print(json.dumps([name for name in ("torch", "mmf", "transformers") if name in sys.modules]))
+"""
+"""Runs a module as a program and prints which of the slow packages it has imported."""
+
+
+@pytest.mark.parametrize(
+    ("program", "arguments", "message"),
+    [
+        (MMF_RUN, ["training.max_update=3"], "unknown key training.max_update; did you mean training.max_updates?"),
+        (MMF_RUN, ["training.CL.ewc.weigth=1"], "unknown key training.CL.ewc.weigth"),
+        (MMF_RUN, ["training.max_updates=many"], "training.max_updates must be a number"),
+        (MMF_RUN, ["config=nowhere.yaml"], "nowhere.yaml does not exist"),
+        (MMF_RUN, ["nonsense"], "'nonsense' is not of the form key=value"),
+        (MMF_RUN, ["env.user_dir=nowhere.py"], "env.user_dir=nowhere.py: there is no file"),
+        (SRM, ["--data_dir", "{tmp}", "--n_train_epoch", "many"], "argument --n_train_epochs: invalid"),
+        (SRM, ["--data_dir", "{tmp}/nowhere"], "nowhere: there is no such folder"),
+        (SRM, ["--data_dir", "{tmp}"], "fcl_mmf_object_train.npy: there is no such file"),
+        (EXPERIMENTS, ["--method", "ewcc"], "ewcc: there is no such method; did you mean ewc"),
+        (EXPERIMENTS, ["--order", "oarlkx"], "oarlkx"),
+    ],
+)
+def test_wrong_arguments_are_answered_before_torch_and_mmf_are_imported(
+    program: tuple[str, ...], arguments: list[str], message: str, project: Path, tmp_path: Path
+) -> None:
+    words = [word.format(tmp=tmp_path) for word in (*program, *arguments)]
+    done = subprocess.run([sys.executable, "-c", LOADED, *words], cwd=project, capture_output=True, text=True)
+    assert done.returncode == 1 and message in done.stderr, done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert json.loads(done.stdout) == []
+
+
+def prints(code: str, project: Path) -> list[str]:
+    done = subprocess.run([sys.executable, "-c", code], cwd=project, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split()
+
+
+def test_importing_mmf_imports_no_library_that_the_plugin_does_not_use(project: Path) -> None:
+    slow = ("sklearn", "pandas", "scipy", "transformers", "torch._dynamo", "mmf.models.pythia", "mmf.models.m4c")
+    assert prints(f"import sys, mmf; print(*(name for name in {slow} if name in sys.modules))", project) == []
+
+
+@pytest.mark.parametrize(
+    ("code", "printed"),
+    [
+        ("from mmf.models import Pythia; print(Pythia.__name__)", "Pythia"),
+        ("from mmf.models.visual_bert import VisualBERT; print(VisualBERT.__name__)", "VisualBERT"),
+        ("import mmf; print(mmf.models.m4c.M4C.__name__)", "M4C"),
+        ("from mmf.common.registry import registry as r; print(r.get_model_class('lorra').__name__)", "LoRRA"),
+        ("from mmf.common.registry import registry as r; print(r.get_builder_class('vqa2').__name__)", "VQA2Builder"),
+        ("from mmf.common.registry import registry as r; print(r.get_model_class('nobody'))", "None"),
+        ("from mmf.modules.encoders import TransformerEncoder as T; print(T.__name__)", "TransformerEncoder"),
+        ("import mmf; from transformers.modeling_bert import BertModel as B; print(B.__name__)", "BertModel"),
+        ("import mmf; from transformers.optimization import AdamW; print(AdamW.__name__)", "AdamW"),
+        ("from mmf.modules.metrics import f1_score; print(f1_score([1, 0], [1, 0]) == 1)", "True"),
+    ],
+)
+def test_what_is_imported_later_works_when_it_is_used(code: str, printed: str, project: Path) -> None:
+    assert prints(code, project) == [printed]
+
+
+def test_a_model_of_the_users_keeps_its_name_when_mmfs_own_are_registered(project: Path) -> None:
+    code = (
+        "from mmf.common.registry import registry\n"
+        "from mmf.models.base_model import BaseModel\n"
+        "Mine = registry.register_model('pythia')(type('Mine', (BaseModel,), {}))\n"
+        "print(registry.get_model_class('lorra').__name__, registry.get_model_class('pythia') is Mine)"
+    )
+    assert prints(code, project) == ["LoRRA", "True"]
+
+
+def test_schedules_and_tokenizers_of_transformers_are_imported_when_they_are_called(
+    project: Path, clove_mini: Path
+) -> None:
+    code = (
+        "import sys, torch\n"
+        "from mmf.common.registry import registry\n"
+        "from omegaconf import OmegaConf\n"
+        "before = 'transformers' in sys.modules\n"
+        "optimizer = registry.get_optimizer_class('adam_w')([torch.nn.Parameter(torch.ones(1))], lr=1.0)\n"
+        "warmup = registry.get_scheduler_class('warmup_linear')\n"
+        "schedule = warmup(optimizer, num_warmup_steps=2, num_training_steps=4)\n"
+        f"source = {str(clove_mini / 'pretrained' / 'bert-base-uncased')!r}\n"
+        "config = {'tokenizer_config': {'type': source, 'params': {}}, 'max_seq_length': 5}\n"
+        "tokenizer = registry.get_processor_class('masked_token')(OmegaConf.create(config))\n"
+        "print(before, type(optimizer).__name__, schedule.get_last_lr()[0], tokenizer.get_vocab_size() > 5)"
+    )
+    assert prints(code, project) == ["False", "AdamW", "0.0", "True"]
