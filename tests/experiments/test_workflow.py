@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import signal
@@ -179,7 +180,10 @@ def start(stage: Path, project: Path, seconds: str) -> subprocess.Popen[str]:
 
 def child(process: psutil.Process, part: str) -> psutil.Process | None:
     """Return the youngest descendant whose command line contains a text."""
-    named = [one for one in process.children(recursive=True) if any(part in word for word in one.cmdline())]
+    named = []
+    for one in process.children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):  # also of a process that has just ended
+            named += [one] if any(part in word for word in one.cmdline()) else []
     return max(named, key=lambda one: one.create_time(), default=None)
 
 
