@@ -142,6 +142,24 @@ def legacy_forgetting(matrix: np.ndarray) -> np.ndarray:
 
 
 @dataclass(frozen=True)
+class Mean:
+    """Mean of a number over runs that differ only in their seed.
+
+    Attributes:
+        value: the mean; NaN where a run has no such number.
+        deviation: sample standard deviation (n - 1); NaN for a single run.
+    """
+
+    value: float
+    deviation: float = math.nan
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Mean:
+        """Return the mean of at least one number."""
+        return cls(float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else math.nan)
+
+
+@dataclass(frozen=True)
 class Metric:
     """One continual-learning metric.
 

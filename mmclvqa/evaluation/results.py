@@ -19,6 +19,7 @@ from mmclvqa.clove.files import write_json
 from mmclvqa.clove.tasks import Task, find_setting, order_index, parse_order, tasks
 from mmclvqa.clove.text import format_table, one_line
 from mmclvqa.evaluation.matrix import (
+    Mean,
     Summary,
     accuracy_matrix,
     published_weights,
@@ -272,8 +273,11 @@ def setting_of_result(content: Mapping[str, Any]) -> str:
     return find_setting(file).name if file and Path(file).is_file() else str(content["cl_setting"])
 
 
-def percent(value: float, missing: str = "–") -> str:
-    """Return a fraction as a percentage with one decimal, or ``missing`` for NaN."""
+def percent(value: float | Mean, missing: str = "–") -> str:
+    """Return a fraction as a percentage with one decimal, or ``missing`` for NaN; means with their deviation."""
+    if isinstance(value, Mean):
+        deviation = percent(value.deviation, "")
+        return percent(value.value, missing) + (f" ± {deviation}" if deviation else "")
     return missing if math.isnan(value) else f"{100 * value:.1f}"
 
 

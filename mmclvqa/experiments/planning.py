@@ -109,6 +109,7 @@ def as_json(steps: Iterable[Step]) -> list[dict[str, Any]]:
     return [
         {
             "kind": step.kind,
+            "gpus": step.gpus,
             "title": f"{step.title}: {Path(below_root(step.output)).parent}",
             "output": below_root(step.output),
             "inputs": [below_root(path) for path in step.inputs],

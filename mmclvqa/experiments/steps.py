@@ -48,6 +48,11 @@ class Step:
     inputs: tuple[str, ...] = ()
     more: str = "MMF_ARGS"
 
+    @property
+    def gpus(self) -> int:
+        """Number of GPUs that the step uses."""
+        return 0 if self.kind == "chance" else 1
+
 
 @dataclass(frozen=True)
 class Experiment:
