@@ -19,28 +19,22 @@ from safetensors import SafetensorError
 from mmclvqa.clove.data_root import train_size
 from mmclvqa.clove.errors import ConfigError, DataError
 from mmclvqa.clove.files import atomic_write
-from mmclvqa.lazy import torch
+from mmclvqa.lazy import LazyModule, torch
+from mmclvqa.methods import replay
 from mmclvqa.methods.base import Method, Stored, register_method, require_number, setting
 from mmclvqa.methods.episodic_memory import EpisodicMemory
 from mmclvqa.methods.importances import without_dropout
-from mmclvqa.methods.replay import (
-    ceiling_choice,
-    choose_real_records,
-    order_position,
-    real_records,
-    replay_rate,
-    stored_records,
-)
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from mmclvqa.training.trainer import Trainer
 
+safetensors_torch = LazyModule("safetensors.torch")
+
 FILE = "models/dark_scores.safetensors"
 """File in the save folder: question_id -> scores (steps of the answer × answers and OCR slots, float16)."""
-MASKED_SCORE = -9000.0
-"""Scores below this value belong to OCR slots without a token."""
+MASKED_SCORE = -9000.0  # scores below it belong to OCR slots without a token
 
 
 @register_method
@@ -62,14 +56,13 @@ class DERPlusPlus(Method):
     def on_task_start(self, trainer: Trainer) -> None:
         """Read the buffer of the previous task."""
         for name in ("alpha", "beta"):
-            require_number(f"training.CL.derpp.{name}", getattr(self.settings, name), "a number of at least 0",
-                           lambda weight: weight >= 0)  # fmt: skip
-        self._rate = replay_rate(self.settings.replay_rate, "derpp.replay_rate", "method derpp")
-        self._position = order_position(self.config.training.CL, "method derpp")
+            value = getattr(self.settings, name)
+            require_number(f"training.CL.derpp.{name}", value, "a number of at least 0", lambda weight: weight >= 0)
+        self._rate = replay.replay_rate(self.settings.replay_rate, "derpp.replay_rate", "method derpp")
+        self._position = replay.order_position(self.config.training.CL, "method derpp")
         self._root = self.config.dataset_config.clvqa.data_dir
-        self._kept = choose_real_records(self._root, self._position, self._rate).by_task()
-        self._scores: dict[str, Tensor] = {}
-        self._memory = None
+        self._kept = replay.choose_real_records(self._root, self._position, self._rate).by_task()
+        self._scores, self._memory = {}, None
         if self._kept:
             if not self.config.training.CL.previous_dir:
                 raise ConfigError("training.CL.previous_dir is missing: set it to the save folder of the previous task")
@@ -89,44 +82,38 @@ class DERPlusPlus(Method):
             present = stored > MASKED_SCORE
             distances.append((scores[row, : len(stored)] - stored)[present].square().mean())
         labelled = trainer.report(self._memory.batch(self._memory.draw(size, tasks, "labels")[0]))
-        dark = torch.stack(distances).mean()
-        return loss + self.settings.alpha * dark + self.settings.beta * trainer.task_loss(labelled)
+        loss = loss + self.settings.alpha * torch.stack(distances).mean()
+        return loss + self.settings.beta * trainer.task_loss(labelled)
 
     def on_task_end(self, trainer: Trainer) -> None:
         """Add scores of records of this task to the buffer and write it."""
         order, number = self._position.order, len(self._position.earlier)
         if number + 1 == len(order):
             return
-        from safetensors.torch import save
-
-        records = real_records(self._root, self._position.current)
+        records = replay.real_records(self._root, self._position.current)
         sizes = [train_size(self._root, one.setting, one) for one in order]
-        chosen = [records[i] for i in ceiling_choice(len(records), self._rate, sizes, number, number + 1)]
+        chosen = [records[i] for i in replay.ceiling_choice(len(records), self._rate, sizes, number, number + 1)]
         memory, size = EpisodicMemory(trainer, {self._position.current.name: chosen}), trainer.training.batch_size
         with torch.no_grad(), without_dropout(trainer.network):
             for start in range(0, len(chosen), size):
-                keys = [(0, index) for index in range(start, min(start + size, len(chosen)))]
-                batch = memory.batch(keys)
+                batch = memory.batch([(0, index) for index in range(len(chosen))[start : start + size]])
                 scores = trainer.report(batch)["scores"].half().cpu()
-                for row, (_, index) in enumerate(keys):
-                    steps = int(batch.train_loss_mask[row].sum())
-                    self._scores[memory.question_id(0, index)] = scores[row, :steps].contiguous()
+                for row, steps in enumerate(batch.train_loss_mask.sum(1).int().tolist()):
+                    self._scores[memory.question_id(0, start + row)] = scores[row, :steps].contiguous()
         if trainer.is_main:
             with atomic_write(trainer.files.folder / FILE, "wb") as file:
-                file.write(save(self._scores))
+                file.write(safetensors_torch.save(self._scores))
 
     def stored(self) -> Stored:
         """Return number and size of the buffered records, including their scores."""
-        records = [record for task_records in self._kept.values() for record in task_records]
-        stored = stored_records(records, self.config.dataset_config.clvqa, "records of earlier tasks and their scores")
+        records, what = sum(self._kept.values(), []), "records of earlier tasks and their scores"
+        stored = replay.stored_records(records, self.config.dataset_config.clvqa, what)
         scores = sum(2 * self._scores[str(record["question_id"])].numel() for record in records)
-        return Stored(stored.records, stored.bytes + scores, stored.what)
+        return Stored(stored.records, stored.bytes + scores, what)
 
 
 def _read_scores(path: Path) -> dict[str, Tensor]:
-    from safetensors.torch import load_file
-
     try:
-        return load_file(path)
+        return safetensors_torch.load_file(path)
     except (OSError, SafetensorError) as error:
         raise DataError(f"{path}: cannot be read as the buffer of DER++ ({' '.join(str(error).split())})") from None
