@@ -1,4 +1,4 @@
-"""Parsing scene-graph items into objects with attributes and triples.
+"""Writing graphs as scene-graph items, and parsing items into objects with attributes and triples.
 
 Items are plain text such as ``red metal cup`` or ``standing man to the left of long building``, which the benchmark
 derives from the graphs of Visual Genome: attributes before their object, a predicate between two objects. The parts
@@ -7,10 +7,15 @@ are not marked, so that predicates are recognized by their words.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
+from typing import Any
 
 OCR = "[OCR]"
 """Token before a word that is written in the image."""
+
+SCENE_KEYS = ("location", "weather")
+"""What a graph of GQA may say about the whole image; CLOVE has these words as items."""
 
 
 def _words(text: str) -> frozenset[str]:
@@ -106,6 +111,32 @@ def read_item(text: str) -> Item:
     if OCR in text and words and words[-1] in _PREPOSITIONS:
         words = words[:-1]
     return Item(text, " ".join(words))
+
+
+def graph_items(graph: Mapping[str, Any], related: Set[str]) -> tuple[list[str], list[int]]:
+    """Write a graph as items: the image's location and weather, its objects, then their relations.
+
+    Args:
+        graph: a scene graph in GQA's form, with ``objects`` by id; they have a ``name``, ``attributes`` and
+            ``relations`` to other objects, each with the ``name`` of the predicate and the id of the ``object``.
+        related: ids of the objects that a question is about, and keys of :data:`SCENE_KEYS`.
+
+    Returns:
+        The items without `` [SEP]``, and their mask: 1 for a related object, and for a relation of two of them.
+
+    Raises:
+        KeyError, TypeError, AttributeError: the graph has another form.
+    """
+    objects = graph["objects"]
+    phrases = {key: " ".join((*one.get("attributes", ()), one["name"])) for key, one in objects.items()}
+    items = [(graph[key], key in related) for key in SCENE_KEYS if graph.get(key) not in (None, "", "none")]
+    items += [(phrase, key in related) for key, phrase in phrases.items()]
+    items += [
+        (f"{phrases[key]} {relation['name']} {phrases[relation['object']]}", {key, relation["object"]} <= related)
+        for key, one in objects.items()
+        for relation in one.get("relations", ())
+    ]
+    return [text for text, _ in items], [int(is_related) for _, is_related in items]
 
 
 def head(phrase: str) -> str:
