@@ -54,6 +54,17 @@ class Imported:
     findings: Findings = field(default_factory=dict)
     vocabulary: Path | None = None
 
+    def summary(self) -> str:
+        """Return a table of the tasks, what was left out, and the files written."""
+        counts = self.counts
+        rows = [(task, *(counts[task][split] for split in SPLITS), self.related[task]) for task in counts]
+        lines = [format_table(("task", *SPLITS, "train records that SRM learns from"), rows)]
+        lines += [f"note: {line}" for line in finding_lines(self.findings)]
+        if self.unassigned:
+            lines.append(f"note: questions without a task, left out: {self.unassigned}")
+        lines.append(f"written to {self.setting}" + (f" and {self.vocabulary}" if self.vocabulary else ""))
+        return "\n".join(lines)
+
 
 def import_records(
     records: Mapping[str, Iterable[Record]],
@@ -261,12 +272,5 @@ def run(args: argparse.Namespace) -> int:
         replace=args.replace,
         findings=findings,
     )
-    counts = result.counts
-    rows = [(task, *(counts[task][split] for split in SPLITS), result.related[task]) for task in counts]
-    print(format_table(("task", *SPLITS, "train records that SRM learns from"), rows))
-    for line in finding_lines(result.findings):
-        print(f"note: {line}")
-    if result.unassigned:
-        print(f"note: questions without a task, left out: {result.unassigned}")
-    print(f"written to {result.setting}" + (f" and {result.vocabulary}" if result.vocabulary else ""))
+    print(result.summary())
     return 0

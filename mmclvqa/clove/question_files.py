@@ -54,6 +54,7 @@ class QuestionFiles:
         self._graphs: dict[str, dict[str, Any]] = {}
         self._ocr: dict[str, dict[str, Any]] = {}
         self._predicted: dict[str, list[str]] = {}
+        self._items: dict[str, list[tuple[str, frozenset[str]]]] = {}
         for path in map(Path, paths):
             self._read(path)
         for question_id, annotation in self._annotations.items():
@@ -63,7 +64,7 @@ class QuestionFiles:
                 self._find("annotations without a question", question_id)
 
     def records(self, task_of: Callable[[str, Row], str | None], true_graphs: bool = False) -> Iterator[Row]:
-        """Yield a record for each question that has a text and answers.
+        """Yield a record for each question that has a text and answers; without a task, it has no field but its id.
 
         Args:
             task_of: returns the task of a question, given its id and published form; it becomes the ``stage``.
@@ -91,6 +92,8 @@ class QuestionFiles:
             return self._find("questions without an annotation", question_id)
         if len(answers) not in (1, ANSWERS_PER_RECORD):
             return self._find(f"questions with neither 1 nor {ANSWERS_PER_RECORD} answers", question_id)
+        if not task:
+            return new_record(question_id=question_id)
         answers *= ANSWERS_PER_RECORD // len(answers)
         answer = row.get("multiple_choice_answer") or Counter(answers).most_common(1)[0][0]
         image = row.get("image_id", row.get("imageId"))
@@ -99,9 +102,11 @@ class QuestionFiles:
         if self._ocr and not ocr:
             self._find("questions without the OCR tokens of their image", question_id)
         tokens = list(ocr.get("ocr_tokens", ()))
-        words = [f"{OCR} {token}" for token in tokens]
+        words = [f"{OCR} {token}{ITEM_END}" for token in tokens]
         spelled = set(answer.lower().split())
-        predicted = self._predicted.get(str(image), items if true_graphs else [])
+        predicted = [item.removesuffix(ITEM_END) + ITEM_END for item in self._predicted.get(str(image), ())]
+        if true_graphs and str(image) not in self._predicted:
+            predicted = items
         record = new_record(
             question=row["question"],
             question_id=question_id,
@@ -112,9 +117,9 @@ class QuestionFiles:
             ocr_tokens=tokens,
             ocr=tokens,
             ocr_info=ocr.get("ocr_info", []),
-            gt_scene_graph_seq=[item + ITEM_END for item in (*items, *words)],
+            gt_scene_graph_seq=[*items, *words],
             gt_scene_graph_mask=[*mask, *(int(token.lower() in spelled) for token in tokens)],
-            pred_scene_graph_seq=[item.removesuffix(ITEM_END) + ITEM_END for item in (*predicted, *words)],
+            pred_scene_graph_seq=[*predicted, *words],
             program=row.get("semantic"),
             raw_question_type=row.get("types", row.get("question_type")),
             gqa_question=row if "imageId" in row else None,
@@ -128,14 +133,18 @@ class QuestionFiles:
             self._find("questions without the scene graph of their image", question_id)
             return [], []
         graph = self._graphs[image]
-        related = {key for part in row.get("annotations", {}).values() for key in part.values()}
+        if image not in self._items:
+            self._items[image] = [(item + ITEM_END, about) for item, about in graph_items(graph)]
+        named = (ids for part in row.get("annotations", {}).values() for ids in part.values())
+        related = {key for ids in named for key in ids.split(",")}
         if related - graph["objects"].keys():
             self._find("questions about an object that their scene graph lacks", question_id)
         if value_at(row, "types.semantic") == "global":
             # Such a question is about the whole image; its annotations name no object.
             place, weather = SCENE_KEYS
             related.add(weather if str(value_at(row, "types.detailed")).startswith(weather) else place)
-        return graph_items(graph, related)
+        items = self._items[image]
+        return [item for item, _ in items], [int(about <= related) for _, about in items]
 
     def _find(self, kind: str, question_id: str) -> None:
         self.findings.setdefault(kind, []).append(f"question_id {question_id}")

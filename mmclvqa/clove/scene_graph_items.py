@@ -7,7 +7,7 @@ are not marked, so that predicates are recognized by their words.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Set
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -113,30 +113,29 @@ def read_item(text: str) -> Item:
     return Item(text, " ".join(words))
 
 
-def graph_items(graph: Mapping[str, Any], related: Set[str]) -> tuple[list[str], list[int]]:
+def graph_items(graph: Mapping[str, Any]) -> list[tuple[str, frozenset[str]]]:
     """Write a graph as items: the image's location and weather, its objects, then their relations.
 
     Args:
         graph: a scene graph in GQA's form, with ``objects`` by id; they have a ``name``, ``attributes`` and
             ``relations`` to other objects, each with the ``name`` of the predicate and the id of the ``object``.
-        related: ids of the objects that a question is about, and keys of :data:`SCENE_KEYS`.
 
     Returns:
-        The items without `` [SEP]``, and their mask: 1 for a related object, and for a relation of two of them.
+        Items without `` [SEP]``, each with what it is about: the ids of its objects, or a key of :data:`SCENE_KEYS`.
 
     Raises:
         KeyError, TypeError, AttributeError: the graph has another form.
     """
     objects = graph["objects"]
     phrases = {key: " ".join((*one.get("attributes", ()), one["name"])) for key, one in objects.items()}
-    items = [(graph[key], key in related) for key in SCENE_KEYS if graph.get(key) not in (None, "", "none")]
-    items += [(phrase, key in related) for key, phrase in phrases.items()]
+    items = [(graph[key], frozenset([key])) for key in SCENE_KEYS if graph.get(key) not in (None, "", "none")]
+    items += [(phrase, frozenset([key])) for key, phrase in phrases.items()]
     items += [
-        (f"{phrases[key]} {relation['name']} {phrases[relation['object']]}", {key, relation["object"]} <= related)
+        (f"{phrases[key]} {relation['name']} {phrases[relation['object']]}", frozenset([key, relation["object"]]))
         for key, one in objects.items()
         for relation in one.get("relations", ())
     ]
-    return [text for text, _ in items], [int(is_related) for _, is_related in items]
+    return items
 
 
 def head(phrase: str) -> str:

@@ -103,7 +103,7 @@ PLACE = {"annotations": {"answer": {}, "question": {}, "fullAnswer": {}},
 
 def write_gqa(folder: Path, graphs: dict[str, Any] | None = None, **more: Any) -> list[str]:
     questions = {
-        "07333408": gqa_question("query", "What is left of the spots?", "banana", {"5": "681267", "4": "681265"}),
+        "07333408": gqa_question("query", "What is left of the spots?", "banana", {"3:5": "681265,681267"}),
         "07333409": gqa_question("verify", "Is the banana yellow?", "yes", {"2": "681267"}),
         "07333410": gqa_question("query", "What place is this?", "kitchen", {}, **PLACE),
     }
@@ -201,6 +201,14 @@ def test_gqa_graphs_become_items_in_the_published_form_and_the_mask_marks_named_
     assert yes["question_id"] == "07333409" and yes["feature_path"] == "2405722.npy"
     assert yes["pred_scene_graph_seq"] == [] and yes["gqa_question"]["fullAnswer"] == "It is yes."
     assert yes["raw_question_type"]["structural"] == "verify" and yes["program"][0]["operation"] == "select"
+
+
+def test_feature_paths_of_coco_have_twelve_digits(tmp_path: Path, run_clove: Run) -> None:
+    pattern = "COCO_{split}2014_{image_id:012d}.npy"
+    words = ["--by", "answer_type", "--feature-path", pattern, *write_vqa(tmp_path)]
+    assert run_clove("import", "kinds", tmp_path, *words)[0] == 0
+    (record,) = of(tmp_path, "kinds", "yes_no", "val")
+    assert record["feature_path"] == "COCO_val2014_000000458753.npy"
 
 
 def test_textvqa_has_ocr_tokens_and_an_item_for_each(tmp_path: Path, run_clove: Run) -> None:
