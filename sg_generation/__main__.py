@@ -11,7 +11,7 @@ from mmclvqa.clove.data_root import existing_root, prompts_path
 from mmclvqa.clove.errors import CloveError
 from mmclvqa.clove.prompts import PUBLISHED_PROMPTS, save_prompts, setting_prompts
 from mmclvqa.clove.tasks import find_setting
-from mmclvqa.clove.text import run_command
+from mmclvqa.clove.text import positive, run_command
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -46,17 +46,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--setting", required=True, help="the setting: its name, or the path of its YAML file")
     parser.add_argument("--out", metavar="FILE", help="JSON file to write (default: that of the data root, if absent)")
     parser.add_argument("--data_dir", metavar="DIR", help="the data root (default: $CLOVE_ROOT)")
-    parser.add_argument("--per_task", type=_positive, default=PUBLISHED_PROMPTS, metavar="N",
+    parser.add_argument("--per_task", type=positive, default=PUBLISHED_PROMPTS, metavar="N",
                         help="prompts per task (default: %(default)s)")  # fmt: skip
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of all draws (default: %(default)s)")
     return parser
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is less than 1")
-    return value
 
 
 if __name__ == "__main__":

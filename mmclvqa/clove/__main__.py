@@ -1,4 +1,4 @@
-"""``python -m mmclvqa.clove``: generate, check, describe and download CLOVE data."""
+"""``python -m mmclvqa.clove``: generate, import, check, describe and download data."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from mmclvqa.clove.text import run_command
 
 COMMANDS = {
     "mini": ("mmclvqa.mini.generator", "generate clove-mini, a small data set in every format of CLOVE"),
+    "import": ("mmclvqa.clove.importing", "turn VQA v2, GQA or TextVQA into tasks of your own"),
     "check": ("mmclvqa.clove.check", "verify a data root; exit 1 with every finding listed"),
     "stats": ("mmclvqa.clove.stats", "sizes, answers and input lengths by task"),
     "download": ("mmclvqa.clove.download", "download the published data and features"),
@@ -27,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
     parser = argparse.ArgumentParser(
         prog="python -m mmclvqa.clove",
-        description="The CLOVE benchmark: generate, check, describe and download its data.",
+        description="The CLOVE benchmark: generate, import, check, describe and download data.",
     )
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     run = None

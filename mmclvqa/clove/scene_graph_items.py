@@ -1,4 +1,4 @@
-"""Parsing scene-graph items into objects with attributes and triples.
+"""Writing graphs as scene-graph items, and parsing items into objects with attributes and triples.
 
 Items are plain text such as ``red metal cup`` or ``standing man to the left of long building``, which the benchmark
 derives from the graphs of Visual Genome: attributes before their object, a predicate between two objects. The parts
@@ -7,10 +7,15 @@ are not marked, so that predicates are recognized by their words.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 OCR = "[OCR]"
 """Token before a word that is written in the image."""
+
+SCENE_KEYS = ("location", "weather")
+"""What a graph of GQA may say about the whole image; CLOVE has these words as items."""
 
 
 def _words(text: str) -> frozenset[str]:
@@ -106,6 +111,31 @@ def read_item(text: str) -> Item:
     if OCR in text and words and words[-1] in _PREPOSITIONS:
         words = words[:-1]
     return Item(text, " ".join(words))
+
+
+def graph_items(graph: Mapping[str, Any]) -> list[tuple[str, frozenset[str]]]:
+    """Write a graph as items: the image's location and weather, its objects, then their relations.
+
+    Args:
+        graph: a scene graph in GQA's form, with ``objects`` by id; they have a ``name``, ``attributes`` and
+            ``relations`` to other objects, each with the ``name`` of the predicate and the id of the ``object``.
+
+    Returns:
+        Items without `` [SEP]``, each with what it is about: the ids of its objects, or a key of :data:`SCENE_KEYS`.
+
+    Raises:
+        KeyError, TypeError, AttributeError: the graph has another form.
+    """
+    objects = graph["objects"]
+    phrases = {key: " ".join((*one.get("attributes", ()), one["name"])) for key, one in objects.items()}
+    items = [(graph[key], frozenset([key])) for key in SCENE_KEYS if graph.get(key) not in (None, "", "none")]
+    items += [(phrase, frozenset([key])) for key, phrase in phrases.items()]
+    items += [
+        (f"{phrases[key]} {relation['name']} {phrases[relation['object']]}", frozenset([key, relation["object"]]))
+        for key, one in objects.items()
+        for relation in one.get("relations", ())
+    ]
+    return items
 
 
 def head(phrase: str) -> str:

@@ -191,6 +191,15 @@ def read_setting(path: Path) -> Setting:
         raise TaskError(f"{path}: is not valid YAML ({one_line(error)})") from None
     except DataError as error:
         raise TaskError(str(error)) from None
+    return setting_of(path, content)
+
+
+def setting_of(path: Path, content: Any) -> Setting:
+    """Return the setting that a file with this content describes.
+
+    Raises:
+        TaskError: the content is not valid; the message names the file, the key and what to do.
+    """
     return _Reader(path).setting(content)
 
 

@@ -14,10 +14,19 @@ from __future__ import annotations
 import os
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from mmclvqa.clove.errors import TaskError
 from mmclvqa.clove.settings import ALL_TASKS as ALL_TASKS
-from mmclvqa.clove.settings import GENERATED_SUFFIX, MASKED_SUFFIX, PACKAGE_FOLDER, ImageSource, Setting, read_setting
+from mmclvqa.clove.settings import (
+    GENERATED_SUFFIX,
+    MASKED_SUFFIX,
+    PACKAGE_FOLDER,
+    ImageSource,
+    Setting,
+    read_setting,
+    setting_of,
+)
 from mmclvqa.clove.settings import REPLAY_SUFFIX as REPLAY_SUFFIX
 from mmclvqa.clove.settings import Task as Task
 from mmclvqa.clove.settings import order_text as order_text
@@ -134,6 +143,19 @@ def order_index(setting: str, order: str) -> int:
     return find_setting(setting).order_index(order)
 
 
+def new_setting(path: str | os.PathLike[str], content: Any) -> Setting:
+    """Return the setting that a new file with this content will describe; nothing is written.
+
+    Raises:
+        TaskError: the name of the file is taken, or its content is not valid.
+    """
+    path = Path(path).absolute()
+    _check_file_name(path)
+    setting = setting_of(path, content)
+    _check_sources(setting)
+    return setting
+
+
 def _check_file_name(path: Path) -> None:
     if path.stem in SETTINGS:
         raise TaskError(f"{path}: this package has a setting {path.stem!r}; give the file another name")
@@ -151,12 +173,17 @@ def _read(path: Path) -> Setting:
 def _read_once(path: Path, modified: int, size: int) -> Setting:
     setting = read_setting(path)
     if not setting.in_package:
-        published = {name: source for other in SETTINGS for name, source in find_setting(other).image_sources.items()}
-        for name, source in setting.image_sources.items():
-            if published.get(name, source) != source:
-                raise TaskError(f"{path}: image_sources.{name}: has other databases in this package; rename the source")
+        _check_sources(setting)
     IMAGE_SOURCES.update(setting.image_sources)
     return setting
+
+
+def _check_sources(setting: Setting) -> None:
+    published = {name: source for other in SETTINGS for name, source in find_setting(other).image_sources.items()}
+    for name, source in setting.image_sources.items():
+        if published.get(name, source) != source:
+            key = f"image_sources.{name}"
+            raise TaskError(f"{setting.file}: {key}: has other databases in this package; rename the source")
 
 
 REPORTED_ORDERS: dict[str, tuple[str, ...]] = {name: find_setting(name).orders for name in SETTINGS}

@@ -1,7 +1,8 @@
-"""Output of command lines: tables, durations, suggestions for mistyped names, and errors on one line."""
+"""Command lines: numbers in arguments, tables, durations, suggestions for mistyped names, and errors on one line."""
 
 from __future__ import annotations
 
+import argparse
 import difflib
 import os
 import sys
@@ -43,6 +44,14 @@ def error_line(error: BaseException) -> str:
 def one_line(text: object) -> str:
     """Return a text, or the message of an exception, with all white space collapsed to single spaces."""
     return " ".join(str(text).split())
+
+
+def positive(text: str) -> int:
+    """Return an argument of a command line as a whole number above 0."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is less than 1")
+    return value
 
 
 def did_you_mean(name: object, candidates: Iterable[str], most: int = 3) -> str:

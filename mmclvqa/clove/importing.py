@@ -1,0 +1,276 @@
+"""Import of other data: records become the tasks of a new setting; the command reads them from published files.
+
+``docs/your_own.md`` has an example of the command and of the function.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mmclvqa.clove.data_root import FEATURES, SPECIALS, SPLITS, VOCABULARY, save_vocabulary
+from mmclvqa.clove.errors import DataError
+from mmclvqa.clove.files import atomic_write, read_json
+from mmclvqa.clove.question_files import Findings, QuestionFiles, value_at
+from mmclvqa.clove.records import check_record, describe, save_records
+from mmclvqa.clove.tasks import default_data_root, new_setting
+from mmclvqa.clove.text import did_you_mean, format_table, positive
+
+VOCABULARY_WORDS = 6000
+"""Number of the most frequent answer words in a new vocabulary, about as many as CLOVE's has."""
+FEATURE_PATH = "{image_id}.npy"
+
+Record = dict[str, Any]
+TaskOf = Callable[[str, Record], str | None]
+"""Returns the task of a question, given its id and published form."""
+
+
+@dataclass
+class Imported:
+    """Result of an import.
+
+    Attributes:
+        setting: the setting file.
+        counts: number of records by task and split.
+        related: number of train records with a related scene-graph item, which SRM learns from, by task.
+        unassigned: number of records without a task, which are left out.
+        findings: places of what was left out or is incomplete, by kind.
+        vocabulary: the answer vocabulary if it was written, None if the data root has one.
+    """
+
+    setting: Path
+    counts: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
+    related: Counter[str] = field(default_factory=Counter)
+    unassigned: int = 0
+    findings: Findings = field(default_factory=dict)
+    vocabulary: Path | None = None
+
+    def summary(self) -> str:
+        """Return a table of the tasks, what was left out, and the files written."""
+        counts = self.counts
+        rows = [(task, *(counts[task][split] for split in SPLITS), self.related[task]) for task in counts]
+        lines = [format_table(("task", *SPLITS, "train records that SRM learns from"), rows)]
+        lines += [f"note: {line}" for line in finding_lines(self.findings)]
+        if self.unassigned:
+            lines.append(f"note: questions without a task, left out: {self.unassigned}")
+        lines.append(f"written to {self.setting}" + (f" and {self.vocabulary}" if self.vocabulary else ""))
+        return "\n".join(lines)
+
+
+def import_records(
+    records: Mapping[str, Iterable[Record]],
+    assign: Callable[[Record], str | None],
+    root: str | os.PathLike[str],
+    name: str,
+    *,
+    tasks: Sequence[str] = (),
+    features: Sequence[str] = (),
+    feature_path: str = FEATURE_PATH,
+    sizes: Mapping[str, int | None] | None = None,
+    seed: int = 0,
+    description: str = "",
+    strict: bool = False,
+    replace: bool = False,
+    findings: Findings | None = None,
+) -> Imported:
+    """Write records as the tasks of a new setting: annotation files, the setting file, and a vocabulary if none exists.
+
+    Args:
+        records: records by split, ``train`` and ``val``, as :func:`mmclvqa.clove.records.new_record` makes them.
+        assign: returns the task of a record, None to leave the record out; it becomes the ``stage``.
+        root: the data root; the setting is ``settings/<name>.yaml`` in it.
+        name: name of the setting, also of its image source and the folder of its annotation files.
+        tasks: the tasks in their base order; if empty, those that occur, in order of appearance.
+        features: feature databases below ``features`` of the data root: of objects, then possibly of OCR tokens.
+        feature_path: for records without one, with ``{image_id}`` and ``{split}``.
+        sizes: at most this number of records of each task, by split, drawn at random.
+        seed: seed of the draws.
+        description: for the report.
+        strict: refuse records that would be left out, and other findings.
+        replace: replace a setting of that name.
+        findings: findings so far.
+
+    Raises:
+        DataError: findings in strict mode, a task without records in a split, or a setting that exists.
+        RecordError: a record does not match the schema.
+        TaskError: a name of the setting or of a task is not allowed.
+    """
+    path = Path(root) / "settings" / f"{name}.yaml"
+    if path.exists() and not replace:
+        raise DataError(f"{path}: already exists; choose another name, or replace it (--replace)")
+    # The records may add findings while they are read.
+    result = Imported(path, findings={} if findings is None else findings)
+    kept: dict[tuple[str, str], list[Record]] = defaultdict(list)
+    for split in SPLITS:
+        rng = random.Random(f"{seed}/import/{name}/{split}")
+        for index, record in enumerate(records[split]):
+            where = f"{split} record {index}"
+            check_record(record, where)
+            task, image = assign(record), record["image_id"]
+            if task is None:
+                result.unassigned += 1
+            elif record["feature_path"] is None and image in (None, ""):
+                result.findings.setdefault("questions without an image", []).append(describe(record, where))
+            else:
+                file = record["feature_path"] or _filled(feature_path, image_id=image, split=split)
+                source = record["image_source"] or name
+                changed = {"stage": task, "set_name": split, "feature_path": file, "image_source": source}
+                result.counts[task][split] += 1
+                seen, size = result.counts[task][split], (sizes or {}).get(split)
+                _draw(kept[task, split], {**record, **changed}, seen, size, rng)
+    tasks = list(tasks or result.counts)
+    content = {
+        "description": description,
+        "tasks": [{"name": task} for task in tasks],
+        "image_sources": {name: {"features": list(features) or [f"{name}/objects.lmdb"]}},
+    }
+    _check(result, tasks, strict)
+    setting = new_setting(path, content)
+    for task in setting.tasks.values():
+        for split in SPLITS:
+            save_records(Path(root) / task.annotation_path(split), kept[task.name, split])
+            result.counts[task.name][split] = len(kept[task.name, split])
+        result.related[task.name] = sum(any(record["gt_scene_graph_mask"]) for record in kept[task.name, "train"])
+    if not (Path(root) / VOCABULARY).exists():
+        result.vocabulary = Path(root) / VOCABULARY
+        save_vocabulary(result.vocabulary, answer_words(record for task in tasks for record in kept[task, "train"]))
+    with atomic_write(path) as file:
+        yaml.safe_dump(content, file, sort_keys=False, allow_unicode=True)
+    return result
+
+
+def answer_words(records: Iterable[Record]) -> list[str]:
+    """Return the lines of a vocabulary with the most frequent words of all answers."""
+    answers = Counter(answer for record in records for answer in record["answers"])
+    counts: Counter[str] = Counter()
+    for answer, count in answers.items():
+        # As MMF's processor splits answers into words.
+        counts.update(dict.fromkeys(re.sub("[,?]", "", answer.lower()).replace("'s", " 's").split(), count))
+    for special in SPECIALS:
+        del counts[special]
+    return [*SPECIALS, *(word for word, _ in counts.most_common(VOCABULARY_WORDS))]
+
+
+def _draw(kept: list[Record], record: Record, seen: int, size: int | None, rng: random.Random) -> None:
+    """Keep a uniform sample of the records seen so far (reservoir sampling)."""
+    if size is None or len(kept) < size:
+        kept.append(record)
+    elif (place := rng.randrange(seen)) < size:
+        kept[place] = record
+
+
+def _filled(pattern: str, **fields: Any) -> str:
+    try:
+        return pattern.format(**fields)
+    except (KeyError, IndexError, ValueError) as error:
+        raise DataError(f"feature path {pattern!r}: cannot be filled with {fields} ({error})") from None
+
+
+def _check(result: Imported, tasks: Sequence[str], strict: bool) -> None:
+    if strict and any(result.findings.values()):
+        raise DataError(f"{'; '.join(finding_lines(result.findings))}; nothing was written")
+    if unknown := [task for task in result.counts if task not in tasks]:
+        raise DataError(f"task {unknown[0]!r} is not one of {', '.join(tasks)}; nothing was written")
+    for task in tasks:
+        for split in SPLITS:
+            if not result.counts[task][split]:
+                raise DataError(f"task {task!r} has no {split} records; nothing was written; join it with another task")
+
+
+def finding_lines(findings: Findings) -> list[str]:
+    """Return one line for each kind of finding."""
+    return [f"{kind}: {len(places)} (first {places[0]})" for kind, places in findings.items() if places]
+
+
+def _task_choice(args: argparse.Namespace, files: Iterable[QuestionFiles], findings: Findings) -> TaskOf:
+    """Return the function that chooses the task of a question, from the arguments of the command."""
+    questions = {question_id: row for one in files for question_id, row in one.questions.items()}
+    if args.assign:
+        if args.task:
+            raise DataError("--task joins values of --by; leave it out, or write its tasks into the file of --assign")
+        assigned = read_json(args.assign)
+        if not isinstance(assigned, dict) or not set(map(type, assigned.values())) <= {str}:
+            raise DataError(f"{args.assign}: is not a table of tasks by question id")
+        absent = [f"{args.assign}: {question_id}" for question_id in assigned if question_id not in questions]
+        findings |= {"assignments without a question": absent} if absent else {}
+        return lambda question_id, row: assigned.get(question_id)
+    values = {value_at(row, args.by) for row in questions.values()} - {None}
+    if not values:
+        fields = list(next(iter(questions.values()), ()))
+        raise DataError(f"no question has a field {args.by!r}; its fields are {', '.join(fields) or 'missing'}")
+    names = {value: re.sub(r"[^\w #.+]", "_", value).strip() for value in values}
+    if args.task:
+        names = {value: task for task, group in args.task for value in group}
+        if unknown := sorted(names.keys() - values):
+            raise DataError(f"no question has {args.by} {unknown[0]!r}{did_you_mean(unknown[0], values)}")
+    return lambda question_id, row: names.get(value_at(row, args.by))
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the ``import`` command."""
+    parser.add_argument("name", metavar="NAME", help="name of the new setting")
+    parser.add_argument("dir", nargs="?", metavar="DIR", help="the data root (default: $CLOVE_ROOT)")
+    for split in SPLITS:
+        parser.add_argument(f"--{split}", nargs="+", required=True, metavar="FILE",
+                            help=f"files of the {split} split: questions, annotations, scene graphs, OCR tokens; "
+                                 "predicted scene graphs are a JSON table of lists of items by image id")  # fmt: skip
+        parser.add_argument(f"--{split}-size", type=positive, metavar="N",
+                            help=f"draw at most N {split} records of each task")  # fmt: skip
+    choice = parser.add_mutually_exclusive_group(required=True)
+    choice.add_argument("--by", metavar="FIELD",
+                        help="split into tasks by a field of the questions or annotations, such as question_type of "
+                             "VQA v2 or types.structural of GQA")  # fmt: skip
+    choice.add_argument("--assign", metavar="FILE", help="split into tasks by a JSON table of tasks by question id")
+    parser.add_argument("--task", action="append", type=_group, metavar="NAME=VALUE,...",
+                        help="join values of --by as a task (may be repeated); others are left out")  # fmt: skip
+    parser.add_argument("--features", nargs="+", default=[], metavar="LMDB",
+                        help=f"feature databases below {FEATURES}: of objects, then possibly of OCR tokens "
+                             "(default: NAME/objects.lmdb)")  # fmt: skip
+    parser.add_argument("--feature-path", default=FEATURE_PATH, metavar="PATTERN",
+                        help="feature path, with {image_id} and {split} (default: %(default)s)")  # fmt: skip
+    parser.add_argument("--true-graphs", action="store_true",
+                        help="the answer model reads the true scene graph where none is predicted")  # fmt: skip
+    parser.add_argument("--seed", type=int, default=0, help="seed of the draws (default: %(default)s)")
+    parser.add_argument("--strict", action="store_true", help="write nothing if anything does not fit together")
+    parser.add_argument("--replace", action="store_true", help="replace an existing setting")
+
+
+def _group(text: str) -> tuple[str, list[str]]:
+    name, _, values = text.partition("=")
+    if not name or not values:
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE,...")
+    return name, [value.strip() for value in values.split(",")]
+
+
+def run(args: argparse.Namespace) -> int:
+    """Import published files, print the tasks and what was left out, and return 0."""
+    root = Path(args.dir) if args.dir else default_data_root()
+    findings: Findings = {}
+    files = {split: QuestionFiles(getattr(args, split), findings) for split in SPLITS}
+    task_of = _task_choice(args, files.values(), findings)
+    result = import_records(
+        {split: one.records(task_of, args.true_graphs) for split, one in files.items()},
+        lambda record: record["stage"] or None,
+        root,
+        args.name,
+        tasks=[task for task, _ in args.task or ()],
+        features=args.features,
+        feature_path=args.feature_path,
+        sizes={split: getattr(args, f"{split}_size") for split in SPLITS},
+        seed=args.seed,
+        description=f"Tasks differ in {args.by}." if args.by else "",
+        strict=args.strict,
+        replace=args.replace,
+        findings=findings,
+    )
+    print(result.summary())
+    return 0
