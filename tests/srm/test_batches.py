@@ -20,8 +20,8 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from SRM.batches import PairLayout, Seq2SeqLayout, TreeLayout, layout_for, plan
-from SRM.model import SRMLoss
+from SRM.batches import PairLayout, Seq2SeqLayout, TreeLayout, plan
+from SRM.model import SRMLoss, layout_for
 from SRM.tokens import Example, Tokens, decoder_sequences, draw, read_sources, seq2seq_sequences
 
 
@@ -85,10 +85,10 @@ def test_a_batch_gives_the_losses_of_each_sequence_alone(tokens: Tokens, kind: s
     model = (
         GPT2LMHeadModel(GPT2Config(**sizes)) if kind == "gpt2" else OpenAIGPTLMHeadModel(OpenAIGPTConfig(**sizes))
     ).eval()
-    layout = layout_for(model, tokens)
-    assert isinstance(layout, TreeLayout if kind == "gpt2" else PairLayout)
     drawn = examples(tokens, longest)
     loss = SRMLoss(model, tokens.weighted_ids(), 5.0)
+    layout = layout_for(loss, tokens, drawn, longest)
+    assert isinstance(layout, TreeLayout if kind == "gpt2" else PairLayout)
     sums = loss(layout.batch(drawn))
     expected = separate_loss(model, tokens, drawn, 5.0)
     torch.testing.assert_close(sums, expected, rtol=1e-5, atol=1e-3)

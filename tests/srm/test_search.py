@@ -52,7 +52,7 @@ def test_search_agrees_with_generate(model: GPT2LMHeadModel, prompts: list[list[
     expected = [reference(model, prompt, beams, pairs) for prompt in prompts]
     assert len({len(ids) for ids in expected}) > 5, "the texts must have different lengths"
     for capacity in (2, 7, 100):
-        rows = CachedRows(model, capacity * beams, LONGEST, torch.float32)
+        rows = CachedRows(model, capacity * beams, LONGEST)
         completed: list[int] = []
         search = Search(EOS, PAD, LONGEST, beams, pairs, length_rule="generated")
         assert search.run(rows, prompts, completed.append) == expected
@@ -87,6 +87,6 @@ def test_search_on_the_other_models_agrees_with_generate(
     expected = [reference(model, prompt, beams, pairs) for prompt in prompts]
     assert len({len(ids) for ids in expected}) > 2, "the texts must have different lengths"
     for capacity in capacities:
-        rows = rows_for(model, capacity * beams, LONGEST, torch.float32)
+        rows = rows_for(model, capacity * beams, LONGEST)
         assert isinstance(rows, rows_class)
         assert Search(EOS, PAD, LONGEST, beams, pairs, length_rule="generated").run(rows, prompts) == expected
