@@ -96,10 +96,8 @@ def load_model(source: str | Path, name: str, dropout: float | None = None) -> t
     if not published:
         _check_kind(model, source)
         # Without the sampling, penalties and forced tokens that chat models and summarizers come with.
-        model.generation_config = GenerationConfig(
-            bos_token_id=model.config.bos_token_id,
-            decoder_start_token_id=getattr(model.config, "decoder_start_token_id", None),
-        )
+        starts = ("bos_token_id", "decoder_start_token_id")
+        model.generation_config = GenerationConfig(**{name: getattr(model.config, name, None) for name in starts})
     if dropout is not None:
         # The configuration keeps its rates.
         for module in model.modules():
@@ -115,7 +113,7 @@ def _check_kind(model: Any, source: str | Path) -> None:
     """Refuse models that attend to later tokens, such as BERT, and decoders without a token to start with."""
     kind = f"{source}: holds a model of type {model.config.model_type}, which"
     if model.config.is_encoder_decoder:
-        if model.config.decoder_start_token_id is None:
+        if getattr(model.config, "decoder_start_token_id", None) is None:
             raise ModelError(f"{kind} has no decoder_start_token_id in its config.json")
         return
     with torch.inference_mode():
