@@ -87,15 +87,6 @@ def _models(root: Path) -> None:
         OpenAIGPTConfig(vocab_size=len(symbols), n_positions=96, n_embd=32, n_layer=1, n_head=2)
     ).save_pretrained(root / "openai-gpt")
     gpt.save_pretrained(root / "openai-gpt")
-    sizes = {"vocab_size": len(gpt2) + 3, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
-    sizes |= {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 96}
-    LlamaForCausalLM(LlamaConfig(**sizes)).save_pretrained(root / "tiny-llama")
-    gpt2.save_pretrained(root / "tiny-llama")
-    qwen = Qwen3ForCausalLM(Qwen3Config(**sizes, head_dim=16, tie_word_embeddings=True))
-    # As published, with sampling and penalties that must not reach the replays.
-    qwen.generation_config.update(do_sample=True, top_k=20, repetition_penalty=1.5, eos_token_id=[1, 2])
-    qwen.save_pretrained(root / "tiny-qwen3")
-    Qwen2Tokenizer.from_pretrained(FIXTURES / "tiny_gpt2").save_pretrained(root / "tiny-qwen3")
     pieces = [
         "<pad>",
         "</s>",
@@ -120,6 +111,15 @@ def _models(root: Path) -> None:
         config.tie_word_embeddings = name == "t5-small"
         T5ForConditionalGeneration(config).save_pretrained(root / name)
         t5.save_pretrained(root / name)
+    sizes = {"vocab_size": len(gpt2) + 3, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
+    sizes |= {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 96}
+    LlamaForCausalLM(LlamaConfig(**sizes)).save_pretrained(root / "tiny-llama")
+    gpt2.save_pretrained(root / "tiny-llama")
+    qwen = Qwen3ForCausalLM(Qwen3Config(**sizes, head_dim=16, tie_word_embeddings=True))
+    # As published, with sampling and penalties that must not reach the replays.
+    qwen.generation_config.update(do_sample=True, top_k=20, repetition_penalty=1.5, eos_token_id=[1, 2])
+    qwen.save_pretrained(root / "tiny-qwen3")
+    Qwen2Tokenizer.from_pretrained(FIXTURES / "tiny_gpt2").save_pretrained(root / "tiny-qwen3")
 
 
 def make_root(root: Path) -> Path:

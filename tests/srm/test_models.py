@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from accelerate import Accelerator
-from srm_runs import FAMILIES, Runs
+from srm_runs import Runs
 
 from SRM.data import choose_prompts, read_prompts, training_records
 from SRM.generate import Generator
@@ -20,7 +20,7 @@ from SRM.training import TaskTraining
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [*PUBLISHED_MODELS, *FAMILIES])
+@pytest.mark.parametrize("name", [*PUBLISHED_MODELS, "tiny-llama", "tiny-qwen3"])
 def test_a_model_learns_a_task_and_generates_replays(shared_world: Path, tmp_path: Path, name: str) -> None:
     flags = ["--model_name", name, "--max_length", "48", "--learning_rate", "1e-2"]
     settings = parse(Runs(shared_world, tmp_path).argv(*flags, setting="scene", order="abcdef"))
