@@ -1,14 +1,15 @@
 # make demo         install into .venv; on clove-mini, fine-tuning and SRM along a task order, a table and a page
 # make compare      every method on clove-mini, through the workflow (installs Snakemake)
 # make test         install the same way, run the tests
-# make check-long   all tests, also those that take minutes
+# make check-long   all tests, also those that take minutes; as root on Debian with check-slurm
+# make check-slurm  as root on Debian: install SLURM, run a grid on a SLURM cluster of this machine alone
 # make bench        compare with the plain way at reduced size: fails if a speed-up fell by more than a third
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 MMF := mmf==1.0.0rc10
 
-.PHONY: install demo compare test check-long bench lint clean
+.PHONY: install demo compare test check-long check-slurm slurm bench lint clean
 TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadgroup
 
 install: $(VENV)/.installed
@@ -33,9 +34,19 @@ compare: install
 test: install
 	$(TESTS)
 
-check-long: install
+check-long: install slurm
 	$(BIN)/python -m pip install --quiet -r workflow_requirements.txt
-	$(BIN)/python -m pytest -m "long or not long"
+	$(BIN)/python -m pytest -rs -m "long or not long"
+
+check-slurm: install slurm
+	$(BIN)/python -m pip install --quiet -r workflow_requirements.txt
+	$(BIN)/python -m pytest -rs -m long tests/experiments/test_slurm.py
+
+# Elsewhere than as root on Debian, tests/experiments/test_slurm.py is skipped and says why.
+slurm:
+	if [ "$$(id -u)" = 0 ] && [ -f /etc/debian_version ] && ! dpkg -s slurm-wlm munge >/dev/null 2>&1; then \
+	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends slurm-wlm munge; \
+	fi
 
 bench: install
 	$(BIN)/python benchmarks/suite.py

@@ -35,9 +35,9 @@ def stage_sweep(
     """Evaluate every checkpoint of a run on every task; results are kept in ``val_<val_exp>`` and reused.
 
     Args:
-        cl_setting: ``functional`` or ``scene``.
+        cl_setting: the setting: its name, or the path of its YAML file.
         setting_idx: index of the task order, which must match; None skips the check.
-        abbr_seq: the task order, six letters.
+        abbr_seq: the task order.
         device: the number of a GPU, ``cuda:<n>``, ``cuda``, ``cpu`` or ``auto`` (as None); without a GPU the CPU is
             used.
         model_name: ``unicl``.
@@ -57,13 +57,14 @@ def stage_sweep(
     from mmclvqa.evaluation.sweep import EvaluationConfig, check_index, evaluate_sweep
 
     check_model(model_name)
+    config = EvaluationConfig.from_environment(device, _overrides())
     check_index(cl_setting, setting_idx, abbr_seq)
     result = evaluate_sweep(
         cl_setting,
         abbr_seq,
         val_exp,
         save_folder(save_dir),
-        EvaluationConfig.from_environment(device, _overrides()),
+        config,
         stand_alone=test_stand_alone,
         regularised=test_reg,
     )

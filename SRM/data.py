@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mmclvqa.clove.data_root import annotation_file, prompts_path
+from mmclvqa.clove.data_root import existing_annotation_file, prompts_path
 from mmclvqa.clove.errors import DataError
 from mmclvqa.clove.prompts import task_prompts
 from mmclvqa.clove.records import load_records
@@ -18,8 +18,6 @@ from SRM.tokens import bare
 
 LEARNED_FIELDS = ("question", "answer", "answers", "gt_scene_graph_seq", "gt_scene_graph_mask")
 """Fields of a record that SRM is trained on; the others are dropped when a file is read."""
-TWO_ITEM_TASKS = ("relation", "logical", "knowledge", "scenetext")
-"""Tasks of the functional setting whose prompts have up to two items; the prompts of other tasks have one."""
 
 Record = dict[str, Any]
 Prompt = tuple[str, ...]
@@ -31,10 +29,7 @@ def training_file(root: Path, task: Task) -> Path:
     Raises:
         DataError: the file does not exist.
     """
-    path = annotation_file(root, task, "train")
-    if path is None:
-        raise DataError(f"{root / task.annotation_path('train')}: there is no such file (nor .json)")
-    return path
+    return existing_annotation_file(root, task, "train")
 
 
 def input_files(settings: Settings) -> list[Path]:
@@ -120,9 +115,8 @@ def read_prompts(settings: Settings, task: Task, records: Sequence[Mapping[str, 
             raise DataError(f"{training_file(settings.root, task)}: no record has a related item to prompt with")
         return Prompts(items, len(related) - len(items))
     path = settings.root / prompts_path(settings.cl_setting)
-    length = 2 if settings.cl_setting == "functional" and task.name in TWO_ITEM_TASKS else 1
     prompts = task_prompts(path, task.setting, task.name)
-    return Prompts([tuple(map(bare, prompt[:length])) for prompt in prompts])
+    return Prompts([tuple(map(bare, prompt[: task.prompt_items])) for prompt in prompts])
 
 
 def related_items(record: Mapping[str, Any]) -> Prompt:

@@ -22,7 +22,7 @@ class RunFolder:
     Attributes:
         path: ``<model_dir_root>/<model>_replay/<model>_<setting>_<order>``; ``--train_perc p`` appends ``_tr<p>`` to
             the root.
-        order: the task order, six letters.
+        order: the task order.
     """
 
     path: Path

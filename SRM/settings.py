@@ -14,7 +14,8 @@ from typing import Any, NoReturn
 from mmclvqa.clove.data_root import existing_root
 from mmclvqa.clove.errors import CloveError
 from mmclvqa.clove.experiment_paths import language_model_name
-from mmclvqa.clove.tasks import SETTINGS, Task, parse_order, task
+from mmclvqa.clove.settings import order_text
+from mmclvqa.clove.tasks import Task, find_setting, parse_order, task
 
 PUBLISHED_MODELS = {
     "gpt2": ("gpt2", "gpt2"),
@@ -123,8 +124,8 @@ POSITIVE = number(0, above=True)
 class Settings:
     """The settings of a run; each field is a flag of the command line."""
 
-    cl_setting: str = flag("what", "setting with six tasks", choices=SETTINGS)
-    task_seq: str = flag("what", "task order, six letters such as oarlks or abcdef", unit="ORDER")
+    cl_setting: str = flag("what", "setting: its name, or the path of its YAML file", unit="SETTING")
+    task_seq: str = flag("what", "task order, such as oarlks or shape,colour,count", unit="ORDER")
     model_name: str = flag(
         "what",
         f"language model: {', '.join(PUBLISHED_MODELS)}, or the hub id or the folder of any causal or encoder-decoder "
@@ -366,6 +367,9 @@ def parse(argv: Sequence[str]) -> Settings:
         if values["precision"] not in ("auto", "fp32"):
             raise SettingsError(f"--fp32 and --precision {values['precision']} contradict each other")
         values["precision"] = "fp32"
+    existing_root(values["data_dir"])
+    values["cl_setting"] = find_setting(values["cl_setting"]).name
+    values["task_seq"] = order_text(parse_order(values["cl_setting"], values["task_seq"]))
     if values["debug"]:
         values |= {"n_train_epochs": 1, "dynamic_epochs": False, "logging_steps": 1}
     settings = Settings(**values | {"skip_tasks": tuple(values["skip_tasks"]), "ignored": ignored})
@@ -383,7 +387,6 @@ def _check(settings: Settings) -> None:
         raise SettingsError("--skip_tasks names all tasks, so there is nothing to do")
     if not language_model_name(settings.model_name):
         raise SettingsError(f"--model_name {settings.model_name!r}: has no last part, which names the run folder")
-    existing_root(settings.data_dir)
     if settings.generator == "hf" and settings.length_rule != "generated":
         raise SettingsError(
             f"--generator hf: transformers' generate() does not know the length rule {settings.length_rule}; "

@@ -29,6 +29,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from mmclvqa.clove.data_root import pretrained_source
 from mmclvqa.clove.errors import CloveError, ConfigError
+from mmclvqa.clove.tasks import ALL_TASKS, find_setting, setting_names, task
 from mmclvqa.lazy import LazyModule, torch
 from mmclvqa.methods.selection import method_defaults
 from mmclvqa.published_configs import meaningless, translate, translate_key
@@ -48,6 +49,10 @@ OPEN_NODES = (
     "scheduler.params",
 )
 """Nodes in which a configuration file may have keys that are not in the defaults."""
+
+
+SETTING_KEYS = ("env.clove_root", "training.CL.cl_setting", "training.CL.cur_task")
+"""Overrides that are merged first, because others may change what the setting's file says."""
 
 
 def default_config_path() -> str:
@@ -172,8 +177,21 @@ class PluginConfiguration:
         return self._override
 
     def _merge_with_dotlist(self, config: DictConfig, opts: list[str] | None) -> DictConfig:
+        words = list(_translated_words(split_words(opts)))
+        ignored = self._merge_words(config, [word for word in words if word[0] in SETTING_KEYS])
+        use_setting(config)
+        ignored += self._merge_words(config, [word for word in words if word[0] not in SETTING_KEYS])
+        if ignored:
+            line = f"keys that are not used here and ignored: {', '.join(ignored)}"
+            warnings.warn_explicit(line, UserWarning, "command line", 0, registry=_WARNED)
+        if getattr(self, "_dataset_names", None):
+            config.datasets = config.dataset = self._dataset_names
+        return config
+
+    def _merge_words(self, config: DictConfig, words: list[tuple[str, str, Any]]) -> list[str]:
+        """Merge overrides into a configuration and return the keys that are ignored."""
         ignored = []
-        for key, text, value in _translated_words(split_words(opts)):
+        for key, text, value in words:
             present = _select(config, key)
             if present is _ABSENT and meaningless(key):
                 ignored.append(key)
@@ -184,12 +202,7 @@ class PluginConfiguration:
                 raise ConfigError(f"{key}={text}: {key} is a group of keys ({', '.join(present)}), not a value")
             _check_kind(key, text, present, value)
             OmegaConf.update(config, key, value, merge=False)
-        if ignored:
-            line = f"keys that are not used here and ignored: {', '.join(ignored)}"
-            warnings.warn_explicit(line, UserWarning, "command line", 0, registry=_WARNED)
-        if getattr(self, "_dataset_names", None):
-            config.datasets = config.dataset = self._dataset_names
-        return config
+        return ignored
 
     def _update_specific(self, config: DictConfig) -> None:
         if config.learning_rate:
@@ -214,6 +227,34 @@ def _register_resolvers() -> None:
     }
     for name, resolver in resolvers.items():
         OmegaConf.register_resolver(name, resolver, replace=True)
+
+
+def use_setting(config: DictConfig) -> None:
+    """Replace ``training.CL.cl_setting`` by its name, and fill in what its file says of the current task.
+
+    Where the configuration names no annotation files, they and the feature databases are those of the setting.
+
+    Raises:
+        ConfigError: the setting or the task is unknown, or the setting's file is not valid.
+    """
+    setting_names(config.env.clove_root)
+    selection = config.training.CL
+    if not selection.cl_setting:
+        return
+    try:
+        setting = find_setting(selection.cl_setting)
+        selection.cl_setting = setting.name
+        data = OmegaConf.select(config, "dataset_config.clvqa")
+        if data is None or data.annotations.train or not selection.cur_task:
+            return
+        every = selection.cur_task == ALL_TASKS
+        tasks = list(setting.tasks.values()) if every else [task(setting.name, selection.cur_task)]
+    except CloveError as error:
+        raise ConfigError(f"training.CL.cl_setting={selection.cl_setting}: {error}") from None
+    data.annotations.train = [one.annotation_path("train") for one in tasks]
+    data.annotations.val = [one.annotation_path("val") for one in tasks]
+    if setting.image_sources and not setting.in_package:
+        data.features = {name: ",".join(source.features) for name, source in setting.image_sources.items()}
 
 
 def read_config(path: str) -> DictConfig:

@@ -10,7 +10,7 @@ from pathlib import Path
 from mmclvqa.clove.data_root import existing_root, prompts_path
 from mmclvqa.clove.errors import CloveError
 from mmclvqa.clove.prompts import PUBLISHED_PROMPTS, save_prompts, setting_prompts
-from mmclvqa.clove.tasks import SETTINGS
+from mmclvqa.clove.tasks import find_setting
 from mmclvqa.clove.text import run_command
 
 
@@ -26,10 +26,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(args: argparse.Namespace) -> int:
     root = existing_root(args.data_dir)
-    out = Path(args.out) if args.out else root / prompts_path(args.setting)
+    setting = find_setting(args.setting).name
+    out = Path(args.out) if args.out else root / prompts_path(setting)
     if args.out is None and out.exists():
         raise CloveError(f"{out}: already exists; pass it as --out to replace it, or name another file")
-    prompts = setting_prompts(root, args.setting, args.per_task, args.seed)
+    prompts = setting_prompts(root, setting, args.per_task, args.seed)
     save_prompts(out, prompts)
     for name, of_task in prompts.items():
         print(f"{name}: {len(of_task)} prompts, such as {' | '.join(of_task[0])}")
@@ -42,7 +43,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m sg_generation",
         description="Sample scene-graph prompts for every task of a setting from statistics of its training records.",
     )
-    parser.add_argument("--setting", required=True, choices=SETTINGS, help="the setting")
+    parser.add_argument("--setting", required=True, help="the setting: its name, or the path of its YAML file")
     parser.add_argument("--out", metavar="FILE", help="JSON file to write (default: that of the data root, if absent)")
     parser.add_argument("--data_dir", metavar="DIR", help="the data root (default: $CLOVE_ROOT)")
     parser.add_argument("--per_task", type=_positive, default=PUBLISHED_PROMPTS, metavar="N",

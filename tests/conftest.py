@@ -41,6 +41,18 @@ def _registry_as_it_was() -> Iterator[None]:
         state.update(before)
 
 
+@pytest.fixture(autouse=True)
+def _settings_as_they_were() -> Iterator[None]:
+    """Forget the settings outside of the package after each test, because they are known by name in the process."""
+    from mmclvqa.clove import tasks
+
+    files, sources = dict(tasks._files), dict(tasks.IMAGE_SOURCES)
+    yield
+    for known, before in ((tasks._files, files), (tasks.IMAGE_SOURCES, sources)):
+        known.clear()
+        known.update(before)
+
+
 class _Lines(logging.Handler):
     def __init__(self) -> None:
         super().__init__()

@@ -24,7 +24,7 @@ from mmclvqa.clove.errors import CloveError
 from mmclvqa.clove.features import FeatureDatabase, databases, feature_path, value_problem
 from mmclvqa.clove.prompts import load_prompts
 from mmclvqa.clove.records import Coercions, describe, read_annotations, record_problems
-from mmclvqa.clove.tasks import SETTINGS, Task, has_image, tasks
+from mmclvqa.clove.tasks import Task, find_setting, has_image, setting_names, tasks
 from mmclvqa.clove.text import format_table
 
 PRETRAINED = (data_root.BERT, data_root.DISTILGPT2, data_root.FASTTEXT, data_root.FC7_WEIGHT, data_root.FC7_BIAS)
@@ -98,20 +98,22 @@ class Checker:
 
     def __init__(self, root: Path, settings: Iterable[str] = (), samples: int = SAMPLES, progress: bool = False):
         self.root = root
-        self.required = tuple(settings)
+        names = setting_names(root)
+        self.required = tuple(find_setting(setting).name for setting in settings)
+        self.settings = list(dict.fromkeys((*names, *self.required)))
         self.samples = samples
         self.progress = progress
         self.report = Report()
         self._published_sizes = True
-        # For each database and feature path, the first record that refers to it.
-        self._referenced: dict[str, dict[str, str]] = defaultdict(dict)
+        # For each database, with whether it has boxes, and feature path: the first record that refers to it.
+        self._referenced: dict[tuple[str, bool], dict[str, str]] = defaultdict(dict)
 
     def run(self) -> Report:
         """Check everything; errors in the data are findings and never raised."""
         manifest = self._manifest()
-        self._vocabulary()
-        present = [setting for setting in SETTINGS if self._is_present(setting, manifest)]
-        for setting in SETTINGS:
+        present = [setting for setting in list(self.settings) if self._is_present(setting, manifest)]
+        self._vocabulary(own=bool(present) and not any(find_setting(setting).in_package for setting in present))
+        for setting in self.settings:
             if setting in present:
                 self._setting(setting, manifest)
             else:
@@ -119,8 +121,8 @@ class Checker:
         if not present:
             self.report.add(str(self.root), "setting", "has annotations of neither setting")
             self.report.rows.append((str(self.root), "no annotations"))
-        for database, referenced in self._referenced.items():
-            self._database(database, referenced)
+        for (database, has_boxes), referenced in self._referenced.items():
+            self._database(database, has_boxes, referenced)
         self._pretrained()
         return self.report
 
@@ -136,7 +138,7 @@ class Checker:
         self.report.rows.append((MANIFEST, contents))
         return manifest
 
-    def _vocabulary(self) -> None:
+    def _vocabulary(self, own: bool) -> None:
         what = data_root.VOCABULARY
         try:
             words = load_vocabulary(self.root / what)
@@ -144,7 +146,7 @@ class Checker:
             self._unusable(what, error)
             return
         self.report.rows.append((what, f"{len(words)} answer words"))
-        if self._published_sizes and len(words) != data_root.PUBLISHED_SIZE:
+        if self._published_sizes and not own and len(words) != data_root.PUBLISHED_SIZE:
             self.report.add(what, "size", f"{len(words)} lines, CLOVE's vocabulary has {data_root.PUBLISHED_SIZE}")
 
     def _is_present(self, setting: str, manifest: Manifest | None) -> bool:
@@ -152,31 +154,40 @@ class Checker:
             return setting in self.required
         if manifest is not None and setting in manifest.tasks:
             return True
-        all_tasks = tasks(setting).values()
+        try:
+            all_tasks = tasks(setting).values()
+        except CloveError as error:
+            self._unusable(f"settings/{setting}.yaml", error)
+            self.settings.remove(setting)
+            return False
         return any(annotation_file(self.root, task, split) for task in all_tasks for split in SPLITS)
 
     def _setting(self, setting: str, manifest: Manifest | None) -> None:
         in_manifest = manifest.tasks.get(setting, {}) if manifest else {}
-        all_tasks = list(tasks(setting).values())
+        found = find_setting(setting)
+        all_tasks = list(found.tasks.values())
         # Generated data may have a subset of the tasks, which its manifest lists.
         expected = [task for task in all_tasks if task.name in in_manifest] or all_tasks
-        if manifest and not in_manifest:
+        if manifest and not in_manifest and found.in_package:
             self.report.add(MANIFEST, "setting", f"does not name the {setting} setting")
         for task in expected:
-            published = {"train": task.train_size, "val": task.val_size} if self._published_sizes else {}
-            sizes = in_manifest.get(task.name, published)
             for split in SPLITS:
-                self._annotations(task, split, sizes.get(split))
+                sizes = {}
+                if not found.in_package or (self._published_sizes and not in_manifest):
+                    sizes[str(found.file)] = task.train_size if split == "train" else task.val_size
+                if task.name in in_manifest:
+                    sizes[MANIFEST] = in_manifest[task.name][split]
+                self._annotations(task, split, sizes)
         self._prompts(setting, expected)
 
-    def _annotations(self, task: Task, split: str, expected: int | None) -> None:
+    def _annotations(self, task: Task, split: str, expected: dict[str, int | None]) -> None:
         what = task.annotation_path(split)
         path = annotation_file(self.root, task, split)
         if path is None:
             self.report.add(what, "file", "there is no such file, nor a .json in its place")
             self.report.rows.append((what, "missing"))
             return
-        what = str(path.relative_to(self.root))
+        what = str(path.relative_to(self.root) if path.is_relative_to(self.root) else path)
         try:
             records = read_annotations(path)
         except CloveError as error:
@@ -188,8 +199,10 @@ class Checker:
             self._record(what, where, coercions.apply(record, describe(record, where)), task)
         self.report.notes += [f"{what}: {line}" for line in coercions.lines()]
         self.report.rows.append((what, f"{len(records)} records"))
-        if expected is not None and len(records) != expected:
-            self.report.add(what, "size", f"{len(records)} records instead of {expected}")
+        for source, size in expected.items():
+            if size not in (None, len(records)):
+                detail = f"{len(records)} records instead of {size}, the number of {split} records in {source}"
+                self.report.add(what, "size", detail)
 
     def _record(self, what: str, where: str, record: Any, task: Task) -> None:
         faults = set()
@@ -210,8 +223,8 @@ class Checker:
             problem = f"is {record['feature_path']!r}, not a path that ends in .npy"
             self.report.add(what, "feature path", f"{describe(record, where)}: field feature_path {problem}")
             return
-        for database in databases(record["image_source"]):
-            self._referenced[database].setdefault(path, f"{what}, {describe(record, where)}")
+        for number, database in enumerate(databases(record["image_source"])):
+            self._referenced[database, number == 0].setdefault(path, f"{what}, {describe(record, where)}")
 
     def _prompts(self, setting: str, expected: list[Task]) -> None:
         what = data_root.prompts_path(setting)
@@ -225,7 +238,7 @@ class Checker:
             if not prompts.get(task.name):
                 self.report.add(what, "task", f"has no prompt for task {task.name}")
 
-    def _database(self, what: str, referenced: dict[str, str]) -> None:
+    def _database(self, what: str, has_boxes: bool, referenced: dict[str, str]) -> None:
         try:
             database = FeatureDatabase(self.root / what)
         except CloveError as error:
@@ -244,12 +257,11 @@ class Checker:
                     keys.append(key)
             rng = random.Random(f"check {what}")
             sampled = sorted(rng.sample(keys, min(self.samples, len(keys))))
-            widths = self._values(database, what, sampled)
+            widths = self._values(database, what, has_boxes, sampled)
         held = f"{len(database.keys)} features" + (f" of width {widths}" if widths else "")
         self.report.rows.append((what, f"{held}, {len(referenced)} referenced, {len(sampled)} read"))
 
-    def _values(self, database: FeatureDatabase, what: str, keys: list[bytes]) -> str:
-        has_boxes = what != data_root.TEXTVQA_OCR_FEATURES
+    def _values(self, database: FeatureDatabase, what: str, has_boxes: bool, keys: list[bytes]) -> str:
         widths: dict[int, bytes] = {}
         without_boxes: list[str] = []
         for key in self._bar(keys, f"{what}, values"):
@@ -296,7 +308,7 @@ class Checker:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the ``check`` command."""
     parser.add_argument("dir", nargs="?", metavar="DIR", help="the data root (default: $CLOVE_ROOT)")
-    parser.add_argument("--setting", action="append", choices=SETTINGS, help="require this setting (may be repeated)")
+    parser.add_argument("--setting", action="append", help="require this setting (may be repeated)")
     parser.add_argument("--samples", type=int, default=SAMPLES, help="feature values read from each database")
     parser.add_argument("--all", action="store_true", help=f"list more than {EXAMPLES} findings of one kind")
 

@@ -1,7 +1,8 @@
 """The data root (``CLOVE_ROOT``): its paths, its manifest with the number of records per task, and its vocabulary.
 
-``manifest.json`` is written with generated data. Published CLOVE has no manifest; its sizes are those of
-:mod:`mmclvqa.clove.tasks`. Replay counts are computed from these sizes, see :mod:`mmclvqa.methods.replay`.
+``manifest.json`` is written with generated data. Published CLOVE has no manifest; its sizes are those of its setting
+files. The records of other data without a manifest are counted. Replay counts are computed from these sizes, see
+:mod:`mmclvqa.methods.replay`.
 """
 
 from __future__ import annotations
@@ -9,18 +10,22 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from mmclvqa.clove.errors import DataError
 from mmclvqa.clove.files import atomic_write, read_json, read_text, write_json
-from mmclvqa.clove.tasks import SETTINGS, Task, task, tasks
+from mmclvqa.clove.records import load_records
+from mmclvqa.clove.tasks import SETTINGS, Task, find_setting, setting_names, task, tasks
 
 VOCABULARY = "vocab/clvqa_answer_6k.txt"
 MANIFEST = "manifest.json"
-GQA_FEATURES = "features/gqa/defaults/features/gqa.lmdb"
-TEXTVQA_FEATURES = "features/textvqa/defaults/features/open_images/detectron.lmdb"
-TEXTVQA_OCR_FEATURES = "features/textvqa/ocr_en/features/ocr_en_frcn_features.lmdb"
+FEATURES = "features"
+GQA_FEATURES, TEXTVQA_FEATURES, TEXTVQA_OCR_FEATURES = (
+    f"{FEATURES}/{database}"
+    for setting in SETTINGS for source in find_setting(setting).image_sources.values() for database in source.features
+)  # fmt: skip
 BERT = "pretrained/bert-base-uncased"
 DISTILGPT2 = "pretrained/distilgpt2"
 FASTTEXT = "pretrained/fasttext/wiki.en.bin"
@@ -47,8 +52,22 @@ def annotation_file(root: str | os.PathLike[str], task: Task, split: str) -> Pat
     return next((file for file in (path, path.with_suffix(".json")) if file.exists()), None)
 
 
+def existing_annotation_file(root: str | os.PathLike[str], task: Task, split: str) -> Path:
+    """Return the annotation file of a task and split.
+
+    Raises:
+        DataError: it does not exist.
+    """
+    path = annotation_file(root, task, split)
+    if path is None:
+        setting = find_setting(task.setting)
+        named = "" if setting.in_package else f"; {setting.file} names it as annotations of task {task.name}"
+        raise DataError(f"{Path(root) / task.annotation_path(split)}: there is no such file (nor .json){named}")
+    return path
+
+
 def existing_root(path: str | os.PathLike[str] | None) -> Path:
-    """Return the data root given on a command line, or ``$CLOVE_ROOT`` if none is given.
+    """Return the data root given on a command line, or ``$CLOVE_ROOT`` if none is given; its settings become known.
 
     Raises:
         DataError: neither is set, or the folder does not exist.
@@ -59,6 +78,7 @@ def existing_root(path: str | os.PathLike[str] | None) -> Path:
     root = Path(path)
     if not root.is_dir():
         raise DataError(f"{root}: there is no such folder; `python -m mmclvqa.clove mini {root}` makes one")
+    setting_names(root)
     return root
 
 
@@ -97,14 +117,15 @@ def load_manifest(root: str | os.PathLike[str]) -> Manifest | None:
     value = read_json(path)
     if not isinstance(value, dict) or not isinstance(value.get("tasks"), dict):
         raise DataError(f"{path}: is not a manifest: it has no 'tasks' by setting")
+    names = setting_names(root)
     for setting, sizes in value["tasks"].items():
+        if setting not in names:
+            raise DataError(f"{path}: {setting!r} is not a setting; the settings are {', '.join(names)}")
         _check_setting(path, setting, sizes)
     return Manifest(str(value.get("name", "")), value.get("seed"), value["tasks"], value.get("shape") or {})
 
 
 def _check_setting(path: Path, setting: str, sizes: Any) -> None:
-    if setting not in SETTINGS:
-        raise DataError(f"{path}: {setting!r} is not a setting; the settings are {', '.join(SETTINGS)}")
     if not isinstance(sizes, dict):
         raise DataError(f"{path}: the {setting} setting is not a table of tasks")
     names = [candidate.name for candidate in tasks(setting).values()]
@@ -123,31 +144,58 @@ def save_manifest(root: str | os.PathLike[str], manifest: Manifest) -> None:
 
 
 def sizes(root: str | os.PathLike[str], setting: str, name: str | Task) -> dict[str, int]:
-    """Return the number of records of a task by split: from the manifest, or as published if there is none.
+    """Return the number of records of a task by split; see :func:`split_size`."""
+    return {split: split_size(root, setting, name, split) for split in SPLITS}
+
+
+def train_size(root: str | os.PathLike[str], setting: str, name: str | Task) -> int:
+    """Return the train size n(t) of a task, from which replay counts are computed; see :func:`split_size`."""
+    return split_size(root, setting, name, "train")
+
+
+def split_size(root: str | os.PathLike[str], setting: str, name: str | Task, split: str) -> int:
+    """Return the number of records of a task and split: from the manifest, as published, or counted.
 
     Args:
         root: the data root.
-        setting: ``functional`` or ``scene``.
+        setting: the setting.
         name: a task, its letter, its name or a stage.
+        split: ``train`` or ``val``.
 
     Raises:
-        DataError: the manifest is invalid or lacks the task.
+        DataError: the manifest is invalid or lacks the task, there is no annotation file to count the records of, or
+            the setting file has another number.
         TaskError: unknown setting or task.
     """
     selected = name if isinstance(name, Task) else task(setting, name)
     manifest = load_manifest(root)
-    if manifest is None:
-        return {"train": selected.train_size, "val": selected.val_size}
-    try:
-        return manifest.tasks[setting][selected.name]
-    except KeyError:
-        path = Path(root) / MANIFEST
-        raise DataError(f"{path}: does not have task {selected.name} of the {setting} setting") from None
+    in_manifest = manifest.tasks.get(selected.setting, {}).get(selected.name) if manifest else None
+    found = find_setting(selected.setting)
+    expected = selected.train_size if split == "train" else selected.val_size
+    if found.in_package:
+        if manifest is None:
+            return expected
+        if in_manifest is None:
+            raise DataError(
+                f"{Path(root) / MANIFEST}: does not have task {selected.name} of the {selected.setting} setting"
+            )
+        return in_manifest[split]
+    if in_manifest:
+        source, size = Path(root) / MANIFEST, in_manifest[split]
+    else:
+        source = existing_annotation_file(root, selected, split)
+        size = _count_records(source, source.stat().st_mtime_ns)
+    if expected not in (None, size):
+        raise DataError(
+            f"{found.file}: task {selected.name}: {split} is {expected}, but {source} has {size} records; correct the "
+            f"number, or leave it out"
+        )
+    return size
 
 
-def train_size(root: str | os.PathLike[str], setting: str, name: str | Task) -> int:
-    """Return the train size n(t) of a task, from which replay counts are computed; see :func:`sizes`."""
-    return sizes(root, setting, name)["train"]
+@cache
+def _count_records(path: Path, modified: int) -> int:
+    return len(load_records(path))
 
 
 def load_vocabulary(path: str | os.PathLike[str]) -> list[str]:

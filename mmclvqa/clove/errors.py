@@ -11,7 +11,7 @@ class CloveError(Exception):
 
 
 class TaskError(CloveError):
-    """An unknown setting, task or task letter, or an invalid task order."""
+    """An unknown setting, task or task letter, an invalid task order, or an invalid setting file."""
 
 
 class UnsafePickleError(CloveError):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import PurePosixPath
 
-from mmclvqa.clove.tasks import Task, order_index
+from mmclvqa.clove.settings import ALL_TASKS, Task, order_text
+from mmclvqa.clove.tasks import find_setting, parse_order, setting_argument
 
 SAVE = "exp/clvqa/save"
 """Folder of UniVQA's checkpoints. Functions with a ``save`` argument return paths below that folder instead."""
@@ -35,12 +36,35 @@ def run_folder(setting: str, order: str, experiment: str, save: str = SAVE) -> s
     Raises:
         TaskError: unknown setting or invalid task order.
     """
-    return f"{save}/{setting}/setting_{order_index(setting, order)}_{order}/{experiment}"
+    found = find_setting(setting)
+    tasks = found.parse_order(order)
+    return f"{save}/{found.name}/setting_{found.order_index(order)}_{order_text(tasks)}/{experiment}"
 
 
 def multitask_folder(setting: str, save: str = SAVE) -> str:
     """Return the folder of UniVQA trained jointly on all tasks of a setting."""
     return f"{save}/multitask/{MODEL}_{setting}_incremental"
+
+
+def task_configuration(setting: str, folder: str, task: Task | None) -> tuple[str, ...]:
+    """Return the overrides that select configuration file, setting and task.
+
+    Args:
+        setting: the setting. If ``task_configs`` of its file says so, its tasks have configuration files of their own;
+            otherwise all share ``setting.yaml``.
+        folder: folder of configuration files.
+        task: the task; None for joint training on all tasks.
+    """
+    found = find_setting(setting)
+    if found.task_configs and task:
+        return (f"config={folder}/{found.name}/cl_{task.name}_{MODEL}_standalone.yaml",)
+    if found.task_configs:
+        return (f"config={folder}/cl_{found.name}_multitask_{MODEL}.yaml",)
+    current = task.name if task else ALL_TASKS
+    return (
+        f"config={folder}/setting.yaml", f"training.CL.cl_setting={setting_argument(setting)}",
+        f"training.CL.cur_task={current}",
+    )  # fmt: skip
 
 
 def srm_experiment(
@@ -83,7 +107,7 @@ def srm_root(setting: str, use_gt: bool = False, task_token: bool = True, train_
 def srm_folder(language_model: str, setting: str, order: str) -> str:
     """Return the folder of one SRM run and its replay files, relative to ``--model_dir_root``."""
     name = language_model_name(language_model)
-    return f"{name}_replay/{name}_{setting}_{order}"
+    return f"{name}_replay/{name}_{setting}_{order_text(parse_order(setting, order))}"
 
 
 def language_model_name(language_model: str) -> str:
@@ -93,6 +117,7 @@ def language_model_name(language_model: str) -> str:
 
 def replay_file(order: str, past: Task, current: Task) -> str:
     """Return the file name of the replays of task ``past`` generated before ``current`` is learned."""
+    order = order_text(parse_order(past.setting, order))
     return f"{order}_REPLAY[{past.letter}]_AT[{current.letter}].npy"
 
 

@@ -15,9 +15,11 @@ from typing import Any
 import lmdb
 import numpy as np
 
-from mmclvqa.clove.data_root import GQA_FEATURES, TEXTVQA_FEATURES, TEXTVQA_OCR_FEATURES
+from mmclvqa.clove.data_root import FEATURES
 from mmclvqa.clove.errors import DataError
 from mmclvqa.clove.files import safe_loads
+from mmclvqa.clove.settings import ImageSource
+from mmclvqa.clove.tasks import IMAGE_SOURCES
 
 KEY_LIST = b"keys"
 
@@ -29,18 +31,18 @@ SIZE_KEYS = ("image_width", "image_height")
 
 
 def databases(image_source: str | None) -> tuple[str, ...]:
-    """Return the feature databases of an image source, relative to the data root."""
-    if image_source == "textvqa":
-        return TEXTVQA_FEATURES, TEXTVQA_OCR_FEATURES
-    return (GQA_FEATURES,)
+    """Return the feature databases of an image source, relative to the data root: of objects, then of OCR tokens."""
+    return tuple(f"{FEATURES}/{path}" for path in _source(image_source).features)
 
 
 def feature_path(record: Mapping[str, Any]) -> str | None:
-    """Return the path of a record's features in its databases, None if it has none; TextVQA adds ``train/``."""
-    path = record["feature_path"]
-    if path is not None and record["image_source"] == "textvqa" and not path.startswith("train"):
-        return f"train/{path}"
-    return path
+    """Return the path of a record's features in its databases, with the prefix of its source; None if it has none."""
+    path, prefix = record["feature_path"], _source(record["image_source"]).prefix
+    return path if path is None or path.startswith(prefix.rstrip("/")) else prefix + path
+
+
+def _source(name: str | None) -> ImageSource:
+    return IMAGE_SOURCES.get(name) or next(iter(IMAGE_SOURCES.values()))
 
 
 class FeatureDatabase:

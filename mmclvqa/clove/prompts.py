@@ -4,15 +4,16 @@ A prompt is a short list of items such as ``"red car"`` or ``"man on horse"`` wi
 graph. A file contains ``{task name: [[item, ...], ...]}``; items do not have the `` [SEP]`` of the items of records.
 
 The items of sampled prompts are drawn with weight log(1 + count) from the most frequent related items (mask 1) of the
-task's training records. Only these counts outlive a task, not its records. In the functional setting the prompts are
+task's training records. Only these counts outlive a task, not its records. The setting says which kind of prompts a
+task has:
 
-- object: one object, with or without attributes; attribute: one object with attributes;
+- any: one item; object: one object, with or without attributes; attribute: one object with attributes;
 - relation: a triple, then a triple that shares an object with it;
-- logical: two objects with the same value of a kind of attribute, the kind drawn with :data:`KIND_WEIGHTS`;
-- knowledge: a fact, then an item about its subject;
-- scenetext: one item with ``[OCR] word``;
+- comparison: two objects with the same value of a kind of attribute, the kind drawn with :data:`KIND_WEIGHTS`;
+- fact: a fact, then an item about its subject;
+- word: one item with ``[OCR] word``.
 
-in the scene setting one item. The two items of a prompt always differ.
+The two items of a prompt always differ.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from mmclvqa.clove.data_root import annotation_file
+from mmclvqa.clove.data_root import existing_annotation_file
 from mmclvqa.clove.errors import DataError
 from mmclvqa.clove.files import read_json, write_json
 from mmclvqa.clove.records import ITEM_END, load_records
@@ -39,7 +40,7 @@ MOST_FREQUENT = 5000
 PUBLISHED_PROMPTS = 20000
 """Number of prompts per task in the published file."""
 KIND_WEIGHTS = {"color": 10, "material": 5, "shape": 1}
-"""Weights of the kinds of attribute by which the logical task compares objects."""
+"""Weights of the kinds of attribute by which comparison prompts compare objects."""
 NO_FACT = "a type of"
 """Facts with this predicate are taxonomy, which no question asks about; they are not used as prompts."""
 
@@ -152,7 +153,7 @@ def sample_prompts(records: Iterable[Mapping[str, Any]], task: Task, count: int,
     """Sample prompts for a task from its training records.
 
     If no two items match, the prompts of a task with pairs are single items that may come first in a pair. If no item
-    fits an object, attribute or scenetext prompt, all items are used.
+    fits an object, attribute or word prompt, all items are used.
 
     Args:
         records: training records of the task.
@@ -167,17 +168,16 @@ def sample_prompts(records: Iterable[Mapping[str, Any]], task: Task, count: int,
     items = statistics.weighted_items()
     if not items:
         raise DataError(f"task {task.name}: no training record has a related item (gt_scene_graph_mask 1)")
-    name = task.name if task.setting == "functional" else ""
-    if name in _USABLE:
-        usable, kind = _USABLE[name]
+    if task.prompts in _USABLE:
+        usable, kind = _USABLE[task.prompts]
         items = [pair for pair in items if usable(pair[0])]
         if not items:
-            raise DataError(f"task {name}: no training record has a related item that is {kind}")
-    if name in _PAIRS:
-        pairs = _PAIRS[name](items, statistics)
+            raise DataError(f"task {task.name}: no training record has a related item that is {kind}")
+    if task.prompts in _PAIRS:
+        pairs = _PAIRS[task.prompts](items, statistics)
         if pairs.firsts:
             return [pairs.draw(rng) for _ in range(count)]
-    is_preferred = _SINGLES.get(name, _any)
+    is_preferred = _SINGLES.get(task.prompts, _any)
     pool = _Pool([pair for pair in items if is_preferred(pair[0], statistics)] or items)
     return [[pool.draw(rng).text] for _ in range(count)]
 
@@ -189,7 +189,7 @@ def setting_prompts(
 
     Args:
         root: the data root.
-        setting: ``functional`` or ``scene``.
+        setting: the setting.
         per_task: number of prompts per task.
         seed: seed of the draws; the prompts of a task do not depend on the other tasks.
 
@@ -202,10 +202,7 @@ def setting_prompts(
     """
     prompts = {}
     for candidate in tasks(setting).values():
-        path = annotation_file(root, candidate, "train")
-        if path is None:
-            missing = os.path.join(root, candidate.annotation_path("train"))
-            raise DataError(f"{missing}: there is no such file (nor .json)")
+        path = existing_annotation_file(root, candidate, "train")
         rng = random.Random(f"{seed}/prompts/{setting}/{candidate.name}")
         try:
             prompts[candidate.name] = sample_prompts(load_records(path), candidate, per_task, rng)
@@ -300,7 +297,7 @@ def _relation_pairs(items: Sequence[tuple[Item, float]], statistics: ItemStatist
     return _Pairs({"": objects}, objects, {"": 1})
 
 
-def _logical_pairs(items: Sequence[tuple[Item, float]], statistics: ItemStatistics) -> _Pairs:
+def _comparison_pairs(items: Sequence[tuple[Item, float]], statistics: ItemStatistics) -> _Pairs:
     seeking = {
         kind: [(item, weight, sorted(values)) for item, weight in items if (values := item.values(kind))]
         for kind in KIND_WEIGHTS
@@ -309,7 +306,7 @@ def _logical_pairs(items: Sequence[tuple[Item, float]], statistics: ItemStatisti
     return _Pairs(seeking, offering, KIND_WEIGHTS)
 
 
-def _knowledge_pairs(items: Sequence[tuple[Item, float]], statistics: ItemStatistics) -> _Pairs:
+def _fact_pairs(items: Sequence[tuple[Item, float]], statistics: ItemStatistics) -> _Pairs:
     facts = [
         (item, weight, [statistics.facts[item.text]]) for item, weight in items if item.text in statistics.facts
     ]
@@ -323,17 +320,17 @@ def _knowledge_pairs(items: Sequence[tuple[Item, float]], statistics: ItemStatis
 
 _PAIRS: dict[str, Callable[[Sequence[tuple[Item, float]], ItemStatistics], _Pairs]] = {
     "relation": _relation_pairs,
-    "logical": _logical_pairs,
-    "knowledge": _knowledge_pairs,
+    "comparison": _comparison_pairs,
+    "fact": _fact_pairs,
 }
-"""How items are paired, for tasks whose prompts have two items."""
+"""How items are paired, for prompts of two items."""
 
 
 _USABLE: dict[str, tuple[Callable[[Item], bool], str]] = {
     "relation": (lambda item: item.is_triple, "a triple"),
-    "knowledge": (lambda item: NO_FACT not in item.text, f"not of the kind '{NO_FACT}'"),
+    "fact": (lambda item: NO_FACT not in item.text, f"not of the kind '{NO_FACT}'"),
 }
-"""Items that are allowed in the prompts of a task, and their description; other tasks allow any item."""
+"""Items that are allowed in prompts, and their description; other prompts allow any item."""
 
 
 def _any(item: Item, statistics: ItemStatistics) -> bool:
@@ -343,9 +340,9 @@ def _any(item: Item, statistics: ItemStatistics) -> bool:
 _SINGLES: dict[str, Callable[[Item, ItemStatistics], bool]] = {
     "object": lambda item, statistics: not item.is_triple,
     "attribute": lambda item, statistics: item.is_attributed,
-    "scenetext": lambda item, statistics: item.has_word,
-    "logical": lambda item, statistics: any(map(item.values, KIND_WEIGHTS)),
-    "knowledge": lambda item, statistics: item.text in statistics.facts,
+    "word": lambda item, statistics: item.has_word,
+    "comparison": lambda item, statistics: any(map(item.values, KIND_WEIGHTS)),
+    "fact": lambda item, statistics: item.text in statistics.facts,
 }
 """Items preferred for prompts of one item; if no item qualifies, all items are used."""
 

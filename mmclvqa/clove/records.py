@@ -21,6 +21,7 @@ import numpy as np
 
 from mmclvqa.clove.errors import DataError, RecordError
 from mmclvqa.clove.files import atomic_write, read_json, safe_numpy_load
+from mmclvqa.clove.tasks import IMAGE_SOURCES
 
 #: Below MMF's logger, so that conversions appear in a run's train.log; without MMF they go to stderr.
 logger = logging.getLogger("mmf.clove")
@@ -30,9 +31,6 @@ ANSWERS_PER_RECORD = 10
 
 ITEM_END = " [SEP]"
 """End of each item of a scene-graph sequence."""
-
-IMAGE_SOURCES = ("vg", "textvqa")
-"""Sources of images: Visual Genome (features of GQA) and TextVQA."""
 
 BOX_KEYS = ("top_left_x", "top_left_y", "width", "height")
 """Required keys of the ``bounding_box`` of an OCR token, each a number."""
@@ -236,7 +234,8 @@ def _coerced_image_id(value: Any) -> Change | None:
 def _coerced_image_source(value: Any) -> Change | None:
     if not isinstance(value, str) or value in IMAGE_SOURCES:
         return None
-    return "vg", f"image_source is not {' or '.join(IMAGE_SOURCES)}, read as vg (GQA's features)"
+    default = next(iter(IMAGE_SOURCES))
+    return default, f"image_source is not {' or '.join(IMAGE_SOURCES)}, read as {default}"
 
 
 def _coerced_mask(value: Any) -> Change | None:

@@ -29,7 +29,7 @@ ATTRIBUTE_KINDS: dict[str, frozenset[str]] = {
         "rounded pointy straight arched",
     }.items()
 }
-"""Kind of attribute -> its values; the logical task compares objects by these."""
+"""Kind of attribute -> its values; comparison prompts compare objects by these."""
 
 _PREPOSITIONS = _words(
     "on in of near with behind above below under by at over around beside inside between against across along from "

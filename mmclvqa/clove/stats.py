@@ -17,7 +17,7 @@ from mmclvqa.clove.data_root import SPLITS, VOCABULARY, annotation_file, existin
 from mmclvqa.clove.errors import DataError
 from mmclvqa.clove.files import write_json
 from mmclvqa.clove.records import load_records
-from mmclvqa.clove.tasks import SETTINGS, tasks
+from mmclvqa.clove.tasks import setting_names, tasks
 from mmclvqa.clove.text import format_table
 
 QUANTILES = (0.5, 0.9, 0.99, 1.0)
@@ -108,7 +108,7 @@ def root_stats(root: Path, progress: bool = False) -> dict[str, dict[str, dict[s
     """
     files = [
         (task, split, path)
-        for setting in SETTINGS
+        for setting in setting_names(root)
         for task in tasks(setting).values()
         for split in SPLITS
         if (path := annotation_file(root, task, split)) is not None

@@ -17,7 +17,7 @@ from mmf.utils.distributed import byte_tensor_to_object
 from mmclvqa.clove.errors import DataError
 from mmclvqa.clove.tasks import has_image
 from mmclvqa.datasets.answers import answer_words
-from mmclvqa.datasets.features import FeatureStore, image_source
+from mmclvqa.datasets.features import FeatureStore
 from mmclvqa.datasets.prepared import (
     PreparedRecord,
     byte_batch,
@@ -59,7 +59,7 @@ class CloveDataset(BaseDataset):
         self.features = FeatureStore(
             config.features_dir, dict(config.features), config.max_features, config.feature_dim
         )
-        for source in {image_source(r) for r in records if has_image(r["stage"])}:
+        for source in {self.features.source(r) for r in records if has_image(r["stage"])}:
             self.features.open(source)
         # Read once, because a lookup in the configuration takes longer than reading the region features of a record.
         self._mask_prob = config.mask_img_prob if config.use_mask_img and dataset_type == "train" else 0.0

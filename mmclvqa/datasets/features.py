@@ -97,8 +97,8 @@ class FeatureStore:
 
     Args:
         features_dir: folder of the databases.
-        databases: for each image source (``gqa``, ``textvqa``) a comma-separated list of databases (``.lmdb``) or
-            folders; the second one, if present, holds OCR regions.
+        databases: for each image source a comma-separated list of databases (``.lmdb``) or folders; the second one,
+            if present, holds OCR regions. Records whose ``image_source`` is none of these use the first.
         max_features: maximum number of regions per image (R).
         feature_dim: width of a region feature (D).
     """
@@ -133,6 +133,11 @@ class FeatureStore:
         self._keep = sum(database.size() for opened in self._open.values() for database in opened) <= KEEP_BYTES
         return self._open[source]
 
+    def source(self, record: Mapping[str, Any]) -> str:
+        """Return the source of a record's image, which selects the databases."""
+        source = record["image_source"]
+        return source if source in self._paths else next(iter(self._paths))
+
     def read(self, record: Mapping[str, Any]) -> ImageFeatures:
         """Return the features of a record's image, of which at most ``max_features`` regions are kept.
 
@@ -145,7 +150,7 @@ class FeatureStore:
         path = feature_path(record)
         if not path:
             raise DataError(f"record {record['question_id']} has no feature_path")
-        source = image_source(record)
+        source = self.source(record)
         if (source, path) in self._kept:
             return self._kept[source, path]
         try:
@@ -190,8 +195,3 @@ class FeatureStore:
         if int(self._without_boxes) == 1:
             message = f"{database}: features without bbox get zero boxes (first: {path!r})"
             warn_once(database, "bbox is absent", f"{message}; `python -m mmclvqa.clove check` counts them")
-
-
-def image_source(record: Mapping[str, Any]) -> str:
-    """Return the source of a record's image, ``textvqa`` or ``gqa``, which selects the databases."""
-    return "textvqa" if record["image_source"] == "textvqa" else "gqa"

@@ -9,10 +9,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from mmclvqa.clove.data_root import annotation_file
+from mmclvqa.clove.data_root import existing_annotation_file
 from mmclvqa.clove.errors import DataError
 from mmclvqa.clove.records import load_records
-from mmclvqa.clove.tasks import Task, tasks
+from mmclvqa.clove.tasks import Task, find_setting
 from mmclvqa.evaluation.matrix import weighted_average
 from mmclvqa.evaluation.results import EvaluationResult, average_line
 
@@ -55,7 +55,7 @@ class ChanceResult(EvaluationResult):
         """Return the result as plain values."""
         return {
             "kind": "chance",
-            "cl_setting": self.setting,
+            **find_setting(self.setting).reference(),
             "tasks": [vars(task) for task in self.by_task],
             "weighted_average_accuracy": self.average,
         }
@@ -78,13 +78,14 @@ def chance_level(root: str | os.PathLike[str], setting: str) -> ChanceResult:
 
     Args:
         root: the data root.
-        setting: ``functional`` or ``scene``.
+        setting: the setting.
 
     Raises:
         TaskError: no such setting.
         DataError: a file is missing, damaged or empty.
     """
-    return ChanceResult(setting, tuple(_task_chance(root, task) for task in tasks(setting).values()))
+    found = find_setting(setting)
+    return ChanceResult(found.name, tuple(_task_chance(root, task) for task in found.tasks.values()))
 
 
 def _task_chance(root: str | os.PathLike[str], task: Task) -> TaskChance:
@@ -101,9 +102,7 @@ def _task_chance(root: str | os.PathLike[str], task: Task) -> TaskChance:
 
 
 def _records(root: str | os.PathLike[str], task: Task, split: str) -> list[dict[str, Any]]:
-    path = annotation_file(root, task, split)
-    if path is None:
-        raise DataError(f"{os.path.join(root, task.annotation_path(split))}: no such file (nor .json)")
+    path = existing_annotation_file(root, task, split)
     records = load_records(path)
     if not records:
         raise DataError(f"{path} contains no records")

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 from mmclvqa.clove import experiment_paths as experiments
 from mmclvqa.clove.errors import CloveError
-from mmclvqa.clove.tasks import SETTINGS
 from mmclvqa.clove.text import run_command
 
 if TYPE_CHECKING:
@@ -56,8 +55,8 @@ def evaluate_chance(cl_setting: str) -> ChanceResult:
         CloveError: no such setting, or the data cannot be used.
     """
     from mmclvqa.clove.data_root import existing_root
+    from mmclvqa.clove.tasks import default_data_root
     from mmclvqa.evaluation.chance import chance_level
-    from mmclvqa.evaluation.sweep import default_data_root
 
     return chance_level(existing_root(default_data_root()), cl_setting)
 
@@ -79,7 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     sweep = commands.add_parser("sweep", help="every checkpoint of a run on every task: the accuracy matrix")
     _add_output_arguments(sweep)
-    sweep.add_argument("--task_order", required=True, metavar="ORDER", help="such as oarlks")
+    sweep.add_argument("--task_order", required=True, metavar="ORDER", help="such as oarlks or shape,colour,count")
     sweep.add_argument("--setting_idx", type=int, metavar="N", help="index of the order, checked if given")
     sweep.add_argument("--exp", required=True, help="name of the experiment's folder: ft, ...")
     sweep.add_argument("--test_stand_alone", action="store_true", help="evaluate the single-task model of every task")
@@ -95,7 +94,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_output_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--cl_setting", required=True, choices=SETTINGS)
+    parser.add_argument("--cl_setting", required=True, metavar="SETTING", help="name, or path of its YAML file")
     parser.add_argument("--json", metavar="FILE", help="also write the result as JSON; - prints only that")
     parser.add_argument("--csv", metavar="FILE", help="also write the table as CSV; - prints only that")
 
@@ -111,13 +110,14 @@ def _sweep(args: argparse.Namespace) -> EvaluationResult:
     check_model(args.model_name)
     from mmclvqa.evaluation.sweep import check_index, evaluate_sweep
 
+    config = _evaluation_config(args)
     check_index(args.cl_setting, args.setting_idx, args.task_order)
     return evaluate_sweep(
         args.cl_setting,
         args.task_order,
         args.exp,
         save_folder(args.save_dir),
-        _evaluation_config(args),
+        config,
         stand_alone=args.test_stand_alone,
         regularised=args.test_reg,
         partial=args.partial,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import re
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ import numpy as np  # noqa: E402
 from matplotlib.axes import Axes  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
 
+from mmclvqa.evaluation.matrix import Mean  # noqa: E402
 from mmclvqa.evaluation.results import SweepResult, percent  # noqa: E402
 from mmclvqa.evaluation.runs import TrainingCurve  # noqa: E402
 
@@ -49,7 +51,8 @@ class RenderedFigure:
 def matrix_figure(name: str, label: str, sweep: SweepResult) -> RenderedFigure:
     """Draw the accuracy matrix as a heat map with its numbers."""
     names, matrix = _axis_names(sweep), sweep.matrix * 100
-    figure = Figure(figsize=(6.4, 5.2), layout="constrained")
+    size = max(1.0, len(names) / 8)
+    figure = Figure(figsize=(6.4 * size, 5.2 * size), layout="constrained")
     axes = figure.subplots()
     image = axes.imshow(np.ma.masked_invalid(matrix), cmap="viridis", vmin=0, vmax=100)
     axes.set_xticks(range(len(names)), names, rotation=35, ha="right")
@@ -71,7 +74,7 @@ def matrix_figure(name: str, label: str, sweep: SweepResult) -> RenderedFigure:
 def course_figure(name: str, label: str, sweep: SweepResult) -> RenderedFigure:
     """Draw the accuracy of each task along the order, from the step at which it was learned."""
     names, matrix = _axis_names(sweep), sweep.matrix
-    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+    figure = Figure(figsize=(6.4 * max(1.0, len(names) / 8), 4.2), layout="constrained")
     axes = figure.subplots()
     for number, task in enumerate(names):
         _plot(axes, number, task, range(number, len(names)), matrix[number:, number])
@@ -97,8 +100,8 @@ def training_figure(name: str, label: str, curves: Sequence[TrainingCurve]) -> R
     return _render(figure, f"{name}_training", title, f"A line for each training. Last accuracies in per cent: {ends}.")
 
 
-def comparison_figure(labels: Sequence[str], averages: Sequence[float], forgetting: Sequence[float]) -> RenderedFigure:
-    """Draw bars of average accuracy and forgetting by method.
+def comparison_figure(labels: Sequence[str], averages: Sequence[Mean], forgetting: Sequence[Mean]) -> RenderedFigure:
+    """Draw bars of average accuracy and forgetting by method, with standard deviations over seeds as error bars.
 
     Args:
         labels: of the methods.
@@ -110,8 +113,12 @@ def comparison_figure(labels: Sequence[str], averages: Sequence[float], forgetti
     positions = np.arange(len(labels))
     sides = (("average accuracy", averages, -0.2, COLOURS[0], ""), ("forgetting", forgetting, 0.2, COLOURS[4], "//"))
     for what, values, shift, colour, hatch in sides:
-        widths = 100 * np.array(values, dtype=float)
-        bars = axes.barh(positions + shift, np.nan_to_num(widths), 0.38, label=what, color=colour, hatch=hatch)
+        widths = 100 * np.array([value.value for value in values])
+        deviations = 100 * np.array([value.deviation for value in values])
+        # bar_label places a label beside its error bar only if the error is a number.
+        errors = None if np.isnan(deviations).all() else np.where(np.isnan(widths), np.nan, np.nan_to_num(deviations))
+        style = {"label": what, "color": colour, "hatch": hatch, "capsize": 3}
+        bars = axes.barh(positions + shift, np.nan_to_num(widths), 0.38, xerr=errors, **style)
         axes.bar_label(bars, [percent(value, "") for value in values], padding=3, fontsize=8)
     axes.set_yticks(positions, [textwrap.fill(label, LABEL_WIDTH) for label in labels])
     axes.invert_yaxis()
@@ -121,13 +128,15 @@ def comparison_figure(labels: Sequence[str], averages: Sequence[float], forgetti
     figure.legend(loc="outside lower center", ncols=2, fontsize=9)
     title = "Average accuracy (more is better) and forgetting (less is better)"
     rows = zip(labels, averages, forgetting, strict=True)
+    seeds = any(not math.isnan(mean.deviation) for mean in averages)
+    spread = " Error bars: standard deviation over seeds." if seeds else ""
     text = "; ".join(f"{n}: accuracy {percent(a, '')}, forgetting {percent(f, 'none')}" for n, a, f in rows)
-    return _render(figure, "comparison", title, f"Bars for each method, in per cent. {text}.")
+    return _render(figure, "comparison", title, f"Bars for each method, in per cent. {text}.{spread}")
 
 
 def axis_name(task: str) -> str:
-    """Return a task's name without the letter that the scene setting puts before it."""
-    return task.partition("#")[2] or task
+    """Return a task's name without the letter of the task, where it starts with ``<letter>#``."""
+    return re.sub(r"^\w#(?=\w)", "", task)
 
 
 def _axis_names(sweep: SweepResult) -> list[str]:
@@ -135,7 +144,9 @@ def _axis_names(sweep: SweepResult) -> list[str]:
 
 
 def _plot(axes: Axes, number: int, label: str, positions: Sequence[int], accuracies: Sequence[float]) -> None:
-    style = {"marker": MARKERS[number], "color": COLOURS[number], "label": label, "clip_on": False}
+    # With more tasks than colours, the second round of colours has other markers.
+    marker = MARKERS[(number + number // len(COLOURS)) % len(MARKERS)]
+    style = {"marker": marker, "color": COLOURS[number % len(COLOURS)], "label": label, "clip_on": False}
     axes.plot(positions, 100 * np.asarray(accuracies), **style)
 
 

@@ -25,11 +25,11 @@ from mmclvqa.clove.errors import DataError
 from mmclvqa.clove.tasks import Task, parse_order
 
 PUBLISHED_WEIGHT = 3000
-"""Weight of every task in the published averages, also of scenetext, whose val split has 2422 records."""
+"""Weight of every task in the published averages, also of the task whose val split has 2422 records."""
 
 
 def sweep_key(learned: Task, tested: Task) -> str:
-    """Return the key of one entry of the matrix: ``o2a`` in the functional setting, ``a#2b#`` in the scene setting."""
+    """Return the key of one entry of the matrix: such as ``o2a`` or ``a#2b#``."""
     return f"{learned.sweep_key}2{tested.sweep_key}"
 
 
@@ -50,7 +50,7 @@ def accuracy_matrix(accuracies: Mapping[str, float | None], setting: str, order:
 
     Args:
         accuracies: fractions in [0, 1] by key (``o2a``, ``a#2b#``); pairs may be missing or None.
-        setting: ``functional`` or ``scene``.
+        setting: the setting.
         order: the task order.
 
     Raises:
@@ -58,7 +58,8 @@ def accuracy_matrix(accuracies: Mapping[str, float | None], setting: str, order:
         DataError: a key is not a pair of this order's tasks, or a value is not a number in [0, 1].
     """
     positions = {key: (row, column) for key, row, column in sweep_pairs(setting, order)}
-    matrix = np.full((len(order), len(order)), np.nan)
+    count = math.isqrt(len(positions))
+    matrix = np.full((count, count), np.nan)
     for key, value in accuracies.items():
         if key not in positions:
             example = next(iter(positions))
@@ -138,6 +139,24 @@ def legacy_forgetting(matrix: np.ndarray) -> np.ndarray:
     if len(matrix) < 2:
         return np.empty(0)
     return matrix[:-1].max() - matrix[-1, :-1]
+
+
+@dataclass(frozen=True)
+class Mean:
+    """Mean of a number over runs that differ only in their seed.
+
+    Attributes:
+        value: the mean; NaN where a run has no such number.
+        deviation: sample standard deviation (n - 1); NaN for a single run.
+    """
+
+    value: float
+    deviation: float = math.nan
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Mean:
+        """Return the mean of at least one number."""
+        return cls(float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else math.nan)
 
 
 @dataclass(frozen=True)

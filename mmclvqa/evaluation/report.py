@@ -2,27 +2,39 @@
 
 RUN is the ``sweep.json`` of a sweep or the folder ``val_<experiment>`` that contains it, or the JSON result of
 ``eval_os.py multitask`` or ``chance``. The page ``index.html`` has its images embedded; the images and the numbers of
-the comparison (``comparison.json``) are also written beside it.
+the comparison (``comparison.json``) are also written beside it. Runs that differ only in their seed, in folders
+``seed_<n>``, are compared by the mean and the sample standard deviation of their numbers.
 """
 
 from __future__ import annotations
 
 import argparse
 import base64
-import json
 import math
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmclvqa.clove.files import atomic_write, write_json
-from mmclvqa.clove.tasks import SETTINGS
+from mmclvqa.clove.errors import DataError
+from mmclvqa.clove.files import atomic_write, read_json, write_json
+from mmclvqa.clove.tasks import find_setting
 from mmclvqa.clove.text import clock, format_table, run_command
-from mmclvqa.evaluation.matrix import published_weights, summarize
+from mmclvqa.evaluation.matrix import Mean, published_weights, summarize
 from mmclvqa.evaluation.results import SWEEP_FILE, SweepResult, percent, task_names
-from mmclvqa.evaluation.runs import Bound, Cost, Run, read_all, short_method_label, total_acceptance
+from mmclvqa.evaluation.runs import (
+    Bound,
+    Cost,
+    Run,
+    grouped_by_seed,
+    mean_cost,
+    read_all,
+    short_method_label,
+    total_acceptance,
+    with_seeds,
+)
+from mmclvqa.evaluation.sweep import PUBLISHED_DATA
 
 if TYPE_CHECKING:
     from mmclvqa.evaluation.figures import RenderedFigure
@@ -48,14 +60,15 @@ HEADER = (
 
 @dataclass(frozen=True)
 class ComparisonRow:
-    """One run or bound in the comparison; numbers that do not exist are NaN.
+    """One run or bound in the comparison, or its mean over seeds; numbers that do not exist are NaN.
 
     Attributes:
-        label: method and task order.
+        label: method, task order and seeds.
         short_label: the same, for axes of figures.
-        anchor: of the run's section on the page, empty where it has none.
+        seeds: seeds of the runs, empty for a run without one.
+        anchor: of the first run's section on the page, empty where it has none.
         data: name of the data set.
-        setting: ``functional`` or ``scene``.
+        setting: name of the setting.
         accuracy: average accuracy, in [0, 1]; for single-task models, of each model on its own task.
         backward: average backward transfer.
         forgetting: average forgetting.
@@ -65,13 +78,14 @@ class ComparisonRow:
 
     label: str
     short_label: str
+    seeds: tuple[int, ...]
     anchor: str
     data: str
     setting: str
-    accuracy: float
-    backward: float
-    forgetting: float
-    by_task: dict[str, float]
+    accuracy: Mean
+    backward: Mean
+    forgetting: Mean
+    by_task: dict[str, Mean]
     cost: Cost
 
     def cells(self) -> list[str]:
@@ -90,54 +104,64 @@ class ComparisonRow:
         )
 
     def as_json(self) -> dict[str, Any]:
-        """Return plain values, null for NaN."""
-        content = asdict(self)
-        del content["short_label"], content["anchor"]
-        for key in ("accuracy", "backward", "forgetting"):
-            content[key] = _null_for_nan(content[key])
-        content["by_task"] = {name: _null_for_nan(value) for name, value in self.by_task.items()}
-        return content
+        """Return plain values, null for NaN; standard deviations are under ``deviations``."""
+        averages = {"accuracy": self.accuracy, "backward": self.backward, "forgetting": self.forgetting}
+
+        def plain(attribute: str) -> dict[str, Any]:
+            def values(means: dict[str, Mean]) -> dict[str, float | None]:
+                return {name: _null_for_nan(getattr(mean, attribute)) for name, mean in means.items()}
+
+            return values(averages) | {"by_task": values(self.by_task)}
+
+        head = {"label": self.label, "seeds": list(self.seeds), "data": self.data, "setting": self.setting}
+        return head | plain("value") | {"deviations": plain("deviation"), "cost": asdict(self.cost)}
 
 
-def comparison_row(entry: Run | Bound) -> ComparisonRow:
-    """Return the comparison's row of a run or a bound."""
-    nan = math.nan
-    if isinstance(entry, Bound):
-        return ComparisonRow(
-            entry.label, entry.kind, "", "", entry.setting, entry.average, nan, nan, dict(entry.accuracies), entry.cost
-        )
-    sweep, summary = entry.sweep, entry.sweep.summary
-    accuracies: Iterable[float] = ()
-    accuracy = backward = forgetting = nan
-    if summary and sweep.stand_alone:
-        accuracies, accuracy = summary.learning_accuracy.by_task, summary.learning_accuracy.average
-    elif summary:
-        accuracies, accuracy = summary.accuracy.by_task, summary.accuracy.average
-        backward, forgetting = summary.backward_transfer.average, summary.forgetting.average
+def comparison_row(*group: Run | Bound) -> ComparisonRow:
+    """Return the comparison's row of a run or a bound, or of several that differ only in their seed."""
+    first, seeds = group[0], [entry.seed for entry in group]
+    numbers = [_numbers(entry) for entry in group]
+    is_run = isinstance(first, Run)
     return ComparisonRow(
-        label=entry.label,
-        short_label=entry.short_label,
-        anchor=entry.name,
-        data=sweep.data,
-        setting=sweep.setting,
-        accuracy=accuracy,
-        backward=backward,
-        forgetting=forgetting,
-        by_task={task.name: float(value) for task, value in zip(sweep.tasks, accuracies, strict=False)},
-        cost=entry.cost,
+        label=with_seeds(first.label, seeds),
+        short_label=with_seeds(first.short_label if is_run else first.kind, seeds),
+        seeds=tuple(seed.number for seed in seeds if seed is not None),
+        anchor=first.name if is_run else "",
+        data=first.sweep.data if is_run else "",
+        setting=first.sweep.setting if is_run else first.setting,
+        accuracy=Mean.of([accuracy for accuracy, _, _, _ in numbers]),
+        backward=Mean.of([backward for _, backward, _, _ in numbers]),
+        forgetting=Mean.of([forgetting for _, _, forgetting, _ in numbers]),
+        by_task={name: Mean.of([by_task.get(name, math.nan) for *_, by_task in numbers]) for name in numbers[0][3]},
+        cost=mean_cost([entry.cost for entry in group]),
     )
 
 
-def accuracies_by_task(rows: Sequence[ComparisonRow]) -> list[tuple[str, list[str], list[tuple[str, list[float]]]]]:
+def _numbers(entry: Run | Bound) -> tuple[float, float, float, dict[str, float]]:
+    """Return average accuracy, backward transfer and forgetting of a run or bound, and its accuracies by task."""
+    if isinstance(entry, Bound):
+        return entry.average, math.nan, math.nan, entry.accuracies
+    sweep, summary = entry.sweep, entry.sweep.summary
+    if summary is None:
+        return math.nan, math.nan, math.nan, {}
+    accuracy = summary.learning_accuracy if sweep.stand_alone else summary.accuracy
+    by_task = {task.name: float(value) for task, value in zip(sweep.tasks, accuracy.by_task, strict=False)}
+    if sweep.stand_alone:
+        return accuracy.average, math.nan, math.nan, by_task
+    return accuracy.average, summary.backward_transfer.average, summary.forgetting.average, by_task
+
+
+def accuracies_by_task(rows: Sequence[ComparisonRow]) -> list[tuple[str, list[str], list[tuple[str, list[Mean]]]]]:
     """Return, for each setting that has rows, its name, its task names, and label and final accuracies of each row."""
     tables = []
-    for setting in SETTINGS:
+    for setting in sorted({row.setting for row in rows}):
         names = task_names(setting)
         lines = [
-            (row.label, [row.by_task.get(name, math.nan) for name in names]) for row in rows if row.setting == setting
+            (row.label, [row.by_task.get(name, Mean(math.nan)) for name in names])
+            for row in rows
+            if row.setting == setting
         ]
-        if lines:
-            tables.append((setting, names, lines))
+        tables.append((setting, names, lines))
     return tables
 
 
@@ -149,36 +173,54 @@ class PublishedComparison:
         title: setting and order.
         source: of the published numbers.
         columns: label of the published run, then of the other runs.
-        rows: name of a number and its value for each column, in [0, 1] or NaN.
+        rows: name of a number and its mean over seeds for each column, in [0, 1] or NaN.
     """
 
     title: str
     source: str
     columns: list[str]
-    rows: list[tuple[str, list[float]]]
+    rows: list[tuple[str, list[Mean]]]
 
 
-def published_comparisons(sweeps: Sequence[SweepResult]) -> list[PublishedComparison]:
-    """Return a comparison for each published sweep whose setting and order some sweep has, single-task models aside."""
-    published = json.loads(PUBLISHED.read_text(encoding="utf-8"))
+def published_comparisons(groups: Sequence[Sequence[SweepResult]]) -> list[PublishedComparison]:
+    """Return a comparison for each published sweep whose setting and order some sweep has, single-task models aside.
+
+    Args:
+        groups: sweeps, those that differ only in their seed together.
+    """
+    own = (find_setting(sweep.setting).published for sweep, *_ in groups)
     comparisons = []
-    for content in published["sweeps"]:
-        setting, order = content["cl_setting"], content["task_order"]
-        same_order = [s for s in sweeps if (s.setting, s.order) == (setting, order) and not s.stand_alone]
-        if not same_order:
-            continue
-        weights = tuple(map(float, published_weights(len(order))))
-        compared = [SweepResult(setting, order, content["exp"], content["matrix"], weights, data="CLOVE"), *same_order]
-        columns = [f"{short_method_label(s.experiment)} on {s.data or 'unnamed data'}" for s in compared]
-        columns[0] = f"published: {columns[0]}"
-        numbers = [_equally_weighted(sweep) for sweep in compared]
-        rows = [(what, [column.get(what, math.nan) for column in numbers]) for what in numbers[0]]
-        comparisons.append(PublishedComparison(f"{setting} setting, {order}", published["source"], columns, rows))
+    for file in dict.fromkeys((PUBLISHED, *filter(None, own))):
+        try:
+            comparisons += _comparisons_with(read_json(file), groups)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise DataError(f"{file}: not published results in the form of {PUBLISHED} ({error})") from None
     return comparisons
 
 
+def _comparisons_with(
+    published: Mapping[str, Any], groups: Sequence[Sequence[SweepResult]]
+) -> Iterator[PublishedComparison]:
+    for content in published["sweeps"]:
+        setting, order = content["cl_setting"], content["task_order"]
+        same_order = [g for g in groups if (g[0].setting, g[0].order) == (setting, order) and not g[0].stand_alone]
+        if not same_order:
+            continue
+        weights = tuple(map(float, published_weights(len(same_order[0][0].tasks))))
+        data = content.get("data", PUBLISHED_DATA)
+        compared = [[SweepResult(setting, order, content["exp"], content["matrix"], weights, data=data)], *same_order]
+        columns = [f"{short_method_label(s.experiment)} on {s.data or 'unnamed data'}" for s, *_ in compared]
+        columns[0] = f"published: {columns[0]}"
+        numbers = [[_equally_weighted(sweep) for sweep in group] for group in compared]
+        rows = [
+            (what, [Mean.of([column.get(what, math.nan) for column in group]) for group in numbers])
+            for what in numbers[0][0]
+        ]
+        yield PublishedComparison(f"{setting} setting, {order}", published["source"], columns, rows)
+
+
 def _equally_weighted(sweep: SweepResult) -> dict[str, float]:
-    summary = summarize(sweep.matrix, published_weights(len(sweep.order)))
+    summary = summarize(sweep.matrix, published_weights(len(sweep.tasks)))
     if summary is None:
         return {}
     final = zip(sweep.tasks, summary.accuracy.by_task, strict=False)
@@ -207,7 +249,8 @@ def write_report(entries: Sequence[Run | Bound], out: str | Path) -> Path:
 
     out = Path(out)
     runs = [entry for entry in entries if isinstance(entry, Run)]
-    rows = [comparison_row(entry) for entry in entries]
+    groups = grouped_by_seed(entries)
+    rows = [comparison_row(*group) for group in groups]
     figures, comparison = _draw(runs, rows)
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
@@ -225,9 +268,10 @@ def write_report(entries: Sequence[Run | Bound], out: str | Path) -> Path:
         rows=rows,
         header=HEADER,
         by_task=accuracies_by_task(rows),
+        description={setting: find_setting(setting).description for setting in {row.setting for row in rows}},
         figures=figures,
         comparison=comparison,
-        published=published_comparisons([run.sweep for run in runs]),
+        published=published_comparisons([[run.sweep for run in group] for group in groups if group[0] in runs]),
         total_acceptance=total_acceptance,
     )
     for figure in [*(f for drawn in figures.values() for f in drawn), *([comparison] if comparison else [])]:
@@ -247,11 +291,11 @@ def _draw(
 
     by_run = {}
     for run in runs:
-        drawn = [figures.matrix_figure(run.name, run.short_label, run.sweep)]
+        drawn = [figures.matrix_figure(run.name, run.figure_heading, run.sweep)]
         if not run.sweep.stand_alone:
-            drawn.append(figures.course_figure(run.name, run.short_label, run.sweep))
+            drawn.append(figures.course_figure(run.name, run.figure_heading, run.sweep))
         if run.curves:
-            drawn.append(figures.training_figure(run.name, run.short_label, run.curves))
+            drawn.append(figures.training_figure(run.name, run.figure_heading, run.curves))
         by_run[run.name] = drawn
     if len(rows) < 2:
         return by_run, None
@@ -280,7 +324,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     def report() -> None:
         entries = read_all(args.runs)
         page = write_report(entries, args.out)
-        print(format_table(HEADER, [comparison_row(entry).cells() for entry in entries]))
+        print(format_table(HEADER, [comparison_row(*group).cells() for group in grouped_by_seed(entries)]))
         print(f"\npage: {page}")
 
     return run_command(report)

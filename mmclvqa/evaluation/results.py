@@ -7,7 +7,7 @@ import io
 import json
 import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -16,9 +16,10 @@ import numpy as np
 
 from mmclvqa.clove.errors import CloveError, DataError
 from mmclvqa.clove.files import write_json
-from mmclvqa.clove.tasks import Task, order_index, parse_order, tasks
+from mmclvqa.clove.tasks import Task, find_setting, order_index, parse_order, tasks
 from mmclvqa.clove.text import format_table, one_line
 from mmclvqa.evaluation.matrix import (
+    Mean,
     Summary,
     accuracy_matrix,
     published_weights,
@@ -76,7 +77,7 @@ class SweepResult(EvaluationResult):
     """Accuracies of the checkpoints of one experiment on all tasks.
 
     Attributes:
-        setting: ``functional`` or ``scene``.
+        setting: name of the setting.
         order: the task order.
         experiment: name of the experiment's folder, which encodes the method.
         accuracies: fractions in [0, 1] by key (``o2a``); pairs that were not evaluated are absent.
@@ -117,7 +118,7 @@ class SweepResult(EvaluationResult):
         """Return plain values; ``matrix`` has the format of the published sweeps."""
         return {
             "kind": "sweep",
-            "cl_setting": self.setting,
+            **find_setting(self.setting).reference(),
             "setting_idx": order_index(self.setting, self.order),
             "task_order": self.order,
             "exp": self.experiment,
@@ -153,7 +154,7 @@ class SweepResult(EvaluationResult):
         :func:`mmclvqa.evaluation.matrix.legacy_forgetting`. Numbers are rounded to four decimals. The matrix must be
         complete.
         """
-        summary = summarize(self.matrix, published_weights(len(self.order)))
+        summary = summarize(self.matrix, published_weights(len(self.tasks)))
         return [
             f"==> {METRIC} | {head}: {list(map(_rounded, metric.by_task))}, {what}: {_rounded(metric.average)}"
             for head, what, metric in (
@@ -193,7 +194,7 @@ class MultitaskResult(EvaluationResult):
     """Accuracies of the multitask model on each task, in the setting's base order.
 
     Attributes:
-        setting: ``functional`` or ``scene``.
+        setting: name of the setting.
         accuracies: fractions in [0, 1] by task.
         weights: val sizes of the tasks.
     """
@@ -211,7 +212,7 @@ class MultitaskResult(EvaluationResult):
         """Return the result as plain values."""
         return {
             "kind": "multitask",
-            "cl_setting": self.setting,
+            **find_setting(self.setting).reference(),
             "metric": METRIC,
             "accuracies": dict(zip(task_names(self.setting), self.accuracies, strict=True)),
             "weights": list(self.weights),
@@ -239,7 +240,7 @@ def read_sweep(path: str | os.PathLike[str]) -> SweepResult:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
         sweep = SweepResult(
-            setting=content["cl_setting"],
+            setting=setting_of_result(content),
             order=content["task_order"],
             weights=tuple(map(float, content["weights"])),
             accuracies={key: number for key, number in content["matrix"].items() if number is not None},
@@ -261,8 +262,22 @@ def read_sweep(path: str | os.PathLike[str]) -> SweepResult:
     return sweep
 
 
-def percent(value: float, missing: str = "–") -> str:
-    """Return a fraction as a percentage with one decimal, or ``missing`` for NaN."""
+def setting_of_result(content: Mapping[str, Any]) -> str:
+    """Return the name of the setting of a result; the file that the result names is read if it exists.
+
+    Raises:
+        KeyError: the result does not name a setting.
+        TaskError: the file of the setting is not valid.
+    """
+    file = content.get("setting_file")
+    return find_setting(file).name if file and Path(file).is_file() else str(content["cl_setting"])
+
+
+def percent(value: float | Mean, missing: str = "–") -> str:
+    """Return a fraction as a percentage with one decimal, or ``missing`` for NaN; means with their deviation."""
+    if isinstance(value, Mean):
+        deviation = percent(value.deviation, "")
+        return percent(value.value, missing) + (f" ± {deviation}" if deviation else "")
     return missing if math.isnan(value) else f"{100 * value:.1f}"
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -18,9 +18,9 @@ from mmclvqa.clove import experiment_paths as experiments
 from mmclvqa.clove.data_root import prompts_path
 from mmclvqa.clove.errors import CloveError, DataError
 from mmclvqa.clove.records import ITEM_END, load_records
+from mmclvqa.clove.tasks import default_data_root
 from mmclvqa.clove.text import one_line
-from mmclvqa.evaluation.results import METRIC, RESULTS_FILE, SweepResult, read_sweep
-from mmclvqa.evaluation.sweep import default_data_root
+from mmclvqa.evaluation.results import METRIC, RESULTS_FILE, SweepResult, read_sweep, setting_of_result
 from mmclvqa.methods.base import method_of_experiment
 from mmclvqa.methods.symbolic_replay import replays_folder
 
@@ -29,6 +29,7 @@ STORED_FILE = "stored.json"
 SRM_LOG = "log_train.txt"
 SAMPLES_PER_TASK = 2
 
+_SEED_FOLDER = re.compile(rf"(?P<folder>.*)/seed_(?P<number>\d+)/{experiments.SAVE}/")
 _LOG_LINE = re.compile(r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}) (SRM )?")
 _LOG_TIME = "%Y-%m-%d %H:%M:%S,%f"
 _INVALID = (OSError, ValueError, KeyError, TypeError, AttributeError)
@@ -45,6 +46,26 @@ def short_method_label(experiment: str) -> str:
     """Return :func:`method_label` shortened for titles and axes of figures."""
     method = method_of_experiment(experiment)
     return experiment if method is None else method.short_label(experiment)
+
+
+@dataclass(frozen=True)
+class Seed:
+    """The seed of a result.
+
+    Attributes:
+        number: the seed.
+        folder: folder that contains the folders ``seed_<n>`` of the workflow.
+    """
+
+    number: int
+    folder: str
+
+
+def with_seeds(label: str, seeds: Sequence[Seed | None]) -> str:
+    """Return the label of some runs with their seed, or with the number of their seeds."""
+    if len(seeds) > 1:
+        return f"{label}, {len(seeds)} seeds"
+    return label if seeds[0] is None else f"{label}, seed {seeds[0].number}"
 
 
 @dataclass(frozen=True)
@@ -120,6 +141,7 @@ class Run:
         samples: of replays.
         notes: sentences for the page about what was not found.
         cost: storage and training time.
+        seed: of a run below a folder ``seed_<n>``, None for other runs.
     """
 
     sweep: SweepResult
@@ -129,6 +151,7 @@ class Run:
     samples: list[ReplaySample] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     cost: Cost = field(default_factory=Cost)
+    seed: Seed | None = None
 
     @property
     def label(self) -> str:
@@ -140,6 +163,16 @@ class Run:
         """:attr:`label` for titles and axes of figures."""
         return f"{short_method_label(self.sweep.experiment)}, {self.sweep.order}"
 
+    @property
+    def heading(self) -> str:
+        """:attr:`label` with the seed."""
+        return with_seeds(self.label, [self.seed])
+
+    @property
+    def figure_heading(self) -> str:
+        """:attr:`short_label` with the seed."""
+        return with_seeds(self.short_label, [self.seed])
+
 
 @dataclass(frozen=True)
 class Bound:
@@ -147,10 +180,11 @@ class Bound:
 
     Attributes:
         kind: ``chance`` or ``multitask``.
-        setting: ``functional`` or ``scene``.
+        setting: name of the setting.
         accuracies: fractions in [0, 1] by task name.
         average: their average, weighted by val size.
         cost: storage and training time.
+        seed: see :class:`Run`.
     """
 
     kind: str
@@ -158,6 +192,7 @@ class Bound:
     accuracies: dict[str, float]
     average: float
     cost: Cost
+    seed: Seed | None = None
 
     @property
     def label(self) -> str:
@@ -178,6 +213,33 @@ def read_all(paths: Sequence[str | Path]) -> list[Run | Bound]:
     return entries
 
 
+def mean_cost(costs: Sequence[Cost]) -> Cost:
+    """Return the mean over seeds; None where a run has no such number."""
+
+    def mean(values: list[float | None]) -> float | None:
+        return None if None in values else sum(values) / len(values)
+
+    records, size = mean([cost.records for cost in costs]), mean([cost.bytes for cost in costs])
+    seconds = mean([cost.seconds for cost in costs])
+    rounded = (None if value is None else round(value) for value in (records, size))
+    return Cost(*rounded, seconds, costs[0].everything)
+
+
+def grouped_by_seed(entries: Iterable[Run | Bound]) -> list[list[Run | Bound]]:
+    """Group runs that differ only in their seed, in the order of their first entries.
+
+    An entry without a seed and a run that is not complete are groups of their own: numbers after fewer tasks would
+    distort the mean.
+    """
+    groups: dict[tuple[Any, ...], list[Run | Bound]] = {}
+    for number, entry in enumerate(entries):
+        data = entry.sweep.data if isinstance(entry, Run) else ""
+        single = entry.seed is None or (isinstance(entry, Run) and entry.sweep.missing)
+        key = (entry.label, data, number) if single else (entry.label, data, entry.seed.folder)
+        groups.setdefault(key, []).append(entry)
+    return list(groups.values())
+
+
 def read_run(path: str | Path, taken: Sequence[str] = ()) -> Run:
     """Read a run from its sweep and from the folders of its trainings and replays.
 
@@ -191,11 +253,13 @@ def read_run(path: str | Path, taken: Sequence[str] = ()) -> Run:
     path = Path(path).absolute()
     sweep = read_sweep(path)
     folder = path if path.is_dir() else path.parent
+    seed = _seed(path)
     base = re.sub(r"[^A-Za-z0-9.]+", "_", f"{sweep.setting}_{sweep.order}_{sweep.experiment}")
+    base += "" if seed is None else f"_seed_{seed.number}"
     name = next(n for n in (base, *(f"{base}_{i}" for i in range(2, len(taken) + 3))) if n not in taken)
     if folder.name != f"val_{sweep.experiment}" or len(folder.parents) < 3:
         note = f"Trainings and replays are not shown: the sweep is not in its run's folder val_{sweep.experiment}."
-        return Run(sweep, name, notes=[note])
+        return Run(sweep, name, notes=[note], seed=seed)
     save, notes = str(folder.parents[2]), []
     curves = _training_curves(sweep, save)
     without = [task.name for task in sweep.tasks if task.name not in {curve.task for curve in curves}]
@@ -207,7 +271,7 @@ def read_run(path: str | Path, taken: Sequence[str] = ()) -> Run:
     expected = len(sweep.tasks) * (len(sweep.tasks) - 1) // 2
     if replay_folder and len(replays) < expected:
         notes.append(f"Statistics of {len(replays)} of {expected} replay files were found.")
-    return Run(sweep, name, curves, replays, samples, notes, _run_cost(sweep, save, curves, replay_folder))
+    return Run(sweep, name, curves, replays, samples, notes, _run_cost(sweep, save, curves, replay_folder), seed)
 
 
 def read_bound(path: str | Path) -> Bound | None:
@@ -233,7 +297,7 @@ def read_bound(path: str | Path) -> Bound | None:
             training = path.parent.with_name(path.parent.name.removeprefix("val_"))
             cost = Cost(seconds=_training_seconds(training / RESULTS_FILE), everything=True)
         average = float(content["weighted_average_accuracy"])
-        return Bound(kind, str(content["cl_setting"]), accuracies, average, cost)
+        return Bound(kind, setting_of_result(content), accuracies, average, cost, _seed(path))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{path}: not a valid result of `eval_os.py {kind}` ({one_line(error)})") from None
 
@@ -275,6 +339,11 @@ def srm_seconds(log: Path) -> float | None:
         elif starts:
             starts[-1].append(moment)
     return sum((times[-1] - times[0]).total_seconds() for times in starts) if starts else None
+
+
+def _seed(path: Path) -> Seed | None:
+    match = _SEED_FOLDER.match(str(path))
+    return Seed(int(match["number"]), match["folder"]) if match else None
 
 
 def _read_json(file: Path) -> Any:

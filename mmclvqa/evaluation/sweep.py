@@ -25,7 +25,8 @@ from mmclvqa.clove import experiment_paths as experiments
 from mmclvqa.clove.data_root import annotation_file, load_manifest
 from mmclvqa.clove.errors import CloveError, DataError, TaskError
 from mmclvqa.clove.files import write_json
-from mmclvqa.clove.tasks import Task, order_index, parse_order, tasks
+from mmclvqa.clove.settings import order_text
+from mmclvqa.clove.tasks import Task, default_data_root, find_setting, order_index, parse_order, setting_names
 from mmclvqa.clove.text import clock, one_line
 from mmclvqa.configuration import CONFIG_DIR, PluginConfiguration
 from mmclvqa.evaluation.matrix import sweep_key, val_weights
@@ -38,9 +39,8 @@ if TYPE_CHECKING:
 SPLIT = "val"
 DATASET = "clvqa"
 DEFAULT_CONFIG = "EXP_CONFIG"
-DEFAULT_DATA = "data/clove"
 PUBLISHED_DATA = "CLOVE"
-"""Name of a data set that has no manifest."""
+"""Name of the data set of this package's settings if it has no manifest."""
 FIXED_KEYS = ("config", "model", "dataset", "datasets", "run_type", "env.save_dir", "training.device")
 """Configuration keys that the evaluation sets itself, so that they cannot be overridden."""
 DATA_OVERRIDE = "env.clove_root="
@@ -58,7 +58,7 @@ class EvaluationConfig:
     """The configuration, data and device of an evaluation.
 
     Attributes:
-        config_dir: folder of the configuration files, ``<setting>/cl_<task>_unicl_standalone.yaml``.
+        config_dir: folder of the configuration files, see :func:`mmclvqa.clove.experiment_paths.task_configuration`.
         overrides: configuration overrides ``key=value``, as for ``mmf_run``.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:<n>``.
     """
@@ -85,7 +85,9 @@ class EvaluationConfig:
                 raise DataError(f"{override!r} is not of the form key=value")
             if key in FIXED_KEYS:
                 raise DataError(f"{override}: the evaluation sets {key} itself; leave it out")
-        return cls(Path(os.environ.get("CONFIG") or DEFAULT_CONFIG), tuple(overrides), _parse_device(device))
+        config = cls(Path(os.environ.get("CONFIG") or DEFAULT_CONFIG), tuple(overrides), _parse_device(device))
+        setting_names(config.data_root)
+        return config
 
     @property
     def data_root(self) -> Path:
@@ -93,9 +95,13 @@ class EvaluationConfig:
         roots = [override.partition("=")[2] for override in self.overrides if override.startswith(DATA_OVERRIDE)]
         return Path(roots[-1]) if roots else default_data_root()
 
+    def task_overrides(self, task: Task) -> tuple[str, ...]:
+        """Return the overrides that select the configuration of a task."""
+        return experiments.task_configuration(task.setting, str(self.config_dir), task)
+
     def config_file(self, task: Task) -> Path:
         """Return the configuration file of a task."""
-        return self.config_dir / task.setting / f"cl_{task.name}_{experiments.MODEL}_standalone.yaml"
+        return Path(self.task_overrides(task)[0].partition("=")[2])
 
     def configuration(self, task: Task, device: str = "auto") -> PluginConfiguration:
         """Return the configuration of an evaluation on ``task``.
@@ -103,7 +109,7 @@ class EvaluationConfig:
         Raises:
             ConfigError: the configuration file or an override is invalid.
         """
-        overrides = [f"config={self.config_file(task)}", f"model={experiments.MODEL}", f"dataset={DATASET}"]
+        overrides = [*self.task_overrides(task), f"model={experiments.MODEL}", f"dataset={DATASET}"]
         overrides += [f"run_type={SPLIT}", f"training.device={device}", *self.overrides]
         return PluginConfiguration(argparse.Namespace(opts=overrides, config_override=None))
 
@@ -119,16 +125,13 @@ class EvaluationConfig:
         digest = hashlib.sha256()
         records = annotation_file(self.data_root, task, "val")
         files = [*_with_includes(self.config_file(task)), *sorted(CONFIG_DIR.rglob("*.yaml"))]
+        setting = find_setting(task.setting)
+        files += [] if setting.task_configs else [setting.file]  # which names the feature databases
         for path in [*files, *([records] if records else [])]:
             digest.update(f"{path.name} {file_sha256(path)}\n".encode())
         # The content of the data set counts, not the folder it is in.
         digest.update("\0".join(o for o in self.overrides if not o.startswith(DATA_OVERRIDE)).encode())
         return digest.hexdigest()
-
-
-def default_data_root() -> Path:
-    """Return ``$CLOVE_ROOT``, or ``data/clove`` where it is not set."""
-    return Path(os.environ.get("CLOVE_ROOT") or DEFAULT_DATA)
 
 
 def file_sha256(path: str | os.PathLike[str]) -> str:
@@ -232,7 +235,7 @@ def checkpoints(
     """Return the paths of an experiment's checkpoints by task letter, along the order, whether they exist or not.
 
     Args:
-        setting: ``functional`` or ``scene``.
+        setting: the setting.
         order: the task order.
         experiment: name of the experiment's folder.
         save: the save folder.
@@ -282,7 +285,7 @@ def evaluate_sweep(
     """Evaluate the checkpoints of an experiment on all val splits and write ``sweep.json``.
 
     Args:
-        setting: ``functional`` or ``scene``.
+        setting: the setting.
         order: the task order.
         experiment: name of the experiment's folder. Results of single-task models are kept as those of
             ``stand_alone`` whatever its value, so that they never replace the results of a method.
@@ -299,6 +302,8 @@ def evaluate_sweep(
         CloveError: a configuration, the data or a checkpoint cannot be used.
     """
     order_tasks = parse_order(setting, order)
+    found = find_setting(setting)
+    setting, order = found.name, order_text(order_tasks)
     stand_alone = stand_alone and not regularised
     if stand_alone:
         experiment = experiments.STAND_ALONE
@@ -326,7 +331,7 @@ def evaluate_sweep(
         accuracies={pair.key: accuracies[pair.key] for pair in pairs},
         weights=tuple(map(float, val_weights(config.data_root, setting, order))),
         stand_alone=stand_alone,
-        data=manifest.name if manifest else PUBLISHED_DATA,
+        data=manifest.name if manifest else PUBLISHED_DATA if found.in_package else found.name,
     )
     result.write(folder / SWEEP_FILE)
     return result
@@ -341,7 +346,8 @@ def evaluate_multitask(
         UnfinishedError: the model does not exist.
         CloveError: as for :func:`evaluate_sweep`.
     """
-    tested_tasks = tasks(setting)
+    found = find_setting(setting)
+    setting, tested_tasks = found.name, list(found.tasks.values())
     folder = Path(experiments.multitask_folder(setting, save))
     checkpoint = Path(experiments.final_weights(str(folder)))
     if not checkpoint.is_file():
@@ -350,11 +356,11 @@ def evaluate_multitask(
         )
     results = folder.with_name(f"val_{folder.name}")
     pairs = []
-    for tested in tested_tasks.values():
+    for tested in tested_tasks:
         key = f"multitask2{tested.sweep_key}"
         pairs.append(Pair(key, "multitask", checkpoint, tested, results / key))
     accuracies = evaluate_pairs(pairs, config, progress)
-    weights = val_weights(config.data_root, setting, "".join(tested_tasks))
+    weights = val_weights(config.data_root, setting, order_text(tested_tasks))
     result = MultitaskResult(setting, tuple(accuracies[pair.key] for pair in pairs), tuple(map(float, weights)))
     result.write(results / SWEEP_FILE)
     return result

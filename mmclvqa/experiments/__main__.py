@@ -8,7 +8,6 @@ import os
 import subprocess
 import sys
 import time
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,12 +15,14 @@ import yaml
 
 from mmclvqa.clove.errors import ConfigError
 from mmclvqa.clove.files import write_json
-from mmclvqa.clove.tasks import SETTINGS
-from mmclvqa.clove.text import clock, run_command
+from mmclvqa.clove.tasks import SETTINGS, setting_names
+from mmclvqa.clove.text import run_command
 from mmclvqa.experiments import planning
+from mmclvqa.experiments.costs import cost_lines, profile_runtimes, read_profile
 from mmclvqa.experiments.progress import Journal
 from mmclvqa.experiments.root import check_root, make_mini
 from mmclvqa.experiments.scripts import command
+from mmclvqa.experiments.steps import Step
 from mmclvqa.user_code import import_user_code
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -56,8 +57,8 @@ def _parser() -> argparse.ArgumentParser:
     run = commands.add_parser(
         "run", help="run experiments", epilog="Arguments after -- are passed to Snakemake unchanged."
     )
-    run.add_argument("--setting", nargs="+", default=["functional"], choices=SETTINGS, help="default: functional")
-    run.add_argument("--order", nargs="+", default=[], help="task orders (default: the first one of the paper)")
+    run.add_argument("--setting", nargs="+", default=SETTINGS[:1], help="names or YAML files (default: %(default)s)")
+    run.add_argument("--order", nargs="+", default=[], help="task orders (default: the first reported one)")
     run.add_argument("--method", nargs="+", default=[], metavar="NAME[:SETTING=VALUE,...]", help="default: all methods")
     run.add_argument("--seed", nargs="+", type=int, default=[], help="run all experiments with each of these seeds")
     run.add_argument("--grid", metavar="paper|FILE.yaml", help="run the published comparison, or the blocks of a file")
@@ -73,24 +74,25 @@ def _parser() -> argparse.ArgumentParser:
 def _run(args: argparse.Namespace, extra: list[str]) -> int:
     if args.user_dir:
         import_user_code(args.user_dir)
+    root, data = _folders(args.config)
+    setting_names(data)
     runs = _runs(args)
     steps = planning.plan(runs)
-    outputs = [planning.below_root(step.output) for step in steps]
-    root, data = _folders(args.config)
-    pending = [step for step, output in zip(steps, outputs, strict=True) if not (root / output).exists()]
+    pending = [step for step in steps if not (root / planning.below_root(step.output)).exists()]
     if args.dry_run:
-        print("\n\n".join(f"# {step.title}\n{command(step)}" for step in pending))
-        print(f"\n# {_costs(Counter(step.kind for step in pending), Journal(root))}")
+        print("\n\n".join(f"# {step.title}\n{command(step)}" for step in pending), end="\n\n")
+        profile = _profile(args)
+        # The minutes of profiles/local are those of CLOVE, not of clove-mini.
+        runtimes = {} if _is_mini(args.config) and not args.profile else profile_runtimes(profile)
+        for line in cost_lines(pending, Journal(root), runtimes, f"profile {profile.name}", _parallel(args)):
+            print(f"# {line}")
         return 0
     if importlib.util.find_spec("snakemake") is None:
         raise ConfigError(f"running experiments needs Snakemake: {INSTALL}")
     if _is_mini(args.config):
         make_mini(data)
     check_root(root, data)
-    journal = Journal(root)
-    plan_file = journal.folder / "plan.json"
-    write_json(plan_file, {"steps": planning.as_json(steps)})
-    code = _snakemake(args, extra, root, data, plan_file, journal, outputs) if pending else 0
+    code = _snakemake(args, extra, root, data, Journal(root), steps) if pending else 0
     return max(code, _report(runs, root))
 
 
@@ -114,27 +116,44 @@ def _folders(config: str) -> tuple[Path, Path]:
     return Path(root).absolute(), Path(data).absolute()
 
 
+def _profile(args: argparse.Namespace) -> Path:
+    """Return the folder of the Snakemake profile."""
+    profile = PROJECT / "profiles" / (args.profile or "local")
+    return Path(args.profile) if args.profile and not profile.is_dir() else profile
+
+
+def _gpus(args: argparse.Namespace) -> list[str]:
+    return (args.gpus or "").replace(",", " ").split()
+
+
+def _parallel(args: argparse.Namespace) -> int:
+    """Return the number of steps that run at a time."""
+    jobs = read_profile(_profile(args)).get("jobs")
+    if isinstance(jobs, int):
+        return jobs
+    return max(args.cores or min(os.cpu_count() or 1, 4), len(_gpus(args)))
+
+
 def _snakemake(
-    args: argparse.Namespace, extra: list[str], root: Path, data: Path, plan: Path, journal: Journal, outputs: list[str]
+    args: argparse.Namespace, extra: list[str], root: Path, data: Path, journal: Journal, steps: Sequence[Step]
 ) -> int:
     """Run the workflow, show its progress and return the exit code."""
-    gpus = (args.gpus or "").replace(",", " ")
-    parallel = max(args.cores or min(os.cpu_count() or 1, 4), len(gpus.split()))
-    profile = PROJECT / "profiles" / (args.profile or "local")
-    if args.profile and not profile.is_dir():
-        profile = Path(args.profile)
+    plan = journal.folder / "plan.json"
+    write_json(plan, {"steps": planning.as_json(steps)})
+    kinds = {planning.below_root(step.output): step.kind for step in steps}
+    parallel = _parallel(args)
     command_line = [
         sys.executable, "-m", "snakemake", "--snakefile", str(WORKFLOW / "Snakefile"), "--directory", str(root),
-        "--profile", str(profile), "--config", f"plan={plan}", "--quiet", "all",
+        "--quiet", "host", "progress", "reason", "rules", "--profile", str(_profile(args)), "--config", f"plan={plan}",
     ]  # fmt: skip
-    if not args.profile:
+    if args.cores or not args.profile:
         command_line += ["--cores", str(parallel)]
     environment = os.environ | _arguments(args) | {
         "ROOT": str(root), "CLOVE_ROOT": str(data), "PROJECT": str(PROJECT), "CONFIG": args.config,
-        "JOURNAL": str(journal.path), "GPUS": gpus, "DEVICE": os.environ.get("DEVICE", "0"),
+        "JOURNAL": str(journal.path), "GPUS": " ".join(_gpus(args)), "DEVICE": os.environ.get("DEVICE", "0"),
         "PATH": f"{PROGRAMS}{os.pathsep}{os.environ['PATH']}",
     }  # fmt: skip
-    print(f"{len(outputs)} steps; the log of each is beside its output in {root}", flush=True)
+    print(f"{len(kinds)} steps; the log of each is beside its output in {root}", flush=True)
     num_shown = journal.size
     command_line += extra
     process = subprocess.Popen(command_line, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
@@ -142,18 +161,19 @@ def _snakemake(
     stderr = b""
     try:
         while process.poll() is None:
-            num_shown = journal.show_news(num_shown, outputs, parallel)
+            num_shown = journal.show_news(num_shown, kinds, parallel)
             stderr = (stderr + (process.stderr.read() or b""))[-20000:]
             time.sleep(POLL_SECONDS)
     except KeyboardInterrupt:
         process.wait()
         print("interrupted; run the same command to resume", file=sys.stderr)
         return 130
-    journal.show_news(num_shown, outputs, parallel)
+    journal.show_news(num_shown, kinds, parallel)
     if process.returncode:
         failures = journal.failures_since(seen_at=journal.opened)
         if not failures:
-            print((stderr + (process.stderr.read() or b"")).decode(errors="replace").strip()[-2000:], file=sys.stderr)
+            message = (stderr + (process.stderr.read() or b"")).decode(errors="replace").strip()[-2000:]
+            print(f"{message}\nerror: Snakemake ended with exit code {process.returncode}", file=sys.stderr)
         for line in failures:
             print(f"error: {line}", file=sys.stderr)
     return 1 if process.returncode else 0
@@ -186,19 +206,6 @@ def _report(runs: Sequence[planning.Run], root: Path) -> int:
             out = root / "report" / f"{setting}_{order}"
             code = max(code, subprocess.run([*command_line, "--out", str(out)], cwd=PROJECT, check=False).returncode)
     return code
-
-
-def _costs(kinds: Counter[str], journal: Journal) -> str:
-    """Return the number of steps of each kind with their expected durations, and the total."""
-    seconds = {kind: journal.mean_seconds(kind) for kind in kinds}
-    parts = [
-        f"{count} {kind}" + (f" of about {clock(seconds[kind])}" if seconds[kind] else "")
-        for kind, count in kinds.items()
-    ]
-    total = f"{sum(kinds.values())} steps: {', '.join(parts)}"
-    if all(seconds.values()) and kinds:
-        total += f"; together {clock(sum(count * seconds[kind] for kind, count in kinds.items()))}"
-    return total
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from mmclvqa.clove.errors import ConfigError
-from mmclvqa.clove.tasks import REPORTED_ORDERS, SETTINGS
+from mmclvqa.clove.tasks import REPORTED_ORDERS, SETTINGS, find_setting
 from mmclvqa.experiments.scripts import command
 from mmclvqa.experiments.steps import DEFAULT_METHODS, SRM_RATES, Experiment, Step, experiment_steps, result_file
 
@@ -51,8 +51,8 @@ def runs_of(
     """Return every combination of settings, orders, methods and seeds.
 
     Args:
-        settings: names of CLOVE settings.
-        orders: task orders, which must be legal in every setting; empty means the first one of the paper.
+        settings: names or files of settings.
+        orders: task orders, which must be legal in every setting; empty means the first reported one.
         methods: as on the command line; empty means :data:`~mmclvqa.experiments.steps.DEFAULT_METHODS`.
         seeds: empty means the seeds of the configurations.
 
@@ -62,7 +62,7 @@ def runs_of(
     return [
         Run(Experiment.of(setting, order, method), seed)
         for setting in settings
-        for order in orders or REPORTED_ORDERS[setting][:1]
+        for order in orders or find_setting(setting).orders[:1]
         for method in methods or DEFAULT_METHODS
         for seed in list(seeds) or [None]
     ]
@@ -91,7 +91,7 @@ def grid_runs(path: str) -> list[Run]:
         if not isinstance(block, dict) or set(block) - set(GRID_KEYS):
             raise ConfigError(f"{path}: block {number} is not a mapping with the keys {', '.join(GRID_KEYS)}")
         values = {key: _as_list(block.get(key)) for key in GRID_KEYS}
-        runs += runs_of(values["setting"] or ["functional"], values["order"], values["method"], values["seed"])
+        runs += runs_of(values["setting"] or SETTINGS[:1], values["order"], values["method"], values["seed"])
     return runs
 
 
@@ -109,6 +109,7 @@ def as_json(steps: Iterable[Step]) -> list[dict[str, Any]]:
     return [
         {
             "kind": step.kind,
+            "gpus": step.gpus,
             "title": f"{step.title}: {Path(below_root(step.output)).parent}",
             "output": below_root(step.output),
             "inputs": [below_root(path) for path in step.inputs],

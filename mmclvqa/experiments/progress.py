@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 
 from mmclvqa.clove.text import clock
 
@@ -52,14 +53,14 @@ class Journal:
     def mean_seconds(self, kind: str) -> float | None:
         """Return the mean duration of finished steps of a kind; None if no step has finished."""
         durations = _durations(self._events()).get(kind)
-        return sum(durations) / len(durations) if durations else None
+        return fmean(durations) if durations else None
 
-    def show_news(self, seen: int, outputs: Sequence[str], parallel: int) -> int:
+    def show_news(self, seen: int, kinds: Mapping[str, str], parallel: int) -> int:
         """Print new events and return the number of all events.
 
         Args:
             seen: number of events that have been printed.
-            outputs: outputs of the steps of the plan, relative to ``ROOT``.
+            kinds: kind of each step of the plan by its output, relative to ``ROOT``.
             parallel: number of steps that run in parallel.
         """
         events = self._events()
@@ -67,9 +68,9 @@ class Journal:
             if event.what == "start":
                 print(f"  started: {event.title}", flush=True)
             elif event.what == "end":
-                done = sum((self._root / output).exists() for output in outputs)
-                left = _time_left(events, len(outputs) - done, parallel)
-                print(f"[{done}/{len(outputs)}] {event.title}{left}", flush=True)
+                pending = [kind for output, kind in kinds.items() if not (self._root / output).exists()]
+                left = _time_left(events, pending, parallel)
+                print(f"[{len(kinds) - len(pending)}/{len(kinds)}] {event.title}{left}", flush=True)
             else:
                 print(f"  failed: {event.title}: {event.message}; log: {self._log(event)}", flush=True)
         return len(events)
@@ -93,11 +94,13 @@ class Journal:
         return self._root / f"{event.output}.log"
 
 
-def _time_left(events: Sequence[Event], steps: int, parallel: int) -> str:
-    durations = [seconds for values in _durations(events).values() for seconds in values]
-    if not durations or not steps:
+def _time_left(events: Sequence[Event], pending: Sequence[str], parallel: int) -> str:
+    durations = _durations(events)
+    every = [seconds for values in durations.values() for seconds in values]
+    if not every or not pending:
         return ""
-    return f"; about {clock(steps * sum(durations) / len(durations) / parallel)} left"
+    seconds = sum(fmean(durations.get(kind, every)) for kind in pending)
+    return f"; about {clock(seconds / parallel)} left"
 
 
 def _durations(events: Sequence[Event]) -> dict[str, list[float]]:

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from mmclvqa.clove.experiment_paths import language_model_name
 from mmclvqa.clove.files import atomic_write
-from mmclvqa.clove.tasks import REPORTED_ORDERS, SETTINGS, order_index
+from mmclvqa.clove.tasks import REPORTED_ORDERS, SETTINGS, find_setting, order_index
 from mmclvqa.clove.text import run_command
 from mmclvqa.experiments.steps import SRM_RATES, Experiment, Step, experiment_steps
 from mmclvqa.methods.base import registered_methods
@@ -73,9 +73,9 @@ def command(step: Step) -> str:
 
 def script_name(experiment: Experiment) -> str:
     """Return the path of a script relative to the folder of scripts, as in the published code."""
-    letter, method, settings = experiment.setting[0].upper(), experiment.method, experiment.settings
+    start, method, settings = find_setting(experiment.setting).abbreviation, experiment.method, experiment.settings
     if method.steps in ("multitask", "chance"):
-        return f"multitask/{letter}_{method.name}.sh"
+        return f"multitask/{start}_{method.name}.sh"
     name = experiment.name
     if method.name == "srm":
         tokens = "wtt" if settings.task_token else "wott"
@@ -83,7 +83,7 @@ def script_name(experiment: Experiment) -> str:
         prompts = "wgt" if settings.use_gt else "wogt"
         name = f"{language_model_name(settings.language_model)}_{prompts}_{tokens}{trained}_{settings.restore_rate}"
     index = order_index(experiment.setting, experiment.order)
-    return f"{experiment.setting}/{letter}_run_{name}_S{index}.sh"
+    return f"{experiment.setting}/{start}_run_{name}_S{index}.sh"
 
 
 def published_experiments() -> Iterator[Experiment]:
@@ -141,7 +141,7 @@ def _run(args: argparse.Namespace, project: Path) -> int:
         experiments = [
             Experiment.of(setting, order, method)
             for setting in settings
-            for order in ([args.order] if args.order else REPORTED_ORDERS[setting])
+            for order in ([args.order] if args.order else find_setting(setting).orders)
             for method in args.method
         ]
     for path in dict.fromkeys(write_script(experiment, folder, project) for experiment in experiments):
@@ -158,8 +158,8 @@ def _parser() -> argparse.ArgumentParser:
         epilog="Example: python generate_run_scripts.py --method ewc:reg_lambda=1e5 --setting scene --order bedfca",
     )
     parser.add_argument("--method", nargs="+", metavar="NAME[:SETTING=VALUE,...]", help="methods to write scripts for")
-    parser.add_argument("--setting", choices=SETTINGS, help="CLOVE setting (default: both)")
-    parser.add_argument("--order", help="task order, any permutation (default: the six of the paper)")
+    parser.add_argument("--setting", help=f"setting, by name or YAML file (default: {' and '.join(SETTINGS)})")
+    parser.add_argument("--order", help="task order, any permutation (default: the reported ones of the setting)")
     parser.add_argument("--out", metavar="DIR", help=f"folder to write into (default: {FOLDER})")
     parser.add_argument("--user_dir", metavar="PATH", help="Python file or package with your own methods")
     parser.add_argument("--list", action="store_true", help="list the methods with their settings and exit")

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from mmclvqa.clove import experiment_paths as places
-from mmclvqa.clove.tasks import Task, order_index, parse_order
+from mmclvqa.clove.settings import Task, order_text
+from mmclvqa.clove.tasks import find_setting, order_index, parse_order, setting_argument
 from mmclvqa.methods.base import Method, StepContext, parse_method
 
 CHECKPOINT_INTERVAL = 4000
@@ -47,14 +48,19 @@ class Step:
     inputs: tuple[str, ...] = ()
     more: str = "MMF_ARGS"
 
+    @property
+    def gpus(self) -> int:
+        """Number of GPUs that the step uses."""
+        return 0 if self.kind == "chance" else 1
+
 
 @dataclass(frozen=True)
 class Experiment:
     """A method on a task order.
 
     Attributes:
-        setting: name of the CLOVE setting.
-        order: the task order.
+        setting: name of the setting.
+        order: the task order, as in file names.
         method: the method's class.
         settings: its hyperparameters.
     """
@@ -70,10 +76,10 @@ class Experiment:
 
         Raises:
             ConfigError: the method or one of its settings is unknown.
-            TaskError: the CLOVE setting is unknown, or the task order is illegal.
+            TaskError: the setting is unknown, or the task order is illegal.
         """
-        parse_order(setting, order)
-        return cls(setting, order, *parse_method(method))
+        found = find_setting(setting)
+        return cls(found.name, order_text(found.parse_order(order)), *parse_method(method))
 
     @property
     def name(self) -> str:
@@ -152,16 +158,19 @@ def _single_task(experiment: Experiment, root: str, config: str) -> Iterator[Ste
 def _multitask(experiment: Experiment, root: str, config: str) -> Iterator[Step]:
     save = f"{root}/{places.SAVE}"
     folder = places.multitask_folder(experiment.setting, save)
-    arguments = _mmf_words(f"{config}/cl_{experiment.setting}_multitask_unicl.yaml", [], None, folder)
+    arguments = _mmf_words(experiment.setting, config, None, [], None, folder)
     weights = places.final_weights(folder)
     yield Step("multitask", "train on all tasks at once", ("mmf_run",), arguments, weights)
-    call = f"test_multi_task(device='$DEVICE', cl_setting='{experiment.setting}', model_name='unicl', save_dir='{{}}')"
+    call = (
+        f"test_multi_task(device='$DEVICE', cl_setting='{setting_argument(experiment.setting)}', model_name='unicl', "
+        "save_dir='{}')"
+    )
     yield _evaluation_step("evaluate the multitask model", call, root, result_file(experiment, root), (weights,))
 
 
 def _chance(experiment: Experiment, root: str, config: str) -> Iterator[Step]:
     output = result_file(experiment, root)
-    arguments = ("chance", f"--cl_setting {experiment.setting}", f"--json {output}")
+    arguments = ("chance", f"--cl_setting {setting_argument(experiment.setting)}", f"--json {output}")
     yield Step("chance", "compute the chance level", ("python", "eval_os.py"), arguments, output, more="")
 
 
@@ -171,18 +180,20 @@ _STEPS = {"sequence": _sequence, "single_task": _single_task, "multitask": _mult
 def _training(
     config: str, task: Task, folder: str, overrides: list[str], previous: str | None, inputs: tuple[str, ...]
 ) -> Step:
-    file = f"{config}/{task.setting}/cl_{task.name}_unicl_standalone.yaml"
     return Step(
-        "train", f"train {task.name}", ("mmf_run",), _mmf_words(file, overrides, previous, folder),
-        places.final_weights(folder), inputs,
+        "train", f"train {task.name}", ("mmf_run",),
+        _mmf_words(task.setting, config, task, overrides, previous, folder), places.final_weights(folder), inputs,
     )  # fmt: skip
 
 
-def _mmf_words(file: str, overrides: list[str], previous: str | None, folder: str) -> tuple[str, ...]:
+def _mmf_words(
+    setting: str, config: str, task: Task | None, overrides: list[str], previous: str | None, folder: str
+) -> tuple[str, ...]:
     """Return the overrides of a training run in the order of the published commands."""
+    file, *selected = places.task_configuration(setting, config, task)
     start = [] if previous is None else [f"checkpoint.resume_file={places.final_weights(previous)}"]
     return (
-        f"config={file}", "model=unicl", "dataset=clvqa", *overrides, "run_type=train_val", *start,
+        file, "model=unicl", "dataset=clvqa", *selected, *overrides, "run_type=train_val", *start,
         f"env.save_dir={folder}", f"training.checkpoint_interval={CHECKPOINT_INTERVAL}", "training.callbacks=[]",
         "checkpoint.resume=True",
     )  # fmt: skip
@@ -193,7 +204,7 @@ def _evaluation(
 ) -> Step:
     """Return the evaluation of a task order, called as in the published scripts."""
     call = (
-        f"stage_sweep(cl_setting='{experiment.setting}', "
+        f"stage_sweep(cl_setting='{setting_argument(experiment.setting)}', "
         f"setting_idx={order_index(experiment.setting, experiment.order)}, abbr_seq='{experiment.order}', "
         f"device='$DEVICE', model_name='unicl', save_dir='{{}}', val_exp='{experiment.name}', "
         f"test_stand_alone={test_stand_alone}, test_reg={test_reg})"

@@ -73,8 +73,8 @@ class StepContext:
     """One training run of an experiment, the input of :meth:`Method.overrides`.
 
     Attributes:
-        setting: name of the CLOVE setting.
-        order: the task order in letters, such as ``oarlks``.
+        setting: name of the setting.
+        order: the task order as in file names, such as ``oarlks``.
         tasks: the tasks in learning order.
         index: position of the current task in ``tasks``.
         previous_dir: save folder of the previous task; None for the first task.
@@ -227,7 +227,7 @@ class Method:
 
         Args:
             settings: the hyperparameters.
-            setting_name: name of the CLOVE setting.
+            setting_name: name of the setting.
             order: the task order.
             root: the folder of experiments (``ROOT``).
         """

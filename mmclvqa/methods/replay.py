@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from mmclvqa.clove.data_root import annotation_file, train_size
+from mmclvqa.clove.data_root import annotation_file, existing_annotation_file, train_size
 from mmclvqa.clove.errors import ConfigError, DataError, ReplayError, TaskError
 from mmclvqa.clove.records import describe, load_records
-from mmclvqa.clove.tasks import SETTINGS, Task, has_image, parse_order, task
+from mmclvqa.clove.tasks import Task, find_setting, has_image, task
 from mmclvqa.methods.base import Method, StepContext, Stored, require_number
 
 SELECTION_SEED = 1234
@@ -78,7 +78,7 @@ def order_position(settings: Mapping[str, Any], needed_by: str) -> OrderPosition
         needed_by: the method or option that needs it, for error messages.
 
     Raises:
-        ReplayError: a key is missing, or the CLOVE setting is unknown.
+        ReplayError: a key is missing, or the setting is unknown.
         TaskError: the order is illegal, or the task is unknown.
     """
     values = {}
@@ -86,10 +86,11 @@ def order_position(settings: Mapping[str, Any], needed_by: str) -> OrderPosition
         values[name] = settings.get(name)
         if not values[name]:
             raise ReplayError(f"training.CL.{name} is missing; {needed_by} needs it")
-    if values["cl_setting"] not in SETTINGS:
-        raise ReplayError(f"training.CL.cl_setting={values['cl_setting']}: it must be one of {', '.join(SETTINGS)}")
-    order = parse_order(values["cl_setting"], str(values["task_order"]))
-    return OrderPosition(order, task(values["cl_setting"], values["cur_task"]))
+    try:
+        setting = find_setting(values["cl_setting"])
+    except TaskError as error:
+        raise ReplayError(f"training.CL.cl_setting={values['cl_setting']}: {error}") from None
+    return OrderPosition(setting.parse_order(str(values["task_order"])), task(setting.name, values["cur_task"]))
 
 
 def required_key(settings: Mapping[str, Any], name: str, needed_by: str) -> Any:
@@ -193,10 +194,7 @@ def real_records(root: str | os.PathLike[str], source: Task) -> list[Record]:
     Raises:
         DataError: its annotation file does not exist or is empty.
     """
-    path = annotation_file(root, source, "train")
-    if path is None:
-        raise DataError(f"{Path(root) / source.annotation_path('train')}: there is no such file (nor .json)")
-    return load_filled(path)
+    return load_filled(existing_annotation_file(root, source, "train"))
 
 
 def load_filled(path: Path) -> list[Record]:

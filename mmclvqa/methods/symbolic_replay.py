@@ -14,7 +14,8 @@ from typing import Any
 
 from mmclvqa.clove.errors import DataError, ReplayError
 from mmclvqa.clove.experiment_paths import replay_file, srm_experiment, srm_folder, srm_root
-from mmclvqa.clove.tasks import Task, parse_order
+from mmclvqa.clove.settings import order_text
+from mmclvqa.clove.tasks import Task, parse_order, setting_argument
 from mmclvqa.methods.base import Preparation, StepContext, register_method, setting
 from mmclvqa.methods.replay import (
     OrderPosition,
@@ -29,7 +30,7 @@ from mmclvqa.methods.replay import (
     required_key,
 )
 
-_REPLAY_NAME = re.compile(r"(?P<order>[a-z]+)_REPLAY\[(?P<past>[a-z])\]_AT\[(?P<current>[a-z])\]")
+_REPLAY_NAME = re.compile(r"(?P<order>.+)_REPLAY\[(?P<past>[^]#]+)\]_AT\[(?P<current>[^]#]+)\]")
 _EXPERIMENT = re.compile(
     r"(?P<model>.+)_replay_qag_seq_(?P<gt>not_use_gt|use_gt)_(?P<token>task_token|wo_token)"
     r"(?:_tr(?P<share>[0-9.]+))?_(?P<rate>.+)"
@@ -110,7 +111,7 @@ class SymbolicReplay(ReplayMethod):
             return []
         folder = Path(required_key(settings, "restore_dir", f"replay_method={settings.replay_method}"))
         for name, past in zip(names, position.earlier, strict=True):
-            _check_name(folder / name, str(settings.task_order), past, position.current)
+            _check_name(folder / name, order_text(position.order), past, position.current)
         return [folder / name for name in names]
 
     @classmethod
@@ -130,7 +131,7 @@ class SymbolicReplay(ReplayMethod):
     def preparation(cls, settings: Any, setting_name: str, order: str, root: str) -> Preparation:
         """Return the SRM run along the task order, which is finished when its last replay file exists."""
         arguments = [
-            f"--cl_setting {setting_name}",
+            f"--cl_setting {setting_argument(setting_name)}",
             f"--task_seq {order}",
             f"--model_name {settings.language_model}",
             f"--model_dir_root {root}/{srm_root(setting_name, settings.use_gt, settings.task_token)}",
@@ -174,7 +175,7 @@ def replays_folder(experiment: str, setting_name: str, order: str, root: str) ->
 
     Args:
         experiment: name of the experiment's folder.
-        setting_name: name of the CLOVE setting.
+        setting_name: name of the setting.
         order: the task order.
         root: the folder of experiments (``ROOT``).
     """

@@ -87,6 +87,11 @@ def test_a_setting_that_is_asked_for_must_be_there(data_root: Path) -> None:
     assert len(missing) == 12 + 1
 
 
+def test_an_unknown_setting_is_refused_with_the_known_ones(data_root: Path, run_clove: Run) -> None:
+    code, _, err = run_clove("check", data_root, "--setting", "other")
+    assert code == 1 and "unknown setting 'other'; the settings are functional, scene;" in err
+
+
 def test_released_json_files_stand_in_for_npy(data_root: Path) -> None:
     path = data_root / OBJECT_TRAIN
     path.with_suffix(".json").write_text(json.dumps(load_records(path)), encoding="utf-8")

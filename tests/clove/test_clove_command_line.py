@@ -34,7 +34,7 @@ def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]
     assert left.value.code == 0 and command in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("arguments", [[], ["chek"], ["check", "--setting", "other"]])
+@pytest.mark.parametrize("arguments", [[], ["chek"], ["check", "--samples", "many"]])
 def test_wrong_usage_ends_with_exit_code_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as left:
         main(arguments)

@@ -6,6 +6,7 @@ import base64
 import dataclasses
 import io
 import json
+import math
 import runpy
 import shutil
 import subprocess
@@ -21,6 +22,7 @@ from mmclvqa.clove import experiment_paths as experiments
 from mmclvqa.clove.files import write_json
 from mmclvqa.clove.records import new_record, save_records
 from mmclvqa.evaluation import figures
+from mmclvqa.evaluation.matrix import Mean
 from mmclvqa.evaluation.report import PUBLISHED, published_comparisons
 from mmclvqa.evaluation.results import SweepResult
 from mmclvqa.evaluation.runs import TrainingCurve
@@ -126,12 +128,12 @@ def test_markup_in_records_and_runs_is_escaped(page: Page, tmp_path: Path, publi
 
 def test_published_numbers_are_shown_beside_runs_of_the_same_order(published: SweepResult) -> None:
     other = dataclasses.replace(published, order="lkosra", weights=(1.0,) * 6)
-    (comparison,) = published_comparisons([published, other])
+    (comparison,) = published_comparisons([[published], [other]])
     assert len(comparison.columns) == 2 and "on CLOVE" in comparison.columns[0]
-    numbers = dict(comparison.rows)
+    numbers = {what: [mean.value for mean in means] for what, means in comparison.rows}
     assert numbers["average accuracy"] == pytest.approx([0.45966666666666667] * 2)
     assert numbers["legacy forgetting"] == pytest.approx([0.27392] * 2)
-    assert published_comparisons([other]) == []
+    assert published_comparisons([[other]]) == []
 
 
 def test_the_published_numbers_are_those_of_the_parity_fixture() -> None:
@@ -185,13 +187,69 @@ def test_runs_and_bounds_share_one_table(
     assert rows[2]["cost"] == {"records": 0, "bytes": 9, "seconds": 150.0, "everything": False}
 
 
+def write_seeds(root: Path, published: SweepResult, experiment: str, **shifts: float) -> list[Path]:
+    """Write a run for each seed, whose accuracies are the published ones times a factor; return their folders."""
+    folders = []
+    for seed, factor in shifts.items():
+        accuracies = {key: value * factor for key, value in published.accuracies.items()}
+        shifted = dataclasses.replace(published, accuracies=accuracies)
+        folders.append(write_trained_run(root / seed, shifted, experiment))
+    return folders
+
+
+def test_runs_of_several_seeds_are_compared_by_mean_and_deviation(
+    published: SweepResult, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root, out = tmp_path / "root", tmp_path / "out"
+    fine_tuned = write_seeds(root, published, "ft", seed_0=0.9, seed_1=1.0, seed_2=1.1)
+    ewc = write_seeds(root, published, "ewc", seed_0=1.0)
+    page = report(out, *fine_tuned, *ewc)
+    rows = json.loads((out / "comparison.json").read_text())
+    assert [(row["label"].split(", ", 1)[1], row["seeds"]) for row in rows] == [
+        ("oarlks, 3 seeds", [0, 1, 2]),
+        ("oarlks, seed 0", [0]),
+    ]
+    average, objects = 0.4596666666, published.accuracies["s2o"]
+    assert rows[0]["accuracy"] == pytest.approx(average)
+    assert rows[0]["by_task"]["object"] == pytest.approx(objects)
+    assert rows[0]["deviations"]["accuracy"] == pytest.approx(0.1 * average)
+    assert rows[0]["deviations"]["by_task"]["object"] == pytest.approx(0.1 * objects)
+    assert rows[1]["deviations"]["accuracy"] is None
+    assert rows[0]["cost"]["seconds"] == 150
+    assert "46.0 ± 4.6" in capsys.readouterr().out
+    assert page.text.count("46.0 ± 4.6") == 3, "in the summary, beside the published numbers and below the figure"
+    assert page.text.count(f"{100 * objects:.1f} ± {10 * objects:.1f}") == 2
+    assert "fine-tuning, oarlks, seed 2" in page.text and len(page.all("section")) == 4
+    bars = next(image for image in page.all("img") if image["alt"].startswith("Bars"))
+    assert "accuracy 46.0 ± 4.6" in bars["alt"] and "Error bars: standard deviation over seeds." in bars["alt"]
+
+
+def test_error_bars_are_drawn() -> None:
+    images = [
+        matplotlib.image.imread(io.BytesIO(figures.comparison_figure(["a", "b"], [mean] * 2, [mean] * 2).png))
+        for mean in (Mean(0.5), Mean(0.5, 0.0), Mean(0.5, 0.1))
+    ]
+    black = [int((image[:, :, :3] == 0).all(axis=2).sum()) for image in images]
+    assert black[2] > black[1] > black[0]
+
+
+def test_runs_that_differ_in_more_than_their_seed_are_not_averaged(published: SweepResult, tmp_path: Path) -> None:
+    part = {key: value for key, value in published.accuracies.items() if key[0] in "oa"}
+    one = write_seeds(tmp_path / "one", published, "ft", seed_0=1.0, seed_1=1.0)
+    two = write_seeds(tmp_path / "two", published, "ft", seed_0=1.0)
+    incomplete = dataclasses.replace(published, accuracies=part, experiment="ft")
+    report(tmp_path / "out", *one, *two, write_run(tmp_path / "one/seed_2", incomplete), write_run(tmp_path, published))
+    rows = json.loads((tmp_path / "out/comparison.json").read_text())
+    assert [row["seeds"] for row in rows] == [[0, 1], [0], [2], []]
+
+
 @pytest.mark.parametrize("label", ["SRM 1.5", LONG])
 def test_nothing_is_cut_off_at_the_sides_of_a_figure(label: str, published: SweepResult) -> None:
     drawn = [
         figures.matrix_figure("name", label, published),
         figures.course_figure("name", label, published),
         figures.training_figure("name", label, [TrainingCurve("object", (100, 200), (0.5, 1.0), None)]),
-        figures.comparison_figure([label, "chance"], [0.9, 0.1], [0.5, float("nan")]),
+        figures.comparison_figure([label, "chance"], [Mean(0.9, 0.1), Mean(0.1)], [Mean(0.5, 0.2), Mean(math.nan)]),
     ]
     for figure in drawn:
         image = matplotlib.image.imread(io.BytesIO(figure.png))

@@ -104,7 +104,7 @@ def test_bounds_have_no_transfer_or_forgetting(tmp_path: Path) -> None:
 def test_single_task_models_have_no_transfer(published: SweepResult, tmp_path: Path) -> None:
     dataclasses.replace(published, experiment="stand_alone", stand_alone=True).write(tmp_path / "alone.json")
     row = comparison_row(read_run(tmp_path / "alone.json"))
-    assert math.isnan(row.forgetting) and row.by_task["object"] == published.accuracies["o2o"]
+    assert math.isnan(row.forgetting.value) and row.by_task["object"].value == published.accuracies["o2o"]
 
 
 @pytest.mark.parametrize(

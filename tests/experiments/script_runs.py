@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +23,9 @@ with open(os.environ["LOG"], "a") as log:
     log.write("\\t".join([name, text, device, str(began), str(time.time())]) + "\\n")
 if os.environ.get("FAIL", "(nothing)") in " ".join(words):
     sys.exit("error: " + os.environ["FAIL"])
+if os.environ.get("FULL", "(nothing)") in " ".join(words):
+    with open("/dev/full", "w") as disk:
+        disk.write(name)
 outputs = []
 if name == "mmf_run":
     start = overrides.get("checkpoint.resume_file")
@@ -56,6 +60,16 @@ def write_stubs(folder: Path, python: str) -> None:
     for name in ("mmf_run", "python"):
         (folder / name).write_text(STUB.replace("{python}", python).replace("{{", "{").replace("}}", "}"))
         (folder / name).chmod(0o755)
+
+
+def stubbed_workflow(stubs: Path) -> list[str]:
+    """Return ``python -m mmclvqa.experiments`` as a command whose steps use stand-ins and which writes no report."""
+    code = (
+        "import sys; from pathlib import Path; from mmclvqa.experiments import __main__ as line; "
+        f"line.PROGRAMS = Path({str(stubs)!r}); line._report = lambda runs, root: 0; "
+        "sys.exit(line.main(sys.argv[1:]))"
+    )
+    return [sys.executable, "-c", code]
 
 
 @dataclass

@@ -166,5 +166,6 @@ def test_shellcheck_has_nothing_to_say(project: Path, tmp_path: Path) -> None:
     scripts = [write_script(experiment, tmp_path, tmp_path) for experiment in experiments]
     assert len({script_name(experiment) for experiment in experiments}) == len(experiments)
     scripts += [project / "run_scripts/demo.sh", project / "mmclvqa/experiments/workflow/run_step.sh"]
+    scripts += [project / "tests/experiments/slurm_cluster.sh"]
     done = subprocess.run([shellcheck, *map(str, scripts)], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stdout

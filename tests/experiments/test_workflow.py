@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import signal
@@ -10,8 +11,9 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
-from script_runs import Call, calls, environment, write_stubs
+from script_runs import Call, calls, environment, stubbed_workflow, write_stubs
 
 from mmclvqa.clove.errors import CloveError
 from mmclvqa.experiments import __main__ as command_line
@@ -79,8 +81,45 @@ def test_a_dry_run_prints_the_commands_in_the_form_of_the_scripts(
     monkeypatch.setenv("ROOT", str(tmp_path / "root"))
     assert command_line.main(["run", "--method", "ft", "--dry-run"]) == 0
     printed = capsys.readouterr().out
-    assert printed.count("CUDA_VISIBLE_DEVICES=$DEVICE mmf_run") == 6 and "7 steps: 6 train, 1 evaluate" in printed
+    assert printed.count("CUDA_VISIBLE_DEVICES=$DEVICE mmf_run") == 6
     assert not (tmp_path / "root").exists()
+
+
+def test_a_dry_run_sums_measured_minutes_and_otherwise_those_of_the_profile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "root"
+    monkeypatch.setenv("ROOT", str(root))
+    lines = []
+    for output, seconds in (("one", 60), ("two", 120)):
+        lines += [f"start\t1000\ttrain\t{output}\ttrain\t\n", f"end\t{1000 + seconds}\ttrain\t{output}\ttrain\t\n"]
+    (root / ".workflow").mkdir(parents=True)
+    (root / ".workflow/journal.tsv").write_text("".join(lines))
+    profile = tmp_path / "mine"
+    profile.mkdir()
+    for text in (
+        "default-resources: [runtime=30]\nset-resources: [evaluate:runtime=60]\njobs: 2\n",
+        "default-resources: {runtime: 30}\nset-resources: {evaluate: {runtime: 60}}\njobs: 2\n",
+    ):
+        (profile / "config.yaml").write_text(text)
+        assert command_line.main(["run", "--method", "ft", "chance", "--profile", str(profile), "--dry-run"]) == 0
+        table = [line.removeprefix("# ").split() for line in capsys.readouterr().out.splitlines()[-5:]]
+        assert ["train", "finished", "steps", "6", "1.5", "0.1"] in table
+        assert ["evaluate", "profile", "mine", "1", "60.0", "1.0"] in table
+        assert ["chance", "profile", "mine", "1", "30.0", "0.0"] in table and ["all", "8", "1.1"] in table
+        assert " ".join(table[-1]) == "about 1.1 hours with 2 at a time; the longest chain of steps takes 1.1 hours"
+    assert command_line.main(["run", "--method", "ft", "--config", "EXP_CONFIG/mini", "--dry-run"]) == 0
+    assert "evaluate  not known" in capsys.readouterr().out
+
+
+def test_the_documented_cost_is_that_of_a_dry_run(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("ROOT", str(tmp_path))
+    documented = (project / "docs/cluster.md").read_text()
+    for gpus in ("0", "0,1,2,3,4,5,6,7"):
+        assert command_line.main(["run", "--grid", "paper", "--cores", "1", "--gpus", gpus, "--dry-run"]) == 0
+        assert all(line in documented for line in capsys.readouterr().out.splitlines()[-9:])
 
 
 # ------------------------------------------------------------------------------ Snakemake
@@ -130,33 +169,104 @@ def test_steps_run_once_share_no_gpu_and_a_failure_is_named_while_the_rest_goes_
     assert len(calls(stage / "log")) == len(done)
 
 
+def start(stage: Path, project: Path, seconds: str) -> subprocess.Popen[str]:
+    """Start fine-tuning, one step of that many seconds after another, in a process group of its own."""
+    words = [*stubbed_workflow(stage / "bin"), "run", "--method", "ft", "--order", "oarlks", "--cores", "1"]
+    places = {name: os.environ[name] for name in ("ROOT", "CLOVE_ROOT", "LOG", "TMPDIR")}
+    env = environment(**places, PYTHONPATH=str(project), SLEEP=seconds)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    return subprocess.Popen(words, env=env, cwd=project, start_new_session=True, **pipes)
+
+
+def child(process: psutil.Process, part: str) -> psutil.Process | None:
+    """Return the youngest descendant whose command line contains a text."""
+    named = []
+    for one in process.children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):  # also of a process that has just ended
+            named += [one] if any(part in word for word in one.cmdline()) else []
+    return max(named, key=lambda one: one.create_time(), default=None)
+
+
 @pytest_snakemake
-def test_a_killed_workflow_resumes_with_the_same_command(stage: Path, project: Path) -> None:
-    words = [sys.executable, "-m", "mmclvqa.experiments", "run", "--method", "ft", "--order", "oarlks", "--cores", "1"]
-    code = (
-        "import sys; from pathlib import Path; from mmclvqa.experiments import __main__ as line; "
-        f"line.PROGRAMS = Path({str(stage / 'bin')!r}); line._report = lambda runs, root: 0; "
-        "sys.exit(line.main(sys.argv[1:]))"
-    )
-    words[1:3] = ["-c", code]
-    places = {name: os.environ[name] for name in ("ROOT", "CLOVE_ROOT", "LOG")}
-    env = environment(**places, PYTHONPATH=str(project), SLEEP="1")
-    process = subprocess.Popen(words, env=env, cwd=project, start_new_session=True, stdout=subprocess.DEVNULL)
-    while len(calls(stage / "log")) < 2:
+@pytest.mark.parametrize("victim", ["everything", "Snakemake", "a step", "Ctrl-C"])
+def test_an_interrupted_workflow_resumes_with_the_same_command(stage: Path, project: Path, victim: str) -> None:
+    process = start(stage, project, "2")
+    while len(calls(stage / "log")) < 1 or not child(psutil.Process(process.pid), "bin/mmf_run"):
         assert process.poll() is None
         time.sleep(0.1)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    done = subprocess.run(words, env=env | {"SLEEP": "0"}, cwd=project, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stdout + done.stderr
+    if victim == "everything":
+        os.killpg(process.pid, signal.SIGKILL)
+    elif victim == "Ctrl-C":
+        os.killpg(process.pid, signal.SIGINT)
+    else:
+        child(psutil.Process(process.pid), "bin/mmf_run" if victim == "a step" else "snakemake").kill()
+    said, _ = process.communicate(timeout=120)
+    expected = {
+        "everything": (-signal.SIGKILL, ""),
+        "Snakemake": (1, "error: Snakemake ended with exit code -9"),
+        "a step": (1, "Killed"),
+        "Ctrl-C": (130, "interrupted; run the same command to resume"),
+    }
+    assert process.returncode == expected[victim][0] and expected[victim][1] in said
+
+    again = start(stage, project, "0")
+    said, _ = again.communicate(timeout=120)
+    assert again.returncode == 0 and "[7/7]" in said, said
     trained = [call.words for call in calls(stage / "log") if call.program == "mmf_run"]
-    assert len(set(trained)) == 6 and len(trained) <= 7
+    assert len(trained) == len(set(trained)) == 6, "only steps that ended are in the log of the stand-ins"
+
+
+@pytest_snakemake
+def test_a_profile_that_snakemake_does_not_know_starts_nothing(stage: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    profile = stage / "profile"
+    for text, message in (
+        (None, "profile"),
+        ("no-such-option: 1\n", "no-such-option"),
+        ("executor: no-such-executor\n", "no-such-executor"),
+        ("jobs: [", "cannot be read as a profile"),
+    ):
+        if text is not None:
+            profile.mkdir(exist_ok=True)
+            (profile / "config.yaml").write_text(text)
+        assert command_line.main(["run", "--method", "ft", "--order", "oarlks", "--profile", str(profile)]) == 1
+        said = capsys.readouterr().err
+        assert message in said and "Traceback" not in said
+    assert calls(stage / "log") == []
+
+
+@pytest_snakemake
+def test_a_step_on_a_full_disk_names_the_reason_and_the_rest_goes_on(
+    stage: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FULL", "ft/unicl_attribute")
+    assert command_line.main(["run", "--method", "ft", "random:replay_rate=0.1", "--order", "oarlks"]) == 1
+    said = capsys.readouterr()
+    run = "exp/clvqa/save/functional/setting_1_oarlks/ft"
+    reason = "OSError: [Errno 28] No space left on device"
+    assert f"failed: train attribute: {run}/unicl_attribute: {reason}" in said.out and reason in said.err
+    assert f"log: {stage / 'a root' / run}/unicl_attribute/unicl_final.pth.log" in said.err
+    assert any("val_exp='rnd_replay_0.1'" in call.words for call in calls(stage / "log"))
+
+
+@pytest_snakemake
+def test_a_folder_that_cannot_be_made_is_named(stage: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = stage / "a root/exp/clvqa/save/functional/setting_1_oarlks/ft"
+    run.parent.mkdir(parents=True)
+    run.touch()
+    assert command_line.main(["run", "--method", "ft", "--order", "oarlks"]) == 1
+    assert "Failed to create output directory" in (said := capsys.readouterr().err) and "Not a directory" in said
+
+
+def test_a_root_that_cannot_be_written_starts_nothing(stage: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (stage / "a root").touch()
+    assert command_line.main(["run", "--method", "ft"]) == 1
+    assert f"error: {stage / 'a root'}" in capsys.readouterr().err and calls(stage / "log") == []
 
 
 def test_without_snakemake_the_command_that_installs_it_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("ROOT", str(tmp_path))
-    monkeypatch.setattr(command_line.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "snakemake", None)
     assert command_line.main(["run", "--method", "ft"]) == 1
     assert "pip install -r workflow_requirements.txt" in capsys.readouterr().err

@@ -6,8 +6,18 @@
 # ends. The log is OUTPUT.log; start, end and failure are appended to $JOURNAL as tab-separated lines.
 set -uo pipefail
 output=$1 title=$2 command=$3
-mkdir -p "$(dirname "$output")"
-exec 8>>"$(dirname "$output")/.running"
+log=$ROOT/$output.log
+journal() {
+  printf '%s\t%s\t%s\t%s\t%s\t%s\n' "$1" "$(date +%s)" "${KIND:-step}" "$output" "$title" "${2-}" >>"$JOURNAL"
+}
+fail() {
+  journal failed "$(tr '\t' ' ' <<<"$1")"
+  exit 1
+}
+# The reason why a folder cannot be written is the error of the shell.
+lock=$(dirname "$output")/.running
+reason=$({ mkdir -p "$(dirname "$output")" && : >>"$lock" && : >>"$log"; } 2>&1) || fail "$(tail -n 1 <<<"$reason")"
+exec 8>>"$lock"
 flock 8
 [[ ! -e $output ]] || exit 0
 if [[ ${GPU:-1} != 0 && -n ${GPUS-} && -z ${SLURM_JOB_ID-} ]]; then
@@ -26,18 +36,17 @@ if [[ ${GPU:-1} != 0 && -n ${GPUS-} && -z ${SLURM_JOB_ID-} ]]; then
 elif [[ -n ${SLURM_JOB_ID-} ]]; then
   export DEVICE=${CUDA_VISIBLE_DEVICES-}
 fi
-journal() {
-  printf '%s\t%s\t%s\t%s\t%s\t%s\n' "$1" "$(date +%s)" "${KIND:-step}" "$output" "$title" "${2-}" >>"$JOURNAL"
-}
 cd "$PROJECT" || exit
+earlier=$(stat --format=%s "$log")
 journal start
 if (
   echo "# $title, started $(date '+%F %T'), DEVICE=${DEVICE-}"
   printf '%s\n' "$command"
   eval "$command"
-) >>"$ROOT/$output.log" 2>&1 </dev/null && [[ -e $ROOT/$output ]]; then
+) >>"$log" 2>&1 </dev/null; then
+  [[ -e $ROOT/$output ]] || fail "the command ended without writing its output"
   journal end
   exit 0
 fi
-journal failed "$(grep -E 'error|Error' "$ROOT/$output.log" | tail -n 1 | tr '\t' ' ')"
-exit 1
+lines=$(tail -c "+$((earlier + 1))" "$log")
+fail "$(grep -E 'error|Error' <<<"$lines" | tail -n 1 | grep . || tail -n 1 <<<"$lines")"

@@ -1,0 +1,87 @@
+"""The workflow on a SLURM cluster that consists of this machine, with ``profiles/slurm`` unchanged."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from script_runs import calls, environment, stubbed_workflow, write_stubs
+
+from mmclvqa.evaluation.results import read_sweep
+
+CLUSTER = Path(__file__).with_name("slurm_cluster.sh")
+GRID = ["--method", "ft", "random:replay_rate=0.1", "--order", "oarlks", "--seed", "0", "1"]
+RESULTS = ("sweep.json", "unicl_final.pth")
+UPDATES = "training.max_updates=8 training.evaluation_interval=8 training.num_workers=0 training.warmup_iterations=1"
+
+
+def missing() -> str | None:
+    """Return what a cluster on this machine lacks."""
+    if os.geteuid() != 0 or not Path("/etc/debian_version").exists():
+        return "a SLURM cluster on this machine needs root on Debian"
+    if not all(map(shutil.which, ("slurmctld", "slurmd", "munged", "sbatch"))):
+        return "SLURM is not installed: apt-get install --no-install-recommends slurm-wlm munge"
+    if not all(map(importlib.util.find_spec, ("snakemake", "snakemake_executor_plugin_slurm"))):
+        return "Snakemake is not installed: pip install -r workflow_requirements.txt"
+    return None
+
+
+pytestmark = [pytest.mark.long, pytest.mark.skipif(missing() is not None, reason=str(missing()))]
+
+
+def run(command: list[str], env: dict[str, str], project: Path) -> str:
+    done = subprocess.run(command, env=env, cwd=project, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return done.stdout
+
+
+def test_a_grid_on_slurm_ends_with_the_results_of_a_local_run(
+    project: Path, programs: dict[str, str], clove_mini: Path, tmp_path: Path
+) -> None:
+    command = [sys.executable, "-m", "mmclvqa.experiments", "run", "--config", "EXP_CONFIG/mini", *GRID]
+    env = {**programs, "CLOVE_ROOT": str(clove_mini), "MMF_ARGS": UPDATES}
+    local, slurm = tmp_path / "local", tmp_path / "slurm"
+    run([*command, "--cores", "2"], env | {"ROOT": str(local)}, project)
+    said = run(["bash", str(CLUSTER), *command, "--profile", "slurm"], env | {"ROOT": str(slurm)}, project)
+    assert "[26/26]" in said and "fine-tuning, oarlks, 2 seeds" in said
+
+    sweeps, checkpoints = ({path.relative_to(local) for path in local.rglob(name)} for name in RESULTS)
+    assert len(sweeps) == 4 and len(checkpoints) == 22
+    for path in sweeps:
+        assert read_sweep(slurm / path) == read_sweep(local / path) and not read_sweep(local / path).missing
+    for path in checkpoints:
+        ours, reference = (torch.load(root / path, weights_only=True) for root in (slurm, local))
+        assert ours.keys() == reference.keys() and all(torch.equal(ours[key], reference[key]) for key in ours), path
+
+
+def test_a_grid_goes_on_after_kills_of_slurmd_and_snakemake(project: Path, tmp_path: Path) -> None:
+    write_stubs(tmp_path / "bin", sys.executable)
+    log, root = tmp_path / "log", tmp_path / "root"
+    env = environment(ROOT=str(root), CLOVE_ROOT=str(tmp_path), LOG=str(log), PYTHONPATH=str(project), SLEEP="3")
+    script = tmp_path / "killed.sh"
+    script.write_text(KILLS.format(log=log))
+    command = [*stubbed_workflow(tmp_path / "bin"), "run", "--method", "ft", "--order", "oarlks", "--profile", "slurm"]
+    said = run(["bash", str(CLUSTER), "bash", str(script), *command], env, project)
+    assert "killed slurmd" in said and "killed Snakemake" in said and "[7/7]" in said
+    trained = [call.words for call in calls(log) if call.program == "mmf_run"]
+    assert len(trained) == len(set(trained)) == 6, "no step was lost or ran twice"
+
+
+KILLS = """\
+set -m
+"$@" &
+until [[ -s {log} ]]; do sleep 0.1; done
+kill -9 "$(cat "$CLUSTER/slurmd.pid")"
+echo killed slurmd
+slurmd
+until [[ $(wc -l <{log}) -ge 3 ]]; do sleep 0.1; done
+kill -9 -- -$!
+echo killed Snakemake
+"$@"
+"""
