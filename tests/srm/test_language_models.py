@@ -12,8 +12,11 @@ import pytest
 from srm_runs import FAMILIES, Runs, file_bytes, kill_when
 from transformers import AutoConfig, AutoModelForMaskedLM
 
+from mmclvqa.clove.experiment_paths import srm_experiment, srm_folder
 from mmclvqa.clove.records import load_records
+from SRM.folder import RunFolder
 from SRM.model import load_model
+from SRM.settings import parse
 
 pytestmark = pytest.mark.xdist_group("language_models")
 ORDER = "oarlks"
@@ -71,6 +74,14 @@ def test_a_run_killed_in_training_and_in_generation_has_the_same_files(on_mini: 
     kill_when(runs, flags, lambda folder: (folder / "unfinished" / "training.safetensors").exists())
     kill_when(runs, flags, lambda folder: any(folder.glob("*[[]o]_AT[[]a]*")))
     assert file_bytes(runs(*flags)) == file_bytes(on_mini.finished("tiny-llama"))
+
+
+def test_a_hub_id_names_the_folders_of_srm_and_of_the_experiments_by_its_last_part(srm: Runs) -> None:
+    name = "HuggingFaceTB/SmolLM2-135M"
+    folder = RunFolder.of(parse(srm.argv("--model_name", name))).path
+    assert folder == srm.root / srm_folder(name, "functional", ORDER)
+    assert folder.parts[-2:] == ("SmolLM2-135M_replay", f"SmolLM2-135M_functional_{ORDER}")
+    assert srm_experiment(name, 1.5).startswith("SmolLM2-135M_replay_qag_seq")
 
 
 def test_an_unknown_model_offline_names_all_places_and_the_nearest_published_name(
