@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
@@ -30,7 +31,7 @@ DROPOUT_RATES = ("dropout", "attention_dropout", "activation_dropout")
 ATTENTION_LIMITS = ("sliding_window", "attention_chunk_size", "window_size")
 """Entries of a configuration that limit to how many tokens some layers attend."""
 TOLERANCE = 1e-4
-"""Largest difference between two ways of computing the same, in float32 and relative to the largest value."""
+"""Largest difference between two ways of computing the same in float32, relative to the size of the values."""
 
 LONGEST_REASON = 150
 """Maximum number of characters of another library's error in a message."""
@@ -245,7 +246,9 @@ def logits_at(model: Any, positions: Any, **inputs: Any) -> Tensor:
         return model(**inputs).logits
 
 
-def disagreement(model: Any, longest: int, found: Callable[[], Tensor], expected: Tensor) -> str | None:
+def disagreement(
+    model: Any, longest: int, found: Callable[[], Tensor], expected: Tensor, size: float = 0.0
+) -> str | None:
     """Return why a faster way of computing does not apply to a model, or None if it does.
 
     Args:
@@ -253,6 +256,7 @@ def disagreement(model: Any, longest: int, found: Callable[[], Tensor], expected
         longest: number of tokens of the longest sequence; no layer may be limited to fewer.
         found: computes values the faster way; models refuse inputs that they do not know with errors of any kind.
         expected: these values, computed the plain way.
+        size: the usual size of the values; the largest of ``expected`` if that is larger.
     """
     limit = min((value for name in ATTENTION_LIMITS if (value := getattr(model.config, name, None))), default=longest)
     if limit < longest:
@@ -261,7 +265,7 @@ def disagreement(model: Any, longest: int, found: Callable[[], Tensor], expected
         difference = float((found() - expected).abs().max())
     except Exception as error:
         return f"{type(error).__name__}: {_first_line(error)}"
-    if difference <= TOLERANCE * float(expected.abs().max()):
+    if difference <= TOLERANCE * max(size, float(expected.abs().max())):
         return None
     return f"values differ by {difference:.2g}"
 
@@ -291,7 +295,8 @@ def layout_for(loss: SRMLoss, tokens: Tokens, examples: Sequence[Example], longe
         is_question = batch["is_question"][selected]
         return torch.cat([values[is_question], values[~is_question]])
 
-    reason = disagreement(model, longest, lambda: losses(tree), losses(pair))
+    # The losses of a trained model may all be small; the tolerance is then that of a model which knows nothing.
+    reason = disagreement(model, longest, lambda: losses(tree), losses(pair), math.log(len(tokens)))
     if reason is None:
         return tree
     log.info("each of the two passes of an example has a row of its own in training (shared prefixes: %s)", reason)
