@@ -7,7 +7,7 @@ examples and in tokens.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -76,7 +76,7 @@ def padded(rows: Sequence[Sequence[int]], fill: int, width: int | None = None) -
 
 
 class TreeLayout:
-    """Decoder-only: one row holds both passes of an example, with their common prefix only once.
+    """Decoder-only, masks per position: one row holds both passes of an example, with their common prefix only once.
 
     A row is ``gen c_R``, the rest of c, then ``[que] q [ans] a``. The last part attends to the first but not to the
     second, and its positions continue those of the first, so each pass is computed as in a sequence of its own.
@@ -120,7 +120,7 @@ class TreeLayout:
 
 
 class PairLayout:
-    """Decoder-only without two-dimensional masks (openai-gpt): each pass is a row, question-answer passes first.
+    """Any decoder-only model: each pass is a row, question-answer passes first.
 
     Batch: as in :class:`TreeLayout`, without ``position_ids``; ``attention_mask`` is int64, rows x width.
     """
@@ -169,10 +169,3 @@ def _two_row_batch(rows: list[list[int]], targets: list[list[int]], pad: int) ->
         "targets": target_ids,
         "is_question": is_question,
     }
-
-
-def layout_for(model: Any, tokens: Tokens) -> Layout:
-    """Return the layout that a language model requires."""
-    if model.config.is_encoder_decoder:
-        return Seq2SeqLayout(tokens)
-    return TreeLayout(tokens) if model.config.model_type == "gpt2" else PairLayout(tokens)

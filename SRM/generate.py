@@ -46,7 +46,8 @@ class Generator:
         self.longest = min(settings.max_length, longest_sequence(model, tokens))
         self.rows: Rows | None = None
         if settings.generator != "hf":
-            self.rows = rows_for(self.model, self._row_count(), self.longest, dtype)
+            exact = None if dtype == torch.float32 else model
+            self.rows = rows_for(self.model, self._row_count(), self.longest, exact)
 
     def texts(
         self,
@@ -104,7 +105,7 @@ class Generator:
         return [self.tokens.text([*prefix, *ids]) for prefix, ids in zip(prefixes, continuations, strict=True)]
 
     def _equal_lengths(self, inputs: list[list[int]], beams: int) -> Iterator[list[list[int]]]:
-        """Yield batches of prompts of equal length, because openai-gpt does not support padding."""
+        """Yield batches of prompts of equal length, because some models (openai-gpt) do not support padding."""
         most = max(1, self._row_count() // beams)
         for _, group in groupby(inputs, key=len):
             batch = list(group)

@@ -1,114 +1,131 @@
-"""The five language models: loading, embeddings of new tokens, loss and saving."""
+"""The language model of a run: where it is found, loading, embeddings of new tokens, layout, loss and saving."""
 
 from __future__ import annotations
 
-import json
+import logging
+import math
 import shutil
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from huggingface_hub.constants import HF_HUB_CACHE
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer, GenerationConfig
 
 from mmclvqa.clove.data_root import pretrained_source
 from mmclvqa.clove.errors import CloveError
+from mmclvqa.clove.experiment_paths import language_model_name
 from mmclvqa.clove.files import write_json
-from SRM.batches import Batch
-from SRM.tokens import IGNORED, Tokens
+from SRM.batches import Batch, Layout, PairLayout, Seq2SeqLayout, TreeLayout
+from SRM.settings import PUBLISHED_MODELS
+from SRM.tokens import IGNORED, Example, Tokens
 
+log = logging.getLogger("SRM")
 
-@dataclass(frozen=True)
-class Kind:
-    """What distinguishes one ``--model_name``.
+DROPOUT_RATES = ("dropout", "attention_dropout", "activation_dropout")
+"""Attributes of modules that are rates of dropout."""
+ATTENTION_LIMITS = ("sliding_window", "attention_chunk_size", "window_size")
+"""Entries of a configuration that limit to how many tokens some layers attend."""
+TOLERANCE = 1e-4
+"""Largest difference between two ways of computing the same in float32, relative to the size of the values."""
 
-    Attributes:
-        hub: name on the Hugging Face hub.
-        model_type: ``model_type`` of its configuration.
-        loader: the class that loads it.
-    """
-
-    hub: str
-    model_type: str
-    loader: Any
-
-
-KINDS: dict[str, Kind] = {
-    "gpt2": Kind("gpt2", "gpt2", AutoModelForCausalLM),
-    "distilgpt2": Kind("distilgpt2", "gpt2", AutoModelForCausalLM),
-    "openai-gpt": Kind("openai-gpt", "openai-gpt", AutoModelForCausalLM),
-    "t5-small": Kind("t5-small", "t5", AutoModelForSeq2SeqLM),
-    "t5v1_1-small": Kind("google/t5-v1_1-small", "t5", AutoModelForSeq2SeqLM),
-}
+LONGEST_REASON = 150
+"""Maximum number of characters of another library's error in a message."""
 
 
 class ModelError(CloveError):
     """A language model that cannot be found or is of another type."""
 
 
-def load_pretrained(root: Path, name: str, dropout: float | None = None) -> tuple[Any, Tokens]:
-    """Load the model and tokenizer that a run starts from.
+def find_model(root: Path, name: str) -> str:
+    """Return the folder or the hub id of the language model that a run starts from.
 
-    Args:
-        root: the data root; ``<root>/pretrained/<name>`` is preferred to the hub.
-        name: a key of :data:`KINDS`.
-        dropout: the rate of every dropout layer; None keeps the configured rates.
+    ``<root>/pretrained/<name>`` is preferred to the folder ``<name>``, and that to the hub.
 
     Raises:
-        ModelError: neither place has the model, or the folder holds another model.
+        ModelError: none of these places has the model; the message names all of them.
     """
     local = pretrained_source(root, name)
-    if local != name:
-        return load_model(Path(local), name, dropout)
-    hub = KINDS[name].hub
+    if Path(local).is_dir():
+        return local
+    hub = PUBLISHED_MODELS[name][0] if name in PUBLISHED_MODELS else name
     try:
-        return _load(hub, name, dropout)
+        AutoConfig.from_pretrained(hub, trust_remote_code=False)
+        return hub
     except (OSError, ValueError) as error:
-        folder = root / "pretrained" / name
+        folders = " and ".join(dict.fromkeys((str(root / "pretrained" / name), str(Path(name).absolute()))))
+        [nearest] = get_close_matches(language_model_name(name), PUBLISHED_MODELS, 1, cutoff=0)
+        hint = "" if name in PUBLISHED_MODELS else f"; the nearest published name is {nearest}"
         raise ModelError(
-            f"{name}: neither the folder {folder} nor the hub's {hub} can be read ({_first_line(error)}); "
-            f"put the model's files into the folder, or go online"
+            f"{name}: there is no such language model. Looked in {folders}, and for {hub} in the hub's cache "
+            f"{HF_HUB_CACHE} and on the hub ({_first_line(error)}); put the model's files into the first folder, or go "
+            f"online{hint}"
         ) from None
 
 
-def load_model(folder: Path, name: str, dropout: float | None = None) -> tuple[Any, Tokens]:
-    """Load the model and tokenizer of a folder written by :func:`save_model` or by transformers.
+def load_model(source: str | Path, name: str, dropout: float | None = None) -> tuple[Any, Tokens]:
+    """Load a language model and its tokenizer; no code of the model's authors is run.
+
+    Args:
+        source: a folder written by :func:`save_model` or by transformers, or a hub id.
+        name: the model's name on the command line; a published name implies a type.
+        dropout: the rate of every dropout layer; None keeps the configured rates.
 
     Raises:
-        ModelError: the folder holds no model, or one of another type than ``name``.
+        ModelError: the source holds no model, or one that is neither causal nor encoder-decoder, or of another type
+            than ``name``.
     """
-    config = folder / "config.json"
     try:
-        model_type = json.loads(config.read_text(encoding="utf-8")).get("model_type")
-    except (OSError, ValueError, AttributeError) as error:
-        raise ModelError(f"{folder}: holds no language model (config.json: {_first_line(error)})") from None
-    if model_type != KINDS[name].model_type:
-        raise ModelError(
-            f"{folder}: holds a model of type {model_type}, but {name} is of type {KINDS[name].model_type}"
-        )
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{source}: holds no language model (config.json: {_first_line(error)})") from None
+    published = PUBLISHED_MODELS.get(name)
+    if published and config.model_type != published[1]:
+        raise ModelError(f"{source}: holds a model of type {config.model_type}, but {name} is of type {published[1]}")
+    loader = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+    # Some published models are on the hub without safetensors; transformers then reads their tensors, and no code.
+    options = {"dtype": torch.float32, "trust_remote_code": False, "use_safetensors": None if published else True}
     try:
-        return _load(str(folder), name, dropout)
+        model = loader.from_pretrained(source, **options)
+        tokens = Tokens(AutoTokenizer.from_pretrained(source, trust_remote_code=False))
     except (OSError, ValueError, RuntimeError) as error:
-        raise ModelError(f"{folder}: cannot be loaded ({_first_line(error)})") from None
-
-
-def _load(source: str, name: str, dropout: float | None) -> tuple[Any, Tokens]:
-    model = KINDS[name].loader.from_pretrained(source, dtype=torch.float32)
+        raise ModelError(f"{source}: cannot be loaded ({_first_line(error)})") from None
+    if not published:
+        _check_kind(model, source)
+        # Without the sampling, penalties and forced tokens that chat models and summarizers come with.
+        starts = ("bos_token_id", "decoder_start_token_id")
+        model.generation_config = GenerationConfig(**{name: getattr(model.config, name, None) for name in starts})
     if dropout is not None:
         # The configuration keeps its rates.
         for module in model.modules():
             if isinstance(module, nn.Dropout):
                 module.p = dropout
-            elif isinstance(getattr(module, "dropout", None), float):
-                module.dropout = dropout
-    return model, Tokens(AutoTokenizer.from_pretrained(source))
+            for rate in DROPOUT_RATES:
+                if isinstance(getattr(module, rate, None), float):
+                    setattr(module, rate, dropout)
+    return model, tokens
+
+
+def _check_kind(model: Any, source: str | Path) -> None:
+    """Refuse models that attend to later tokens, such as BERT, and decoders without a token to start with."""
+    kind = f"{source}: holds a model of type {model.config.model_type}, which"
+    if model.config.is_encoder_decoder:
+        if getattr(model.config, "decoder_start_token_id", None) is None:
+            raise ModelError(f"{kind} has no decoder_start_token_id in its config.json")
+        return
+    with torch.inference_mode():
+        one, other = model.eval()(input_ids=torch.tensor([[1, 2, 3], [1, 2, 4]])).logits[:, :2]
+    if not torch.allclose(one, other, rtol=0, atol=TOLERANCE * float(one.abs().max())):
+        raise ModelError(f"{kind} attends to later tokens; SRM needs a causal or an encoder-decoder model")
 
 
 def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".:")
+    line = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".:")
+    return line if len(line) <= LONGEST_REASON else f"{line[:LONGEST_REASON]}…"
 
 
 def grow(model: Any, tokens: Tokens, seed: int) -> None:
@@ -127,7 +144,8 @@ def grow(model: Any, tokens: Tokens, seed: int) -> None:
 
 def longest_sequence(model: Any, tokens: Tokens) -> int:
     """Return the maximum number of tokens of a sequence of the model."""
-    length = getattr(model.config, "n_positions", None) or tokens.tokenizer.model_max_length
+    limits = (getattr(model.config, name, None) for name in ("n_positions", "max_position_embeddings"))
+    length = next(filter(None, limits), tokens.tokenizer.model_max_length)
     return int(min(length, 1 << 20))
 
 
@@ -188,9 +206,8 @@ class SRMLoss(nn.Module):
         is_target = targets != IGNORED
         # In a batch without targets (a process without examples), weights of 0 keep the graph connected.
         selected = is_target if bool(is_target.any()) else torch.ones_like(is_target)
-        logits = self._logits(batch, selected)
         labels = torch.where(is_target, targets, 0)[selected]
-        losses = F.cross_entropy(logits.float(), labels, reduction="none")
+        losses = self.target_losses(batch, labels, selected)
         weights = torch.ones_like(losses)
         for token in self.weighted:
             weights = torch.where(labels == token, self.weight, weights)
@@ -200,16 +217,87 @@ class SRMLoss(nn.Module):
         totals = [(weights * side).sum() for side in (is_question, 1 - is_question)]
         return torch.stack([sums[0], totals[0], sums[1], totals[1]])
 
-    def _logits(self, batch: Batch, selected: Tensor) -> Tensor:
-        """Return the logits at the selected positions, positions x vocabulary."""
+    def target_losses(self, batch: Batch, labels: Tensor, selected: Tensor) -> Tensor:
+        """Return the loss of each label (float32) at the selected positions (bool, rows x width), without weights."""
         model = self.model
         if model.config.is_encoder_decoder:
-            labels = torch.where(batch["targets"] == IGNORED, model.config.pad_token_id, batch["targets"])
-            shifted = F.pad(labels[:, :-1], (1, 0), value=model.config.decoder_start_token_id)
+            targets = torch.where(batch["targets"] == IGNORED, model.config.pad_token_id, batch["targets"])
+            shifted = F.pad(targets[:, :-1], (1, 0), value=model.config.decoder_start_token_id)
             sources = {name: batch[name] for name in ("input_ids", "attention_mask")}
-            return model(**sources, decoder_input_ids=shifted).logits[selected]
-        inputs = {name: batch[name] for name in ("input_ids", "attention_mask", "position_ids") if name in batch}
-        if model.config.model_type == "gpt2":
-            inputs["use_cache"] = False
-        hidden = model.transformer(**inputs).last_hidden_state
-        return model.lm_head(hidden[selected])
+            logits = model(**sources, decoder_input_ids=shifted).logits[selected]
+        else:
+            inputs = {name: batch[name] for name in ("input_ids", "attention_mask", "position_ids") if name in batch}
+            logits = logits_at(model, selected, **inputs)
+        return F.cross_entropy(logits.float(), labels, reduction="none")
+
+
+def logits_at(model: Any, positions: Any, **inputs: Any) -> Tensor:
+    """Return the logits of a decoder-only model at some positions, positions x vocabulary.
+
+    Args:
+        model: the model with its head, which computes these positions only.
+        positions: an index into rows x width.
+        inputs: the arguments of the model; without ``use_cache``, it keeps no cache.
+    """
+    if hasattr(model.config, "use_cache"):
+        inputs = {"use_cache": False} | inputs
+    head = model.get_output_embeddings()
+    with head.register_forward_pre_hook(lambda _, hidden: (hidden[0][positions],)):
+        return model(**inputs).logits
+
+
+def disagreement(
+    model: Any, longest: int, found: Callable[[], Tensor], expected: Tensor, size: float = 0.0
+) -> str | None:
+    """Return why a faster way of computing does not apply to a model, or None if it does.
+
+    Args:
+        model: the language model.
+        longest: number of tokens of the longest sequence; no layer may be limited to fewer.
+        found: computes values the faster way; models refuse inputs that they do not know with errors of any kind.
+        expected: these values, computed the plain way.
+        size: the usual size of the values; the largest of ``expected`` if that is larger.
+    """
+    limit = min((value for name in ATTENTION_LIMITS if (value := getattr(model.config, name, None))), default=longest)
+    if limit < longest:
+        return f"layers attend to {limit} of up to {longest} tokens"
+    try:
+        difference = float((found() - expected).abs().max())
+    except Exception as error:
+        return f"{type(error).__name__}: {_first_line(error)}"
+    if difference <= TOLERANCE * max(size, float(expected.abs().max())):
+        return None
+    return f"values differ by {difference:.2g}"
+
+
+@torch.no_grad()
+def layout_for(loss: SRMLoss, tokens: Tokens, examples: Sequence[Example], longest: int) -> Layout:
+    """Return the layout of a language model's batches.
+
+    A decoder-only model gets :class:`SRM.batches.TreeLayout` if its attention takes the masks and positions of this
+    layout: the losses of all targets of ``examples`` are compared with those of separate sequences.
+
+    Args:
+        loss: the loss with the model, not prepared for other precisions.
+        tokens: its tokenizer.
+        examples: some examples; only those with related and other items tell the two ways apart.
+        longest: number of tokens of the longest sequence of any example.
+    """
+    model = loss.model.eval()
+    if model.config.is_encoder_decoder:
+        return Seq2SeqLayout(tokens)
+    tree, pair = TreeLayout(tokens), PairLayout(tokens)
+
+    def losses(layout: Layout) -> Tensor:
+        batch = {name: value.to(model.device) for name, value in layout.batch(examples).items()}
+        selected = batch["targets"] != IGNORED
+        values = loss.target_losses(batch, batch["targets"][selected], selected)
+        is_question = batch["is_question"][selected]
+        return torch.cat([values[is_question], values[~is_question]])
+
+    # The losses of a trained model may all be small; the tolerance is then that of a model which knows nothing.
+    reason = disagreement(model, longest, lambda: losses(tree), losses(pair), math.log(len(tokens)))
+    if reason is None:
+        return tree
+    log.info("each of the two passes of an example has a row of its own in training (shared prefixes: %s)", reason)
+    return pair

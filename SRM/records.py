@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mmclvqa.clove.data_root import load_manifest
+from mmclvqa.clove.experiment_paths import language_model_name
 from mmclvqa.clove.records import ANSWERS_PER_RECORD, ITEM_END, new_record
 from mmclvqa.clove.tasks import GENERATED_SUFFIX
 from SRM.data import related_items
@@ -98,7 +99,7 @@ def finish(
     prompted = min(len(generation.items), len(items))
     words_after_ocr = (item.partition(OCR)[2].split() for item in items)
     return new_record(
-        anno_source=f"{model_name}_replay",
+        anno_source=f"{language_model_name(model_name)}_replay",
         stage=task_name + GENERATED_SUFFIX,
         question_id=question_id,
         question=question.strip(),

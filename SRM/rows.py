@@ -1,15 +1,16 @@
 """Sequences that grow token by token through a language model, one per row, for the search of :mod:`SRM.search`.
 
 transformers' ``generate()`` keeps the sequences of a batch in step: finished ones are computed until the last one ends,
-and beam search copies the whole key-value cache at every token. GPT-2's :class:`CachedRows` each have a length of their
-own and a fixed place in the cache, so prompts can join and leave at any time and only rows that change places are
-copied. The caches of the other models do not allow this: :class:`RecomputedRows` have no cache, and
-:class:`EncoderDecoderRows` accept new prompts only when all earlier ones have ended.
+and beam search copies the whole key-value cache at every token. :class:`CachedRows` each have a length of their own and
+a fixed place in the cache, so prompts can join and leave at any time and only rows that change places are copied. Not
+every decoder-only model can use such a cache: :class:`RecomputedRows` have none. :class:`EncoderDecoderRows` accept new
+prompts only when all earlier ones have ended. :func:`rows_for` compares the logits of rows with the model's own.
 """
 
 from __future__ import annotations
 
 import copy
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
@@ -20,6 +21,9 @@ from transformers import DynamicCache, EncoderDecoderCache
 from transformers.pytorch_utils import Conv1D
 
 from SRM.batches import padded
+from SRM.model import ModelError, disagreement, logits_at
+
+log = logging.getLogger("SRM")
 
 FIRST_ROOM = 64
 """Initial size of the key-value cache, in tokens per row."""
@@ -76,20 +80,24 @@ class Rows(ABC):
 
 
 class _Cache:
-    """The key-value cache that GPT-2's attention layers update: fixed buffers of all rows.
+    """The key-value cache that attention layers update: fixed buffers of all rows.
+
+    Args:
+        capacity: number of rows.
+        room: initial number of tokens per row.
 
     Attributes:
+        keys, values: a buffer for each layer, rows x heads x room x width, made when the layer is first computed.
         positions: int64, rows: where each row's next token is stored; None while prompts are added.
         first: the first row of the prompts that are added.
         rows: number of rows that are computed.
         width: number of tokens of the longest row, the new one included.
     """
 
-    def __init__(self, layers: int, shape: tuple[int, int, int, int], dtype: torch.dtype, device: torch.device) -> None:
-        # Masked positions are multiplied by 0, so they must not hold NaN, as uninitialised memory may.
-        self.keys = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(layers)]
-        self.values = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(layers)]
-        self.room = shape[2]
+    def __init__(self, capacity: int, room: int) -> None:
+        self.capacity, self.room = capacity, room
+        self.keys: list[Tensor] = []
+        self.values: list[Tensor] = []
         self.positions: Tensor | None = None
         self.first = self.rows = self.width = 0
 
@@ -110,6 +118,11 @@ class _Cache:
 
     def update(self, keys: Tensor, values: Tensor, layer: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
         """Store keys and values (rows x heads x new x width); return those that the new tokens attend to."""
+        if layer == len(self.keys):
+            # Masked positions are multiplied by 0, so they must not hold NaN, as uninitialised memory may.
+            for buffers, new in ((self.keys, keys), (self.values, values)):
+                _, heads, _, width = new.shape
+                buffers.append(new.new_zeros(self.capacity, heads, self.room, width))
         if self.positions is None:
             new = keys.shape[2]
             self.keys[layer][self.first : self.first + self.rows, :, :new] = keys
@@ -124,20 +137,17 @@ class _Cache:
 
 
 class CachedRows(Rows):
-    """The rows of GPT-2.
+    """The rows of a decoder-only model that takes masks, positions and the cache of each row as they are.
 
     Args:
         model, capacity: see :class:`Rows`.
         longest: maximum number of tokens of a row.
-        dtype: of the cache, the precision of the model's computation.
     """
 
-    def __init__(self, model: Any, capacity: int, longest: int, dtype: torch.dtype) -> None:
+    def __init__(self, model: Any, capacity: int, longest: int) -> None:
         super().__init__(model, capacity)
-        config = model.config
         self.longest = longest
-        shape = (capacity, config.n_head, min(longest, FIRST_ROOM), config.n_embd // config.n_head)
-        self.cache = _Cache(config.n_layer, shape, dtype, self.device)
+        self.cache = _Cache(capacity, min(longest, FIRST_ROOM))
 
     def append(self, prompts: Sequence[Sequence[int]], pad: int) -> Tensor:
         cache = self.cache
@@ -164,14 +174,15 @@ class CachedRows(Rows):
         return logits
 
     def _logits(self, input_ids: Tensor, positions: Tensor, mask: Tensor, last: Tensor) -> Tensor:
-        hidden = self.model.transformer(
+        return logits_at(
+            self.model,
+            (torch.arange(len(last), device=self.device), last),
             input_ids=input_ids,
             position_ids=positions,
             attention_mask=mask,
             past_key_values=self.cache,
             use_cache=True,
-        ).last_hidden_state
-        return self.model.lm_head(hidden[torch.arange(len(last), device=self.device), last]).float()
+        ).float()
 
     def copy(self, source: Tensor, target: Tensor) -> None:
         if len(source) == 0:
@@ -184,7 +195,7 @@ class CachedRows(Rows):
 
 
 class RecomputedRows(Rows):
-    """The rows of a decoder without a cache (openai-gpt): every step computes the whole sequences.
+    """The rows of a decoder-only model without a cache: every step computes the whole sequences.
 
     Args:
         model, capacity: see :class:`Rows`.
@@ -212,8 +223,8 @@ class RecomputedRows(Rows):
     def _logits(self, rows: slice) -> Tensor:
         # The last token does not attend to what lies beyond the end of its row.
         last = self.lengths[rows] - 1
-        hidden = self.model.transformer(input_ids=self.text[rows, : int(last.max()) + 1]).last_hidden_state
-        return self.model.lm_head(hidden[torch.arange(len(last), device=self.device), last]).float()
+        positions = (torch.arange(len(last), device=self.device), last)
+        return logits_at(self.model, positions, input_ids=self.text[rows, : int(last.max()) + 1]).float()
 
     def copy(self, source: Tensor, target: Tensor) -> None:
         self.text[target] = self.text[source]
@@ -221,9 +232,9 @@ class RecomputedRows(Rows):
 
 
 class EncoderDecoderRows(Rows):
-    """The rows of an encoder-decoder model (T5): prompts are encoded, and rows hold the decoder's output.
+    """The rows of an encoder-decoder model: prompts are encoded, and rows hold the decoder's output.
 
-    All rows have the same length, because T5 derives positions from the size of its cache. Arguments as in
+    All rows have the same length, because such models derive positions from the size of their cache. Arguments as in
     :class:`Rows`.
     """
 
@@ -277,14 +288,54 @@ class EncoderDecoderRows(Rows):
         self.cache.reorder_cache(rows)
 
 
-def rows_for(model: Any, capacity: int, longest: int, dtype: torch.dtype) -> Rows:
-    """Return the rows that a language model requires; see :class:`CachedRows` for the arguments."""
+def rows_for(model: Any, capacity: int, longest: int, exact: Any = None) -> Rows:
+    """Return the rows of a language model.
+
+    Args:
+        model, capacity: see :class:`Rows`.
+        longest: maximum number of tokens of a row.
+        exact: the model in float32, with which the rows are checked, if ``model`` computes in another precision.
+
+    Raises:
+        ModelError: the cache of an encoder-decoder model does not give the model's logits.
+    """
     if model.config.is_encoder_decoder:
+        reason = _unlike_model(EncoderDecoderRows(exact or model, 2), exact or model, longest)
+        if reason:
+            raise ModelError(
+                f"SRM's search does not apply to models of type {model.config.model_type} ({reason}); "
+                "give --generator hf --length_rule generated"
+            )
         return EncoderDecoderRows(model, capacity)
-    if model.config.model_type != "gpt2":
-        return RecomputedRows(model, capacity, longest)
-    on_cpu = model.device.type == "cpu" and dtype == torch.float32
-    return CachedRows(onednn_copy(model) if on_cpu else model, capacity, longest, dtype)
+    fast = onednn_copy(model) if model.device.type == "cpu" and exact is None else model
+    reason = _unlike_model(CachedRows(fast if exact is None else exact, 2, longest), exact or model, longest)
+    if reason is None:
+        return CachedRows(fast, capacity, longest)
+    log.info("sequences are recomputed for every generated token (key-value cache: %s)", reason)
+    return RecomputedRows(model, capacity, longest)
+
+
+@torch.inference_mode()
+def _unlike_model(rows: Rows, model: Any, longest: int) -> str | None:
+    """Return why the logits of two rows are not those of the model (in float32), or None if they are."""
+    prompts = [[1, 2, 3], [4, 5, 6, 7, 8]]
+
+    def plain(prompt: list[int], *generated: int) -> Tensor:
+        if model.config.is_encoder_decoder:
+            output = [model.config.decoder_start_token_id, *generated]
+            prompt = torch.tensor([prompt], device=model.device)
+            return model(input_ids=prompt, decoder_input_ids=torch.tensor([output], device=model.device)).logits[0, -1]
+        return logits_at(model, (0, -1), input_ids=torch.tensor([[*prompt, *generated]], device=model.device))
+
+    def grown() -> Tensor:
+        logits = [rows.append(prompts, pad=0), rows.step(torch.tensor([8, 7], device=model.device))]
+        rows.copy(torch.tensor([1], device=model.device), torch.tensor([0], device=model.device))
+        return torch.cat([*logits, rows.step(torch.tensor([6, 5], device=model.device))])
+
+    model.eval()
+    one, two = prompts
+    expected = [plain(one), plain(two), plain(one, 8), plain(two, 7), plain(two, 7, 6), plain(two, 7, 5)]
+    return disagreement(model, longest, grown, torch.stack(expected))
 
 
 class OneDNNLinear(nn.Module):
@@ -307,19 +358,14 @@ class OneDNNLinear(nn.Module):
 
 
 def onednn_copy(model: Any) -> Any:
-    """Return a copy of GPT-2 with :class:`OneDNNLinear` layers, or the model itself if oneDNN is not available."""
+    """Return a copy of a model with :class:`OneDNNLinear` layers, or the model if oneDNN is not available."""
     if not torch.backends.mkldnn.is_available():
         return model
     converted = copy.deepcopy(model)
-    converted.lm_head = OneDNNLinear(model.lm_head.weight.detach(), None)
-    for block in converted.transformer.h:
-        for module, name in (
-            (block.attn, "c_attn"),
-            (block.attn, "c_proj"),
-            (block.mlp, "c_fc"),
-            (block.mlp, "c_proj"),
-        ):
-            layer: Conv1D = getattr(module, name)
-            linear = OneDNNLinear(layer.weight.detach().T.contiguous(), layer.bias.detach())
-            setattr(module, name, linear)
+    for module in list(converted.modules()):
+        for name, layer in list(module.named_children()):
+            if type(layer) in (nn.Linear, Conv1D):
+                weight = layer.weight.detach()
+                bias = None if layer.bias is None else layer.bias.detach()
+                setattr(module, name, OneDNNLinear(weight.T.contiguous() if type(layer) is Conv1D else weight, bias))
     return converted

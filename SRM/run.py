@@ -23,7 +23,7 @@ from mmclvqa.process_exit import leave_process_group
 from SRM.data import Prompts, Record, input_files, read_prompts, replay_records, training_records
 from SRM.folder import RunFolder
 from SRM.generate import Generator
-from SRM.model import grow, load_model, load_pretrained, save_model
+from SRM.model import find_model, grow, load_model, save_model
 from SRM.records import answer_counts, judge_for
 from SRM.replay import ReplayWriter
 from SRM.settings import Settings, SettingsError, environment_rank
@@ -63,12 +63,16 @@ class Run:
         self.tokens: Tokens | None = None
 
     def open(self) -> None:
-        """Check that the data exist and open the run folder.
+        """Check that the data and the language model exist, and open the run folder.
 
         Raises:
-            CloveError: see :meth:`SRM.folder.RunFolder.open` and :func:`SRM.data.input_files`.
+            CloveError: see :meth:`SRM.folder.RunFolder.open`, :func:`SRM.data.input_files` and
+                :func:`SRM.model.find_model`.
         """
         sizes = {f"size of {path.name}": path.stat().st_size for path in input_files(self.settings) if path.exists()}
+        begins = self.settings.overwrite or not self.folder.model(self.order[0]).is_dir()
+        if begins and not self.settings.skip_tasks:
+            find_model(self.settings.root, self.settings.model_name)
         if self.accelerator.is_main_process:
             skipped = self.order[: len(self.settings.skip_tasks)]
             self.folder.open(self.settings.decisive() | sizes, self.settings.overwrite, skipped)
@@ -118,7 +122,7 @@ class Run:
         """Load the weights that the task at ``index`` starts from."""
         name, dropout = self.settings.model_name, self.settings.dropout
         if index == 0:
-            self.model, self.tokens = load_pretrained(self.settings.root, name, dropout)
+            self.model, self.tokens = load_model(find_model(self.settings.root, name), name, dropout)
         elif self.model is None:
             self.model, self.tokens = load_model(self.folder.model(self.order[index - 1]), name, dropout)
         self.model.to(self.accelerator.device)

@@ -13,10 +13,18 @@ from typing import Any, NoReturn
 
 from mmclvqa.clove.data_root import existing_root
 from mmclvqa.clove.errors import CloveError
+from mmclvqa.clove.experiment_paths import language_model_name
 from mmclvqa.clove.settings import order_text
 from mmclvqa.clove.tasks import Task, find_setting, parse_order, task
 
-MODEL_NAMES = ("gpt2", "distilgpt2", "openai-gpt", "t5-small", "t5v1_1-small")
+PUBLISHED_MODELS = {
+    "gpt2": ("gpt2", "gpt2"),
+    "distilgpt2": ("distilgpt2", "gpt2"),
+    "openai-gpt": ("openai-gpt", "openai-gpt"),
+    "t5-small": ("t5-small", "t5"),
+    "t5v1_1-small": ("google/t5-v1_1-small", "t5"),
+}
+"""The published values of ``--model_name``: each model's id on the Hugging Face hub and its ``model_type``."""
 DECAY_STYLES = ("linear", "cos", "const", "None")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 GENERATORS = ("auto", "rows", "hf")
@@ -118,7 +126,13 @@ class Settings:
 
     cl_setting: str = flag("what", "setting: its name, or the path of its YAML file", unit="SETTING")
     task_seq: str = flag("what", "task order, such as oarlks or shape,colour,count", unit="ORDER")
-    model_name: str = flag("what", "language model", "distilgpt2", choices=MODEL_NAMES)
+    model_name: str = flag(
+        "what",
+        f"language model: {', '.join(PUBLISHED_MODELS)}, or the hub id or the folder of any causal or encoder-decoder "
+        "model of transformers",
+        "distilgpt2",
+        "MODEL",
+    )
     add_task_tokens: bool = flag(
         "what", "start the sequences of each task with a token of its own, __<task>__, instead of __gen__", False
     )
@@ -371,6 +385,8 @@ def _check(settings: Settings) -> None:
         raise SettingsError(f"--skip_tasks {names}: not the first tasks of the order {settings.task_seq}")
     if len(skipped) == len(order):
         raise SettingsError("--skip_tasks names all tasks, so there is nothing to do")
+    if not language_model_name(settings.model_name):
+        raise SettingsError(f"--model_name {settings.model_name!r}: has no last part, which names the run folder")
     if settings.generator == "hf" and settings.length_rule != "generated":
         raise SettingsError(
             f"--generator hf: transformers' generate() does not know the length rule {settings.length_rule}; "

@@ -227,6 +227,12 @@ def draw(source: Source, rng: np.random.Generator, n_items: int, longest: int, s
     )
 
 
+def most_tokens(source: Source) -> int:
+    """Return the number of tokens that no sequence of a record exceeds; each item counts with its ``[SEP]``."""
+    items = [*source.related, *source.others]
+    return sum(map(len, items)) + len(items) + len(source.question) + max(map(len, source.answers)) + 3
+
+
 def cut_items(items: Sequence[list[int]], most: int, sep: int) -> tuple[list[int], bool]:
     """Join items by ``[SEP]`` and drop the last ones if the result would be longer than ``most``.
 

@@ -21,16 +21,18 @@ from tqdm import tqdm
 
 from mmclvqa.clove.errors import CloveError, DataError
 from mmclvqa.clove.files import atomic_write
-from SRM.batches import Batch, layout_for, plan
-from SRM.model import SRMLoss, longest_sequence
+from SRM.batches import Batch, plan
+from SRM.model import SRMLoss, layout_for, longest_sequence
 from SRM.optimizer import Schedule, build_optimizer
 from SRM.settings import Settings
-from SRM.tokens import IGNORED, Example, Source, Tokens, draw
+from SRM.tokens import IGNORED, Example, Source, Tokens, draw, most_tokens
 
 log = logging.getLogger("SRM")
 
 PREPARED = 4
 """Batches that each worker thread prepares in advance."""
+COMPARED = 8
+"""Examples with which the layout of the batches is chosen."""
 
 
 class DivergedError(CloveError):
@@ -67,10 +69,10 @@ class TaskTraining:
         self.settings, self.accelerator, self.tokens = settings, accelerator, tokens
         self.sources, self.epochs, self.name = sources, epochs, name
         self.checkpoint, self.report = checkpoint, report
-        self.layout = layout_for(model, tokens)
         self.longest = longest_sequence(model, tokens)
         self.model = model
         loss = SRMLoss(model, tokens.weighted_ids(), settings.tokens_weight)
+        self.layout = layout_for(loss, tokens, self._some_examples(), min(self.longest, max(map(most_tokens, sources))))
         optimizer = build_optimizer(model, settings, fused=accelerator.scaler is None)
         self.loss, self.optimizer = accelerator.prepare(loss, optimizer)
         warm_up = settings.n_warmup_ratio * len(sources)
@@ -138,6 +140,12 @@ class TaskTraining:
                 self._log(epoch, updates, rate)
         self._log(epoch, updates, rate)
         return updates
+
+    def _some_examples(self) -> list[Example]:
+        """Draw a few examples, with related and other items if there are such."""
+        rng = np.random.default_rng(self.settings.named_seed("layout", self.name))
+        sources = [source for source in self.sources if source.related and source.others] or self.sources
+        return [draw(s, rng, self.settings.n_sg_seq, self.longest, self.tokens.sep) for s in sources[:COMPARED]]
 
     def _draw_epoch(self, epoch: int) -> tuple[list[Example], list[list[int]]]:
         """Draw the examples of an epoch and assign them to batches."""

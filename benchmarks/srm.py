@@ -246,7 +246,7 @@ class Generation:
         return [text for beams, prompts in self.passes for text in generate(prompts[:count], beams)]
 
     def _search(self, prompts: list[list[int]], beams: int) -> list[list[int]]:
-        rows = rows_for(self.model, self.capacity, self.longest, self.model.dtype)
+        rows = rows_for(self.model, self.capacity, self.longest)
         order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
         eos, pad = self.ids.eos, self.ids.pad
         search = Search(eos, pad, self.longest, beams, unique_pairs=beams > 1, length_rule="generated")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import PurePosixPath
+
 from mmclvqa.clove.settings import ALL_TASKS, Task, order_text
 from mmclvqa.clove.tasks import find_setting, parse_order, setting_argument
 
@@ -71,14 +73,14 @@ def srm_experiment(
     """Return the folder name of an experiment with SRM replays.
 
     Args:
-        language_model: name of SRM's language model, such as ``distilgpt2``.
+        language_model: name, hub id or folder of SRM's language model, such as ``distilgpt2``.
         rate: number of replays per original record.
         use_gt: SRM was prompted with the related items of original records.
         task_token: SRM has a token for each task.
         train_perc: fraction of the records that SRM is trained on.
     """
-    trained = _trained_share(train_perc)
-    return f"{language_model}_replay_qag_seq_{_prompting(use_gt)}_{_tokens(task_token)}{trained}_{rate}"
+    name, trained = language_model_name(language_model), _trained_share(train_perc)
+    return f"{name}_replay_qag_seq_{_prompting(use_gt)}_{_tokens(task_token)}{trained}_{rate}"
 
 
 def random_experiment(rate: float, mask_images: bool = False, gt_graphs: bool = False) -> str:
@@ -104,7 +106,13 @@ def srm_root(setting: str, use_gt: bool = False, task_token: bool = True, train_
 
 def srm_folder(language_model: str, setting: str, order: str) -> str:
     """Return the folder of one SRM run and its replay files, relative to ``--model_dir_root``."""
-    return f"{language_model}_replay/{language_model}_{setting}_{order_text(parse_order(setting, order))}"
+    name = language_model_name(language_model)
+    return f"{name}_replay/{name}_{setting}_{order_text(parse_order(setting, order))}"
+
+
+def language_model_name(language_model: str) -> str:
+    """Return the last part of the name, hub id or folder of a language model, by which files and folders name it."""
+    return PurePosixPath(language_model).name
 
 
 def replay_file(order: str, past: Task, current: Task) -> str:

@@ -18,6 +18,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from pathlib import Path
 
+from mmclvqa.clove.experiment_paths import language_model_name
 from mmclvqa.clove.files import atomic_write
 from mmclvqa.clove.tasks import REPORTED_ORDERS, SETTINGS, find_setting, order_index
 from mmclvqa.clove.text import run_command
@@ -80,7 +81,7 @@ def script_name(experiment: Experiment) -> str:
         tokens = "wtt" if settings.task_token else "wott"
         trained = "" if settings.train_perc == 1 else f"_tr{settings.train_perc}"
         prompts = "wgt" if settings.use_gt else "wogt"
-        name = f"{settings.language_model}_{prompts}_{tokens}{trained}_{settings.restore_rate}"
+        name = f"{language_model_name(settings.language_model)}_{prompts}_{tokens}{trained}_{settings.restore_rate}"
     index = order_index(experiment.setting, experiment.order)
     return f"{experiment.setting}/{start}_run_{name}_S{index}.sh"
 

@@ -8,6 +8,7 @@ stored. Source: "Symbolic Replay: Scene Graph as Prompt for Continual Learning o
 from __future__ import annotations
 
 import re
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -133,7 +134,7 @@ class SymbolicReplay(ReplayMethod):
         arguments = [
             f"--cl_setting {setting_argument(setting_name)}",
             f"--task_seq {order}",
-            f"--model_name {settings.language_model}",
+            f"--model_name {shlex.quote(settings.language_model)}",
             f"--model_dir_root {root}/{srm_root(setting_name, settings.use_gt, settings.task_token)}",
             *(["--add_task_tokens"] if settings.task_token else []),
             *(["--use_gt"] if settings.use_gt else []),

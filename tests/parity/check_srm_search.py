@@ -68,7 +68,7 @@ def check_search(search: Mapping[str, Any], direction: Mapping[str, Any]) -> Ite
     cases = [search["cases"][index] for index in order]
     for recorded, rule in RULES.items():
         for most in PROMPTS_AT_A_TIME:
-            rows = CachedRows(model, most * beams, longest, torch.float32)
+            rows = CachedRows(model, most * beams, longest)
             found = Search(search["eos"], search["pad"], longest, beams, True, rule).run(
                 rows, [case["prompt"] for case in cases]
             )

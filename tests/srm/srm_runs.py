@@ -1,11 +1,15 @@
-"""A tiny data root with tiny language models of all five names, and runs of SRM on it."""
+"""A tiny data root with tiny language models of all five names and of other families, and runs of SRM on it."""
 
 from __future__ import annotations
 
 import json
 import random
 import shutil
-from collections.abc import Iterator
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,9 +20,14 @@ from transformers import (
     GPT2Config,
     GPT2LMHeadModel,
     GPT2Tokenizer,
+    LlamaConfig,
+    LlamaForCausalLM,
     OpenAIGPTConfig,
     OpenAIGPTLMHeadModel,
     OpenAIGPTTokenizer,
+    Qwen2Tokenizer,
+    Qwen3Config,
+    Qwen3ForCausalLM,
     T5Config,
     T5ForConditionalGeneration,
     T5Tokenizer,
@@ -27,14 +36,19 @@ from transformers import (
 from mmclvqa.clove.prompts import save_prompts
 from mmclvqa.clove.records import new_record, save_records
 from mmclvqa.clove.tasks import tasks
+from SRM.folder import RunFolder
+from SRM.settings import parse
 from SRM.train import main
 
 FIXTURES = Path(__file__).resolve().parents[1] / "fixtures"
+TRAIN = Path(__file__).resolve().parents[2] / "SRM" / "train.py"
 COLORS = ("red", "blue", "green", "white")
 THINGS = ("cup", "dog", "tree", "car", "table")
 RECORDS = 24
 TRAINED = ("--n_train_epochs", "15", "--learning_rate", "1e-2", "--n_replay", "3")
 """Flags of a run in which most generated texts are accepted."""
+FAMILIES = ("tiny-llama", "tiny-qwen3", "tiny-flan-t5")
+"""Models that are not among the published ones, in the same folder."""
 DEBUG = ("--debug", "--n_prompts", "2", "--max_length", "20")
 """Flags of a run in seconds, in which no generated text is accepted."""
 
@@ -82,7 +96,7 @@ def _models(root: Path) -> None:
         *(f"▁{word}" for word in (*COLORS, *THINGS, "what", "is")),
     ]
     t5 = T5Tokenizer(vocab=[(piece, -float(i)) for i, piece in enumerate(pieces)], extra_ids=0)
-    for name, gated in (("t5-small", "relu"), ("t5v1_1-small", "gated-gelu")):
+    for name, gated in (("t5-small", "relu"), ("t5v1_1-small", "gated-gelu"), ("tiny-flan-t5", "gated-gelu")):
         config = T5Config(
             vocab_size=len(t5),
             d_model=32,
@@ -97,6 +111,15 @@ def _models(root: Path) -> None:
         config.tie_word_embeddings = name == "t5-small"
         T5ForConditionalGeneration(config).save_pretrained(root / name)
         t5.save_pretrained(root / name)
+    sizes = {"vocab_size": len(gpt2) + 3, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
+    sizes |= {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 96}
+    LlamaForCausalLM(LlamaConfig(**sizes)).save_pretrained(root / "tiny-llama")
+    gpt2.save_pretrained(root / "tiny-llama")
+    qwen = Qwen3ForCausalLM(Qwen3Config(**sizes, head_dim=16, tie_word_embeddings=True))
+    # As published, with sampling and penalties that must not reach the replays.
+    qwen.generation_config.update(do_sample=True, top_k=20, repetition_penalty=1.5, eos_token_id=[1, 2])
+    qwen.save_pretrained(root / "tiny-qwen3")
+    Qwen2Tokenizer.from_pretrained(FIXTURES / "tiny_gpt2").save_pretrained(root / "tiny-qwen3")
 
 
 def make_root(root: Path) -> Path:
@@ -174,6 +197,18 @@ def trained(shared_world: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 def srm(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Runs:
     """Runs on a copy of the tiny data root."""
     return Runs(world, tmp_path / "exp", capsys)
+
+
+def kill_when(srm: Runs, flags: tuple[str, ...], reached: Callable[[Path], bool]) -> None:
+    """Start the run in another process and kill it as soon as ``reached`` is true of the run folder."""
+    argv = srm.argv(*flags)
+    process = subprocess.Popen([sys.executable, TRAIN, *argv], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    folder = RunFolder.of(parse(argv)).path
+    while not reached(folder):
+        assert process.poll() is None, "the run ended before it could be killed"
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
 
 
 def file_bytes(folder: Path, pattern: str = "**/*") -> dict[str, bytes]:

@@ -141,7 +141,7 @@ def test_a_full_disk_leaves_no_partial_file(
 
 
 @pytest.mark.parametrize(("flags", "message"), [
-    (("--model_name", "bert"), "invalid choice: 'bert'"), (("--train_perc", "1.5"), "--train_perc: 1.5 is not"),
+    (("--model_name", "/"), "'/': has no last part"), (("--train_perc", "1.5"), "--train_perc: 1.5 is not"),
     (("--min_batch_size", "0"), "0 is less than 1"), (("--lm_lamda", "1"), "unrecognized arguments: --lm_lamda"),
     (("@nowhere.args",), "nowhere.args"), (("--decay_style", "cosine"), "invalid choice: 'cosine'"),
     (("--seq_train_type", "gem"), "invalid choice: 'gem'"), (("--length_rule", "new"), "invalid choice: 'new'"),

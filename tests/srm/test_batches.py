@@ -11,18 +11,30 @@ import torch.nn.functional as F
 from srm_runs import FIXTURES, record
 from torch import Tensor
 from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
     GPT2Config,
     GPT2LMHeadModel,
     GPT2Tokenizer,
-    OpenAIGPTConfig,
-    OpenAIGPTLMHeadModel,
     T5Config,
     T5ForConditionalGeneration,
 )
 
-from SRM.batches import PairLayout, Seq2SeqLayout, TreeLayout, layout_for, plan
-from SRM.model import SRMLoss
+from SRM.batches import PairLayout, Seq2SeqLayout, TreeLayout, plan
+from SRM.model import SRMLoss, layout_for
 from SRM.tokens import Example, Tokens, decoder_sequences, draw, read_sources, seq2seq_sequences
+
+GPT = {"n_positions": 64, "n_embd": 32, "n_layer": 2, "n_head": 4}
+LLAMA = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+DECODERS = {
+    "gpt2": (TreeLayout, GPT),
+    "llama": (TreeLayout, LLAMA | {"num_key_value_heads": 2}),
+    "qwen3": (TreeLayout, LLAMA | {"num_key_value_heads": 2, "head_dim": 16}),
+    "openai-gpt": (PairLayout, GPT),
+    "bloom": (PairLayout, {"hidden_size": 32, "n_layer": 2, "n_head": 4}),
+    "mistral": (PairLayout, LLAMA | {"num_key_value_heads": 2, "sliding_window": 8}),
+}
+"""The layout and the sizes of decoder-only models by ``model_type``."""
 
 
 def test_every_example_is_in_exactly_one_batch_within_both_limits() -> None:
@@ -78,17 +90,15 @@ def separate_loss(model: torch.nn.Module, tokens: Tokens, drawn: list[Example], 
 
 
 @pytest.mark.parametrize("longest", [64, 28])
-@pytest.mark.parametrize("kind", ["gpt2", "openai-gpt"])
+@pytest.mark.parametrize("kind", DECODERS)
 def test_a_batch_gives_the_losses_of_each_sequence_alone(tokens: Tokens, kind: str, longest: int) -> None:
     torch.manual_seed(0)
-    sizes = {"vocab_size": len(tokens), "n_positions": 64, "n_embd": 32, "n_layer": 2, "n_head": 4}
-    model = (
-        GPT2LMHeadModel(GPT2Config(**sizes)) if kind == "gpt2" else OpenAIGPTLMHeadModel(OpenAIGPTConfig(**sizes))
-    ).eval()
-    layout = layout_for(model, tokens)
-    assert isinstance(layout, TreeLayout if kind == "gpt2" else PairLayout)
+    layout_class, sizes = DECODERS[kind]
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, vocab_size=len(tokens), **sizes)).eval()
     drawn = examples(tokens, longest)
     loss = SRMLoss(model, tokens.weighted_ids(), 5.0)
+    layout = layout_for(loss, tokens, drawn, longest)
+    assert isinstance(layout, layout_class)
     sums = loss(layout.batch(drawn))
     expected = separate_loss(model, tokens, drawn, 5.0)
     torch.testing.assert_close(sums, expected, rtol=1e-5, atol=1e-3)
@@ -99,6 +109,13 @@ def test_a_batch_gives_the_losses_of_each_sequence_alone(tokens: Tokens, kind: s
     (expected[0] / expected[1] + 0.25 * expected[2] / expected[3]).backward()
     for gradient, parameter in zip(gradients, model.parameters(), strict=True):
         torch.testing.assert_close(gradient, parameter.grad, rtol=1e-3, atol=1e-5)
+
+
+def test_a_model_that_ignores_the_mask_is_noticed(tokens: Tokens, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=len(tokens), **GPT))
+    forward = model.forward
+    monkeypatch.setattr(model, "forward", lambda **inputs: forward(**inputs | {"attention_mask": None}))
+    assert isinstance(layout_for(SRMLoss(model, [], 1.0), tokens, examples(tokens, 64), 64), PairLayout)
 
 
 def test_encoder_decoder_models_have_the_unweighted_loss_of_transformers(tokens: Tokens) -> None:

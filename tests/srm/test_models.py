@@ -1,4 +1,4 @@
-"""Each of the five language models learns a task and generates accepted replays."""
+"""Each published language model, and models of other families, learn a task and generate accepted replays."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from srm_runs import Runs
 
 from SRM.data import choose_prompts, read_prompts, training_records
 from SRM.generate import Generator
-from SRM.model import KINDS, grow, load_pretrained
+from SRM.model import find_model, grow, load_model
 from SRM.records import Generation, finish, refusal
 from SRM.run import DTYPES
-from SRM.settings import parse
+from SRM.settings import PUBLISHED_MODELS, parse
 from SRM.tokens import read_sources, task_question_token, task_token
 from SRM.training import TaskTraining
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", [*PUBLISHED_MODELS, "tiny-llama", "tiny-qwen3"])
 def test_a_model_learns_a_task_and_generates_replays(shared_world: Path, tmp_path: Path, name: str) -> None:
     flags = ["--model_name", name, "--max_length", "48", "--learning_rate", "1e-2"]
     settings = parse(Runs(shared_world, tmp_path).argv(*flags, setting="scene", order="abcdef"))
     task, current = settings.order[:2]
     accelerator = Accelerator(cpu=True)
     records = training_records(settings, task)
-    model, tokens = load_pretrained(settings.root, name)
+    model, tokens = load_model(find_model(settings.root, name), name)
     start, question_start = task_token(task), task_question_token(task)
     tokens.add(start, question_start)
     grow(model, tokens, seed=0)

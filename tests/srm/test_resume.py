@@ -2,39 +2,20 @@
 
 from __future__ import annotations
 
-import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from srm_runs import DEBUG, TRAINED, Runs, file_bytes
+from srm_runs import DEBUG, TRAINED, Runs, file_bytes, kill_when
 
 from SRM.generate import Generator
-
-TRAIN = Path(__file__).resolve().parents[2] / "SRM" / "train.py"
-
-
-def kill_when(srm: Runs, reached: Callable[[Path], bool]) -> None:
-    """Start the run in another process and kill it as soon as ``reached`` is true of the run folder."""
-    process = subprocess.Popen(
-        [sys.executable, TRAIN, *srm.argv(*TRAINED)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    folder = srm.root / "distilgpt2_replay" / "distilgpt2_functional_oarlks"
-    while not reached(folder):
-        assert process.poll() is None, "the run ended before it could be killed"
-        time.sleep(0.002)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
 
 
 @pytest.mark.slow
 def test_a_run_killed_in_training_and_in_generation_has_the_same_files(srm: Runs, trained: Path) -> None:
-    kill_when(srm, lambda folder: (folder / "unfinished" / "training.safetensors").exists())
+    kill_when(srm, TRAINED, lambda folder: (folder / "unfinished" / "training.safetensors").exists())
     kill_when(
         srm,
+        TRAINED,
         lambda folder: any(folder.glob("unfinished/replay_a_at_r*")) or any(folder.glob("*[[]a]_AT[[]r]*")),
     )
     assert file_bytes(srm(*TRAINED)) == file_bytes(trained)
