@@ -175,7 +175,14 @@ def start(stage: Path, project: Path, seconds: str) -> subprocess.Popen[str]:
     places = {name: os.environ[name] for name in ("ROOT", "CLOVE_ROOT", "LOG", "TMPDIR")}
     env = environment(**places, PYTHONPATH=str(project), SLEEP=seconds)
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    return subprocess.Popen(words, env=env, cwd=project, start_new_session=True, **pipes)
+    # Processes ignore Ctrl-C if the tests were started in the background of a shell, which starts them so.
+    return subprocess.Popen(
+        words, env=env, cwd=project, start_new_session=True, preexec_fn=_heed_ctrl_c, **pipes
+    )
+
+
+def _heed_ctrl_c() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def child(process: psutil.Process, part: str) -> psutil.Process | None:
