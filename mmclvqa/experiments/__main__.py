@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -22,7 +23,7 @@ from mmclvqa.experiments.costs import cost_lines, profile_runtimes, read_profile
 from mmclvqa.experiments.progress import Journal
 from mmclvqa.experiments.root import check_root, make_mini
 from mmclvqa.experiments.scripts import command
-from mmclvqa.experiments.steps import Step
+from mmclvqa.experiments.steps import DEFAULT_METHODS, Step
 from mmclvqa.user_code import import_user_code
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -101,7 +102,8 @@ def _runs(args: argparse.Namespace) -> list[planning.Run]:
         return planning.paper_runs(args.seed)
     if args.grid:
         return planning.grid_runs(args.grid)
-    return planning.runs_of(args.setting, args.order, args.method, args.seed)
+    methods = args.method or [*DEFAULT_METHODS, *_preset(args.config).get("more_methods", [])]
+    return planning.runs_of(args.setting, args.order, methods, args.seed)
 
 
 def _is_mini(config: str) -> bool:
@@ -179,12 +181,15 @@ def _snakemake(
     return 1 if process.returncode else 0
 
 
+def _preset(config: str) -> dict[str, Any]:
+    """Return the content of ``workflow.yaml`` in a folder of configuration files; empty if there is none."""
+    file = PROJECT / config / PRESET
+    return yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else {}
+
+
 def _arguments(args: argparse.Namespace) -> dict[str, str]:
     """Return ``MMF_ARGS`` and ``SRM_ARGS``: the arguments of the preset, then those of the environment."""
-    preset: dict[str, list[str]] = {}
-    file = PROJECT / args.config / PRESET
-    if file.is_file():
-        preset = yaml.safe_load(file.read_text(encoding="utf-8"))
+    preset = _preset(args.config)
     arguments = {name: [*preset.get(name, []), os.environ.get(name, "")] for name in ("MMF_ARGS", "SRM_ARGS")}
     if args.user_dir:
         arguments["MMF_ARGS"].append(f"env.user_dir={Path(args.user_dir).absolute()}")

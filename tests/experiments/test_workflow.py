@@ -85,6 +85,16 @@ def test_a_dry_run_prints_the_commands_in_the_form_of_the_scripts(
     assert not (tmp_path / "root").exists()
 
 
+def test_a_configuration_folder_adds_methods_to_the_default_ones(
+    stage: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command_line.main(["run", "--config", "EXP_CONFIG/mini", "--dry-run"]) == 0
+    printed = capsys.readouterr().out
+    assert "/ewc_reg_lambda_1e9/" in printed and "/mas_reg_lambda_1e9/" in printed and "/ewc/" in printed
+    assert command_line.main(["run", "--dry-run"]) == 0
+    assert "reg_lambda_1e9" not in capsys.readouterr().out
+
+
 def test_a_dry_run_sums_measured_minutes_and_otherwise_those_of_the_profile(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
