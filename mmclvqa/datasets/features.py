@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +18,7 @@ from mmclvqa.clove.files import safe_numpy_load
 from mmclvqa.clove.records import warn_once
 
 KEEP_BYTES = 256 * 2**20
-"""Databases that are smaller than this in total are kept in memory once they are read."""
+"""The features of databases of at most this total size stay in memory once they are read."""
 
 
 class ImageFeatures(NamedTuple):
@@ -64,10 +65,10 @@ class _Database:
         except (lmdb.Error, TypeError, ValueError) as error:
             raise DataError(f"feature database {self.path}, entry {path!r}: {error}") from None
 
-    def size(self) -> int:
-        """Return the size of the file in bytes."""
+    def files(self) -> Iterator[Path]:
+        """Yield the file of the database."""
         file = Path(self.path)
-        return (file / "data.mdb" if file.is_dir() else file).stat().st_size
+        yield file / "data.mdb" if file.is_dir() else file
 
 
 class _Folder:
@@ -87,9 +88,9 @@ class _Folder:
             value |= {**item.get("info", {}), "features": item.get("image_feat", item.get("feature"))}
         return value
 
-    def size(self) -> int:
-        """Return the size of all files in bytes."""
-        return sum(file.stat().st_size for file in Path(self.path).rglob("*.npy"))
+    def files(self) -> Iterator[Path]:
+        """Yield the files of all images."""
+        yield from Path(self.path).rglob("*.npy")
 
 
 class FeatureStore:
@@ -130,7 +131,7 @@ class FeatureStore:
         self._open[source] = [
             _Database(path) if path.endswith(".lmdb") else _Folder(path) for path in self._paths[source]
         ]
-        self._keep = sum(database.size() for opened in self._open.values() for database in opened) <= KEEP_BYTES
+        self._keep = self._is_small()
         return self._open[source]
 
     def source(self, record: Mapping[str, Any]) -> str:
@@ -165,6 +166,12 @@ class FeatureStore:
         if self._keep:
             self._kept[source, path] = features
         return features
+
+    def _is_small(self) -> bool:
+        """Return whether all open databases together have at most ``KEEP_BYTES``."""
+        files = (file for opened in self._open.values() for database in opened for file in database.files())
+        # A folder may have a hundred thousand files, so that counting ends at the limit.
+        return all(total <= KEEP_BYTES for total in accumulate(file.stat().st_size for file in files))
 
     def _regions(self, value: Mapping[str, Any], path: str, kind: str) -> np.ndarray:
         regions = np.asarray(value.get("features"))

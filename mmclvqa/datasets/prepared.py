@@ -1,4 +1,4 @@
-"""Records with tokenized texts and answers, prepared once per process and assembled into batches without padding."""
+"""Records whose texts and answers are tokenized once per process, and functions that pad them to batches."""
 
 from __future__ import annotations
 

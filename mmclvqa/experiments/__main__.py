@@ -30,7 +30,7 @@ PROJECT = Path(__file__).resolve().parents[2]
 WORKFLOW = Path(__file__).parent / "workflow"
 INSTALL = "pip install -r workflow_requirements.txt"
 PRESET = "workflow.yaml"
-"""File in a configuration folder with arguments that are added to all steps."""
+"""File in a configuration folder with arguments that are added to all steps, and methods that run by default."""
 PROGRAMS = Path(sys.executable).parent
 """Folder that comes first in ``PATH``, so that steps use this environment's ``mmf_run`` and ``python``."""
 POLL_SECONDS = 1.0
@@ -188,7 +188,7 @@ def _preset(config: str) -> dict[str, Any]:
 
 
 def _arguments(args: argparse.Namespace) -> dict[str, str]:
-    """Return ``MMF_ARGS`` and ``SRM_ARGS``: the arguments of the preset, then those of the environment."""
+    """Return the environment variables of all steps; ``MMF_ARGS`` and ``SRM_ARGS`` join the preset's and the user's."""
     preset = _preset(args.config)
     arguments = {name: [*preset.get(name, []), os.environ.get(name, "")] for name in ("MMF_ARGS", "SRM_ARGS")}
     if args.user_dir:
