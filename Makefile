@@ -1,6 +1,6 @@
 # make demo         install into .venv; on clove-mini, fine-tuning and SRM along a task order, a table and a page
 # make compare      every method on clove-mini, through the workflow (installs Snakemake)
-# make test         install the same way, run the tests
+# make test         install the same way and Snakemake, run the tests
 # make check-long   all tests, also those that take minutes; as root on Debian with check-slurm
 # make check-slurm  as root on Debian: install SLURM, run a grid on a SLURM cluster of this machine alone
 # make bench        compare with the plain way at reduced size: fails if a speed-up fell by more than a third
@@ -32,6 +32,7 @@ compare: install
 	$(BIN)/python -m mmclvqa.experiments run --config EXP_CONFIG/mini
 
 test: install
+	$(BIN)/python -m pip install --quiet -r workflow_requirements.txt
 	$(TESTS)
 
 check-long: install slurm

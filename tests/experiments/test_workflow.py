@@ -274,6 +274,7 @@ def test_a_folder_that_cannot_be_made_is_named(stage: Path, capsys: pytest.Captu
     assert "Failed to create output directory" in (said := capsys.readouterr().err) and "Not a directory" in said
 
 
+@pytest_snakemake
 def test_a_root_that_cannot_be_written_starts_nothing(stage: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (stage / "a root").touch()
     assert command_line.main(["run", "--method", "ft"]) == 1
