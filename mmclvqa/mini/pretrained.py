@@ -76,7 +76,13 @@ def write_pretrained(root: Path, seed: int, feature_dim: int) -> None:
 
 
 def write_models(
-    root: Path, seed: int, feature_dim: int, lines: Sequence[str], words: Sequence[str], pieces: Sequence[str]
+    root: Path,
+    seed: int,
+    feature_dim: int,
+    lines: Sequence[str],
+    words: Sequence[str],
+    pieces: Sequence[str],
+    gpt2_layers: int = GPT2_LAYERS,
 ) -> None:
     """Write small untrained models of any language below ``root``: BERT, GPT-2, fastText and fc7.
 
@@ -87,9 +93,10 @@ def write_models(
         lines: sentences, from which GPT-2's tokens and the word vectors are computed.
         words: all words, in ASCII, which are single tokens of GPT-2.
         pieces: BERT's vocabulary, see :func:`wordpieces`.
+        gpt2_layers: number of layers of GPT-2.
     """
     _write_bert(root / BERT, pieces, seed)
-    _write_gpt2(root / DISTILGPT2, lines, words, seed)
+    _write_gpt2(root / DISTILGPT2, lines, words, gpt2_layers, seed)
     plain = [line.replace("?", "").replace(",", "") for line in lines]
     _write_word_vectors(root / FASTTEXT, plain, words, seed)
     _write_fc7(root, seed, feature_dim)
@@ -148,7 +155,7 @@ def _write_bert(folder: Path, pieces: Sequence[str], seed: int) -> None:
     write_json(folder / "tokenizer_config.json", settings)
 
 
-def _write_gpt2(folder: Path, lines: Sequence[str], words: Sequence[str], seed: int) -> None:
+def _write_gpt2(folder: Path, lines: Sequence[str], words: Sequence[str], layers: int, seed: int) -> None:
     """Write a byte-level BPE tokenizer trained on ``lines`` and a small GPT-2 with random weights."""
     from tokenizers import ByteLevelBPETokenizer
     from transformers import GPT2Config, GPT2LMHeadModel
@@ -165,7 +172,7 @@ def _write_gpt2(folder: Path, lines: Sequence[str], words: Sequence[str], seed: 
     config = GPT2Config(
         vocab_size=len(vocabulary["vocab"]),
         n_embd=GPT2_WIDTH,
-        n_layer=GPT2_LAYERS,
+        n_layer=layers,
         n_head=GPT2_HEADS,
         n_positions=POSITIONS,
         bos_token_id=ends,
