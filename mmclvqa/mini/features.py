@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import lmdb
 import numpy as np
@@ -35,6 +35,8 @@ BACKGROUND_SHARE = 0.3
 """Fraction of background among the additional regions; the others repeat an object."""
 IMAGES_PER_COMMIT = 256
 PICKLE_PROTOCOL = 4
+
+Image = TypeVar("Image")
 
 
 @dataclass(frozen=True)
@@ -135,7 +137,7 @@ def _entry(
 
 
 def write_database(
-    path: Path, scenes: Mapping[str, Scene], render: Callable[[Scene], Mapping[str, Any]], entry_bytes: int
+    path: Path, scenes: Mapping[str, Image], render: Callable[[Image], Mapping[str, Any]], entry_bytes: int
 ) -> None:
     """Write a feature database, rendering one image at a time so that memory does not grow with their number.
 
@@ -143,7 +145,7 @@ def write_database(
 
     Args:
         path: the ``.lmdb`` folder to create.
-        scenes: scenes by key, which is the feature path without extension.
+        scenes: scenes, or images of another kind, by key, which is the feature path without extension.
         render: returns the entry of a scene.
         entry_bytes: maximum size of a pickled entry, from which the size of the memory map is computed.
 

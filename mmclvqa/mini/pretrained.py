@@ -70,11 +70,28 @@ _NEGATIVE_SAMPLING, _SKIPGRAM = 2, 2
 
 def write_pretrained(root: Path, seed: int, feature_dim: int) -> None:
     """Write BERT, GPT-2, fastText and fc7 below ``root``; ``seed`` and ``feature_dim`` determine every byte."""
-    lines = _sentences(seed)
-    _write_bert(root / BERT, seed)
-    _write_gpt2(root / DISTILGPT2, lines, seed)
+    whole = [word for word in _words() if word not in UNLISTED_WORDS]
+    pieces = wordpieces(whole, (*SYLLABLES, *(f"##{syllable}" for syllable in SYLLABLES)))
+    write_models(root, seed, feature_dim, _sentences(seed), _words(), pieces)
+
+
+def write_models(
+    root: Path, seed: int, feature_dim: int, lines: Sequence[str], words: Sequence[str], pieces: Sequence[str]
+) -> None:
+    """Write small untrained models of any language below ``root``: BERT, GPT-2, fastText and fc7.
+
+    Args:
+        root: the data root.
+        seed: seed of all weights.
+        feature_dim: width of the features of a region.
+        lines: sentences, from which GPT-2's tokens and the word vectors are computed.
+        words: all words, in ASCII, which are single tokens of GPT-2.
+        pieces: BERT's vocabulary, see :func:`wordpieces`.
+    """
+    _write_bert(root / BERT, pieces, seed)
+    _write_gpt2(root / DISTILGPT2, lines, words, seed)
     plain = [line.replace("?", "").replace(",", "") for line in lines]
-    _write_word_vectors(root / FASTTEXT, plain, _words(), seed)
+    _write_word_vectors(root / FASTTEXT, plain, words, seed)
     _write_fc7(root, seed, feature_dim)
 
 
@@ -99,20 +116,22 @@ def _sentences(seed: int) -> list[str]:
     return lines
 
 
-def _wordpieces() -> list[str]:
-    """Return BERT's vocabulary in the order of ``vocab.txt``; sign words outside the answers are in syllables."""
+def wordpieces(words: Iterable[str], parts: Iterable[str] = ()) -> list[str]:
+    """Return a vocabulary of BERT in the order of ``vocab.txt``: special tokens, letters, parts of words, and words.
+
+    Args:
+        words: words that are one token.
+        parts: parts of other words, those that continue a word with ``##``; the rest of a word is in letters.
+    """
     letters = string.ascii_lowercase + string.digits + "?,.[]"
-    whole = [word for word in _words() if word not in UNLISTED_WORDS]
-    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters]
-    pieces += [*(f"##{letter}" for letter in letters), *SYLLABLES, *(f"##{syllable}" for syllable in SYLLABLES)]
-    return list(dict.fromkeys(pieces + whole))
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *(f"##{letter}" for letter in letters)]
+    return list(dict.fromkeys([*pieces, *parts, *words]))
 
 
-def _write_bert(folder: Path, seed: int) -> None:
+def _write_bert(folder: Path, pieces: Sequence[str], seed: int) -> None:
     """Write a WordPiece tokenizer and a small BERT with random weights in the format of ``from_pretrained``."""
     from transformers import BertConfig, BertModel
 
-    pieces = _wordpieces()
     config = BertConfig(
         vocab_size=len(pieces),
         hidden_size=BERT_WIDTH,
@@ -129,7 +148,7 @@ def _write_bert(folder: Path, seed: int) -> None:
     write_json(folder / "tokenizer_config.json", settings)
 
 
-def _write_gpt2(folder: Path, lines: list[str], seed: int) -> None:
+def _write_gpt2(folder: Path, lines: Sequence[str], words: Sequence[str], seed: int) -> None:
     """Write a byte-level BPE tokenizer trained on ``lines`` and a small GPT-2 with random weights."""
     from tokenizers import ByteLevelBPETokenizer
     from transformers import GPT2Config, GPT2LMHeadModel
@@ -137,7 +156,7 @@ def _write_gpt2(folder: Path, lines: list[str], seed: int) -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     tokenizer = ByteLevelBPETokenizer()
     # A word is one token both at the beginning of an item and after another word.
-    corpus = lines + [form for word in _words() for form in (word, f" {word}") * 2]
+    corpus = [*lines, *(form for word in words for form in (word, f" {word}") * 2)]
     tokenizer.train_from_iterator(
         corpus, vocab_size=BPE_SIZE, min_frequency=2, show_progress=False, special_tokens=[END_OF_TEXT]
     )
