@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from own_settings import rearrange, write_setting
+from own_settings import rearrange, write_config, write_setting
 
 from mmclvqa.answer_models import check_model, registered_models
 from mmclvqa.clove.errors import ConfigError
@@ -72,9 +72,7 @@ def run(
 @needs_snakemake
 def test_the_documented_command_trains_evaluates_and_reports_the_example(run, project: Path, tmp_path: Path) -> None:
     changed = {"user_dir": str(write_model(project, tmp_path)), "setting": "two", "order": "colour,shape"}
-    config = tmp_path / "config"  # not a folder called mini, for which clove-mini would be generated
-    config.mkdir()
-    (config / "setting.yaml").write_text(f"includes: [{project}/EXP_CONFIG/mini/setting.yaml]\n")
+    config = write_config(project, tmp_path / "config")
     done = run([*documented_command(project, **changed), "--config", str(config), "--cores", "1"])
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
     save = tmp_path / "a root/exp/clvqa/save"
