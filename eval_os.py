@@ -1,4 +1,4 @@
-"""Evaluates UniVQA on CLOVE: the accuracy matrix of a task order, the multitask model, the chance level.
+"""Evaluates answer models on CLOVE: the accuracy matrix of a task order, the multitask model, the chance level.
 
     python eval_os.py sweep --cl_setting functional --task_order oarlks --exp ft --save_dir $ROOT/exp/clvqa
     python eval_os.py multitask --cl_setting functional --save_dir $ROOT/exp/clvqa
@@ -16,7 +16,7 @@ import os
 import shlex
 import sys
 
-from mmclvqa.evaluation.cli import check_model, evaluate_chance, main, print_result, save_folder
+from mmclvqa.evaluation.cli import evaluate_chance, main, print_result, save_folder
 
 
 def stage_sweep(
@@ -40,7 +40,8 @@ def stage_sweep(
         abbr_seq: the task order.
         device: the number of a GPU, ``cuda:<n>``, ``cuda``, ``cpu`` or ``auto`` (as None); without a GPU the CPU is
             used.
-        model_name: ``unicl``.
+        model_name: registered name of the answer model, ``unicl`` for UniVQA; a model of your own is registered by the
+            file that ``env.user_dir`` in ``$MMF_ARGS`` (or ``$MMF_USER_DIR``) names.
         save_dir: ``$ROOT/exp/clvqa``, whose folder ``save`` has the models, or the path of that folder.
         val_exp: name of the experiment's folder, which encodes the method.
         test_stand_alone: evaluate the single-task model of every task, unless ``test_reg``.
@@ -56,8 +57,7 @@ def stage_sweep(
     """
     from mmclvqa.evaluation.sweep import EvaluationConfig, check_index, evaluate_sweep
 
-    check_model(model_name)
-    config = EvaluationConfig.from_environment(device, _overrides())
+    config = EvaluationConfig.from_environment(device, _overrides(), model_name)
     check_index(cl_setting, setting_idx, abbr_seq)
     result = evaluate_sweep(
         cl_setting,
@@ -87,8 +87,7 @@ def test_multi_task(device: str | int | None, cl_setting: str, model_name: str, 
     """
     from mmclvqa.evaluation.sweep import EvaluationConfig, evaluate_multitask
 
-    check_model(model_name)
-    config = EvaluationConfig.from_environment(device, _overrides())
+    config = EvaluationConfig.from_environment(device, _overrides(), model_name)
     result = evaluate_multitask(cl_setting, save_folder(save_dir), config)
     print_result(result)
     return result.as_json()["accuracies"]

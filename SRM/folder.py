@@ -21,7 +21,7 @@ class RunFolder:
 
     Attributes:
         path: ``<model_dir_root>/<model>_replay/<model>_<setting>_<order>``; ``--train_perc p`` appends ``_tr<p>`` to
-            the root.
+            the root, and ``--lora_rank r`` appends ``_lora<r>`` to the model's name.
         order: the task order.
     """
 
@@ -31,7 +31,8 @@ class RunFolder:
     @classmethod
     def of(cls, settings: Settings) -> RunFolder:
         """Return the run folder of the settings."""
-        folder = experiments.srm_folder(settings.model_name, settings.cl_setting, settings.task_seq)
+        model = experiments.language_model_name(settings.model_name, settings.lora_rank)
+        folder = experiments.srm_folder(model, settings.cl_setting, settings.task_seq)
         return cls(settings.model_root / folder, settings.task_seq)
 
     def replay(self, past: Task, current: Task) -> Path:

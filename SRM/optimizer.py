@@ -63,7 +63,8 @@ def build_optimizer(model: torch.nn.Module, settings: Settings, fused: bool) -> 
     """Return the optimizer of a language model, with the published parameter groups; see :data:`NO_DECAY`."""
     decays: tuple[list[Any], list[Any]] = ([], [])
     for name, parameter in model.named_parameters():
-        decays[any(part in name for part in NO_DECAY)].append(parameter)
+        if parameter.requires_grad:
+            decays[any(part in name for part in NO_DECAY)].append(parameter)
     groups = [
         {"params": decays[False], "weight_decay": settings.weight_decay},
         {"params": decays[True], "weight_decay": 0.0},

@@ -23,6 +23,7 @@ from mmclvqa.process_exit import leave_process_group
 from SRM.data import Prompts, Record, input_files, read_prompts, replay_records, training_records
 from SRM.folder import RunFolder
 from SRM.generate import Generator
+from SRM.lora import add_adapters, merge_adapters
 from SRM.model import find_model, grow, load_model, save_model
 from SRM.records import answer_counts, judge_for
 from SRM.replay import ReplayWriter
@@ -152,7 +153,8 @@ class Run:
         for past, replays in replay_records(self.settings, files, task).items():
             log.info("task %s: %d replays of %s join its %d records", task.name, len(replays), past.name, len(records))
             sources += self._sources(replays, past)
-        checkpoint = self.folder.unfinished / "training.safetensors"
+        checkpoint, rank = self.folder.unfinished / "training.safetensors", self.settings.lora_rank
+        adapters = rank and add_adapters(self.model, rank, self.settings.named_seed("adapters", task.name))
         TaskTraining(
             self.settings,
             self.accelerator,
@@ -165,6 +167,8 @@ class Run:
             lambda updates, measures: self.report(task.name, updates, measures),
         ).run()
         self.accelerator.free_memory()
+        if adapters:
+            merge_adapters(adapters)
         if self.accelerator.is_main_process:
             target = self.folder.model(task)
             save_model(self.model, self.tokens, target, {ANSWERS: answer_counts(records)})

@@ -16,6 +16,7 @@ from mmclvqa.clove.errors import CloveError
 from mmclvqa.clove.experiment_paths import language_model_name
 from mmclvqa.clove.settings import order_text
 from mmclvqa.clove.tasks import Task, find_setting, parse_order, task
+from SRM.lora import check_peft
 
 PUBLISHED_MODELS = {
     "gpt2": ("gpt2", "gpt2"),
@@ -209,6 +210,14 @@ class Settings:
         "P",
         kind=number(0, 1),
     )
+    lora_rank: int | None = flag(
+        "training",
+        "train adapters of this rank instead of the weights of linear layers, and merge them after each task; needs "
+        "peft; _lora<RANK> is appended to the model's name in folders",
+        None,
+        "RANK",
+        kind=whole(1),
+    )
     min_batch_size: int = flag("training", "see --min_n_steps", 4, "EXAMPLES", kind=whole(1))
     min_n_steps: int = flag(
         "training",
@@ -317,7 +326,10 @@ class Settings:
 
     def decisive(self) -> dict[str, Any]:
         """Return the settings that affect the results, by name, as JSON values."""
-        return {name: value for name, value in asdict(self).items() if name not in NOT_DECISIVE}
+        values = {name: value for name, value in asdict(self).items() if name not in NOT_DECISIVE}
+        if self.lora_rank is None:
+            del values["lora_rank"]  # as in runs from before there were adapters
+        return values
 
     def named_seed(self, *names: str | int) -> int:
         """Return a seed of 63 bits that depends on the run's seed and on every name of the draw."""
@@ -392,6 +404,8 @@ def _check(settings: Settings) -> None:
             f"--generator hf: transformers' generate() does not know the length rule {settings.length_rule}; "
             "give --length_rule generated, or leave --generator out"
         )
+    if settings.lora_rank is not None:
+        check_peft(settings.lora_rank)
     target = settings.model_root
     if target.exists() and not target.is_dir():
         raise SettingsError(f"--model_dir_root {target}: is a file, not a folder")

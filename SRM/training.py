@@ -242,7 +242,7 @@ def save_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimiz
 
     Args:
         path: the file.
-        model: its parameters are saved, shared ones once.
+        model: its trained parameters are saved, shared ones once.
         optimizer: an optimizer of these parameters, whose tensors are saved.
         progress: JSON values.
 
@@ -250,7 +250,7 @@ def save_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimiz
         OSError: the file cannot be written; an earlier one is kept.
     """
     tensors: dict[str, Tensor] = {}
-    for name, parameter in model.named_parameters():
+    for name, parameter in _trained(model):
         tensors[f"model/{name}"] = parameter.detach().contiguous()
         for key, value in optimizer.state[parameter].items():
             tensors[f"{key}/{name}"] = torch.as_tensor(value).contiguous()
@@ -277,9 +277,13 @@ def load_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimiz
     """Restore the parameters and the optimizer state of :func:`save_checkpoint`."""
     with safe_open(path, "pt") as file:
         keys = {name.partition("/")[0] for name in file.keys()}  # noqa: SIM118 (not a dict)
-        for name, parameter in model.named_parameters():
+        for name, parameter in _trained(model):
             with torch.no_grad():
                 parameter.copy_(file.get_tensor(f"model/{name}"))
             optimizer.state[parameter] = {
                 key: file.get_tensor(f"{key}/{name}").to(parameter.device) for key in sorted(keys - {"model"})
             }
+
+
+def _trained(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    return ((name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad)

@@ -27,9 +27,11 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from mmclvqa.answer_models import check_model
 from mmclvqa.clove.data_root import pretrained_source
 from mmclvqa.clove.errors import CloveError, ConfigError
 from mmclvqa.clove.tasks import ALL_TASKS, find_setting, setting_names, task
+from mmclvqa.clove.text import did_you_mean
 from mmclvqa.lazy import LazyModule, torch
 from mmclvqa.methods.selection import method_defaults
 from mmclvqa.published_configs import meaningless, translate, translate_key
@@ -141,8 +143,16 @@ class PluginConfiguration:
         if not name:
             raise ConfigError("no model is given; add an override such as model=unicl")
         config.model = name
+        self._drop_other_models(name)
         self._model_config = self._registered_config("model", name)
         return self._model_config
+
+    def _drop_other_models(self, name: str) -> None:
+        """Remove the sizes of the plugin's other models from the configuration file, which all models share."""
+        nodes = self._user_config.get("model_config")
+        for other in list(nodes) if isinstance(nodes, DictConfig) else ():
+            if other != name and (CONFIG_DIR / "models" / other).is_dir():
+                del nodes[other]
 
     def _build_dataset_config(self, config: DictConfig) -> DictConfig:
         names = config.datasets or config.dataset
@@ -161,10 +171,11 @@ class PluginConfiguration:
         own = CONFIG_DIR / f"{group}s" / name / "defaults.yaml"
         if "mmf" not in sys.modules and name.isidentifier() and own.exists():
             return read_config(str(own))
+        if kind == "model":
+            check_model(name)
         registered = mmf_registry.registry.mapping[f"{kind}_name_mapping"]
         if name not in registered:
-            close = difflib.get_close_matches(name, registered, n=3)
-            raise ConfigError(f"no {group} named {name!r} is registered{_did_you_mean(close)}")
+            raise ConfigError(f"no {group} named {name!r} is registered{did_you_mean(name, registered)}")
         path = registered[name].config_path()
         return mmf_configuration.load_yaml(path) if path else OmegaConf.create({node: {name: {}}})
 

@@ -11,18 +11,19 @@ SAVE = "exp/clvqa/save"
 """Folder of UniVQA's checkpoints. Functions with a ``save`` argument return paths below that folder instead."""
 QAG_SEQ = "exp/clvqa/QAG_seq"
 MODEL = "unicl"
+"""Registered name of UniVQA. Files and folders of another answer model carry its name instead."""
 FINE_TUNING = "ft"
 STAND_ALONE = "stand_alone"
 
 
-def final_weights(folder: str) -> str:
+def final_weights(folder: str, model: str = MODEL) -> str:
     """Return the path of the final weights in the folder of a training run."""
-    return f"{folder}/{MODEL}_final.pth"
+    return f"{folder}/{model}_final.pth"
 
 
-def task_folder(task: Task) -> str:
+def task_folder(task: Task, model: str = MODEL) -> str:
     """Return the name of a task's folder within a run or within the single-task models."""
-    return f"{MODEL}_{task.name}"
+    return f"{model}_{task.name}"
 
 
 def stand_alone_folder(setting: str, save: str = SAVE) -> str:
@@ -41,13 +42,29 @@ def run_folder(setting: str, order: str, experiment: str, save: str = SAVE) -> s
     return f"{save}/{found.name}/setting_{found.order_index(order)}_{order_text(tasks)}/{experiment}"
 
 
-def multitask_folder(setting: str, save: str = SAVE) -> str:
-    """Return the folder of UniVQA trained jointly on all tasks of a setting."""
-    return f"{save}/multitask/{MODEL}_{setting}_incremental"
+def evaluation_folder(setting: str, order: str, experiment: str, save: str = SAVE, model: str = MODEL) -> str:
+    """Return the folder of an experiment's accuracy matrix: ``val_<experiment>`` beside the folder of the experiment.
+
+    That of another model than UniVQA is ``val_<model>_<experiment>``.
+
+    Raises:
+        TaskError: unknown setting or invalid task order.
+    """
+    return run_folder(setting, order, f"val_{experiment}" if model == MODEL else f"val_{model}_{experiment}", save)
+
+
+def multitask_folder(setting: str, save: str = SAVE, model: str = MODEL) -> str:
+    """Return the folder of a model trained jointly on all tasks of a setting."""
+    return f"{save}/multitask/{model}_{setting}_incremental"
+
+
+def multitask_evaluation_folder(setting: str, save: str = SAVE, model: str = MODEL) -> str:
+    """Return the folder of the accuracies of a model trained jointly on all tasks of a setting."""
+    return f"{save}/multitask/val_{model}_{setting}_incremental"
 
 
 def task_configuration(setting: str, folder: str, task: Task | None) -> tuple[str, ...]:
-    """Return the overrides that select configuration file, setting and task.
+    """Return the overrides that select configuration file, setting and task; every answer model uses the same files.
 
     Args:
         setting: the setting. If ``task_configs`` of its file says so, its tasks have configuration files of their own;
@@ -110,9 +127,14 @@ def srm_folder(language_model: str, setting: str, order: str) -> str:
     return f"{name}_replay/{name}_{setting}_{order_text(parse_order(setting, order))}"
 
 
-def language_model_name(language_model: str) -> str:
-    """Return the last part of the name, hub id or folder of a language model, by which files and folders name it."""
-    return PurePosixPath(language_model).name
+def language_model_name(language_model: str, lora_rank: int | None = None) -> str:
+    """Return the name of a language model in files and folders: the last part of its name, hub id or folder.
+
+    Args:
+        language_model: name, hub id or folder.
+        lora_rank: rank of the adapters that are trained, which is appended; None or 0 if the model itself is trained.
+    """
+    return PurePosixPath(language_model).name + (f"_lora{lora_rank}" if lora_rank else "")
 
 
 def replay_file(order: str, past: Task, current: Task) -> str:

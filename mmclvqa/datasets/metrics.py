@@ -16,6 +16,7 @@ from mmf.modules.metrics import BaseMetric
 from mmf.utils.distributed import byte_tensor_to_object
 from mmf.utils.m4c_evaluators import TextVQAAccuracyEvaluator
 
+from mmclvqa.clove.errors import ConfigError
 from mmclvqa.datasets.answers import answer_words
 
 Sums = dict[str, tuple[float, float]]
@@ -49,9 +50,18 @@ class VQAAccuracy(BaseMetric):
         self._sums: dict[str, list[float]] = {}
 
     def update(self, sample_list: Any, model_output: Any) -> None:
-        """Add a batch: ``scores`` (B, steps, A + OCR slots) compared with ``answers`` and ``context_tokens``."""
+        """Add a batch: ``scores`` (B, steps, A + OCR slots) compared with ``answers`` and ``context_tokens``.
+
+        Raises:
+            ConfigError: the model returns no scores of this form.
+        """
         processor = registry.get(f"{sample_list.dataset_name}_answer_processor")
-        for row, indices in enumerate(model_output["scores"].argmax(dim=-1).tolist()):
+        outputs = model_output.get("scores")
+        if outputs is None or outputs.dim() != 3:
+            form = "no scores" if outputs is None else f"scores of the form {' × '.join(map(str, outputs.shape))}"
+            needed = "batch × steps × (answers + OCR slots)"
+            raise ConfigError(f"the model returns {form}; {self.name} needs {needed}, see docs/model.md")
+        for row, indices in enumerate(outputs.argmax(dim=-1).tolist()):
             tokens = byte_tensor_to_object(sample_list.context_tokens[row])
             answers = byte_tensor_to_object(sample_list.answers[row])
             predicted, _ = answer_words(indices, tokens, processor)

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mmclvqa.clove import experiment_paths as experiments
-from mmclvqa.clove.errors import CloveError
 from mmclvqa.clove.text import run_command
 
 if TYPE_CHECKING:
@@ -30,16 +29,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(f"unrecognized arguments: {' '.join(unknown or rest)}")
     args.overrides = tuple(rest)
     return run_command(lambda: _output(_COMMANDS[args.command](args), args))
-
-
-def check_model(name: str) -> None:
-    """Check the name of the model.
-
-    Raises:
-        CloveError: the name is not ``unicl``.
-    """
-    if name != experiments.MODEL:
-        raise CloveError(f"model_name {name}: the only model is {experiments.MODEL}")
 
 
 def save_folder(save_dir: str) -> str:
@@ -72,7 +61,7 @@ def print_result(result: EvaluationResult) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python eval_os.py",
-        description="Evaluate UniVQA on CLOVE. $CONFIG names the folder of configurations (default EXP_CONFIG), "
+        description="Evaluate answer models on CLOVE. $CONFIG names the folder of configurations (default EXP_CONFIG), "
         "$CLOVE_ROOT the data; key=value arguments at the end override the configuration as for mmf_run.",
     )
     commands = parser.add_subparsers(dest="command", required=True)
@@ -102,12 +91,14 @@ def _add_output_arguments(parser: argparse.ArgumentParser) -> None:
 def _add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.usage = f"{parser.prog} --cl_setting SETTING ... [key=value ...]"
     parser.add_argument("--save_dir", required=True, metavar="DIR", help="$ROOT/exp/clvqa, or its folder save")
-    parser.add_argument("--model_name", default=experiments.MODEL)
+    parser.add_argument(
+        "--model_name", default=experiments.MODEL, metavar="NAME",
+        help=f"registered answer model (default: {experiments.MODEL}); env.user_dir=FILE registers your own",
+    )  # fmt: skip
     parser.add_argument("--device", help="auto (default), cpu, cuda, cuda:<n> or the number of a GPU")
 
 
 def _sweep(args: argparse.Namespace) -> EvaluationResult:
-    check_model(args.model_name)
     from mmclvqa.evaluation.sweep import check_index, evaluate_sweep
 
     config = _evaluation_config(args)
@@ -125,7 +116,6 @@ def _sweep(args: argparse.Namespace) -> EvaluationResult:
 
 
 def _multitask(args: argparse.Namespace) -> EvaluationResult:
-    check_model(args.model_name)
     from mmclvqa.evaluation.sweep import evaluate_multitask
 
     return evaluate_multitask(args.cl_setting, save_folder(args.save_dir), _evaluation_config(args))
@@ -138,7 +128,7 @@ def _chance(args: argparse.Namespace) -> EvaluationResult:
 def _evaluation_config(args: argparse.Namespace) -> EvaluationConfig:
     from mmclvqa.evaluation.sweep import EvaluationConfig
 
-    return EvaluationConfig.from_environment(args.device, args.overrides)
+    return EvaluationConfig.from_environment(args.device, args.overrides, args.model_name)
 
 
 def _output(result: EvaluationResult, args: argparse.Namespace) -> None:

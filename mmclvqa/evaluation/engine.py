@@ -24,7 +24,6 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from mmclvqa.clove.errors import DataError
-from mmclvqa.clove.experiment_paths import MODEL
 from mmclvqa.clove.tasks import Task
 from mmclvqa.evaluation.sweep import DATASET, SPLIT, EvaluationConfig
 from mmclvqa.random_state import random_state_kept, seed_all
@@ -109,9 +108,10 @@ class Engine:
         if path not in self._models:
             if self._untrained is None:
                 seed_all(config.training.seed)
-                attributes = config.model_config[MODEL]
+                name = self._evaluation.model
+                attributes = config.model_config[name]
                 with read_write(config), open_dict(attributes):
-                    attributes.model = MODEL
+                    attributes.model = name
                 self._untrained = build_model(attributes)
             state = read_checkpoint(path)
             model = copy.deepcopy(self._untrained)

@@ -32,6 +32,7 @@ from mmclvqa.evaluation.runs import (
     read_all,
     short_method_label,
     total_acceptance,
+    with_model,
     with_seeds,
 )
 from mmclvqa.evaluation.sweep import PUBLISHED_DATA
@@ -124,7 +125,7 @@ def comparison_row(*group: Run | Bound) -> ComparisonRow:
     is_run = isinstance(first, Run)
     return ComparisonRow(
         label=with_seeds(first.label, seeds),
-        short_label=with_seeds(first.short_label if is_run else first.kind, seeds),
+        short_label=with_seeds(first.short_label, seeds),
         seeds=tuple(seed.number for seed in seeds if seed is not None),
         anchor=first.name if is_run else "",
         data=first.sweep.data if is_run else "",
@@ -209,7 +210,8 @@ def _comparisons_with(
         weights = tuple(map(float, published_weights(len(same_order[0][0].tasks))))
         data = content.get("data", PUBLISHED_DATA)
         compared = [[SweepResult(setting, order, content["exp"], content["matrix"], weights, data=data)], *same_order]
-        columns = [f"{short_method_label(s.experiment)} on {s.data or 'unnamed data'}" for s, *_ in compared]
+        labels = [short_method_label(sweep.experiment) + with_model(sweep.model) for sweep, *_ in compared]
+        columns = [f"{label} on {s.data or 'unnamed data'}" for label, (s, *_) in zip(labels, compared, strict=True)]
         columns[0] = f"published: {columns[0]}"
         numbers = [[_equally_weighted(sweep) for sweep in group] for group in compared]
         rows = [

@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from mmclvqa.clove.errors import CloveError, DataError
+from mmclvqa.clove.experiment_paths import MODEL
 from mmclvqa.clove.files import write_json
 from mmclvqa.clove.tasks import Task, find_setting, order_index, parse_order, tasks
 from mmclvqa.clove.text import format_table, one_line
@@ -84,6 +85,7 @@ class SweepResult(EvaluationResult):
         weights: val sizes of the tasks along the order.
         stand_alone: whether the checkpoints are single-task models.
         data: name of the data set.
+        model: registered name of the answer model.
     """
 
     setting: str
@@ -93,6 +95,7 @@ class SweepResult(EvaluationResult):
     weights: tuple[float, ...]
     stand_alone: bool = False
     data: str = ""
+    model: str = MODEL
 
     @property
     def tasks(self) -> list[Task]:
@@ -122,6 +125,7 @@ class SweepResult(EvaluationResult):
             "setting_idx": order_index(self.setting, self.order),
             "task_order": self.order,
             "exp": self.experiment,
+            **_model_json(self.model),
             "stand_alone": self.stand_alone,
             "data": self.data,
             "metric": METRIC,
@@ -197,11 +201,13 @@ class MultitaskResult(EvaluationResult):
         setting: name of the setting.
         accuracies: fractions in [0, 1] by task.
         weights: val sizes of the tasks.
+        model: registered name of the answer model.
     """
 
     setting: str
     accuracies: tuple[float, ...]
     weights: tuple[float, ...]
+    model: str = MODEL
 
     @property
     def average(self) -> float:
@@ -213,6 +219,7 @@ class MultitaskResult(EvaluationResult):
         return {
             "kind": "multitask",
             **find_setting(self.setting).reference(),
+            **_model_json(self.model),
             "metric": METRIC,
             "accuracies": dict(zip(task_names(self.setting), self.accuracies, strict=True)),
             "weights": list(self.weights),
@@ -247,6 +254,7 @@ def read_sweep(path: str | os.PathLike[str]) -> SweepResult:
             stand_alone=bool(content.get("stand_alone")),
             data=str(content.get("data") or ""),
             experiment=str(content["exp"]),
+            model=str(content.get("model", MODEL)),
         )
     except FileNotFoundError:
         raise DataError(f"{file}: no such file; `python eval_os.py sweep` writes one") from None
@@ -293,6 +301,11 @@ def task_names(setting: str) -> list[str]:
         TaskError: no such setting.
     """
     return [task.name for task in tasks(setting).values()]
+
+
+def _model_json(model: str) -> dict[str, str]:
+    """Return the entry of a result that names the answer model; results of UniVQA have none."""
+    return {} if model == MODEL else {"model": model}
 
 
 def _summary_json(summary: Summary | None) -> dict[str, Any] | None:

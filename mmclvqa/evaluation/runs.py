@@ -68,6 +68,11 @@ def with_seeds(label: str, seeds: Sequence[Seed | None]) -> str:
     return label if seeds[0] is None else f"{label}, seed {seeds[0].number}"
 
 
+def with_model(model: str) -> str:
+    """Return what a label says of the answer model: nothing of UniVQA."""
+    return "" if model == experiments.MODEL else f" with {model}"
+
+
 @dataclass(frozen=True)
 class TrainingCurve:
     """The evaluations of one training on its own val split.
@@ -155,13 +160,13 @@ class Run:
 
     @property
     def label(self) -> str:
-        """Method and task order."""
-        return f"{method_label(self.sweep.experiment)}, {self.sweep.order}"
+        """Method, answer model (if it is not UniVQA) and task order."""
+        return f"{method_label(self.sweep.experiment)}{with_model(self.sweep.model)}, {self.sweep.order}"
 
     @property
     def short_label(self) -> str:
         """:attr:`label` for titles and axes of figures."""
-        return f"{short_method_label(self.sweep.experiment)}, {self.sweep.order}"
+        return f"{short_method_label(self.sweep.experiment)}{with_model(self.sweep.model)}, {self.sweep.order}"
 
     @property
     def heading(self) -> str:
@@ -185,6 +190,7 @@ class Bound:
         average: their average, weighted by val size.
         cost: storage and training time.
         seed: see :class:`Run`.
+        model: registered name of the answer model.
     """
 
     kind: str
@@ -193,11 +199,17 @@ class Bound:
     average: float
     cost: Cost
     seed: Seed | None = None
+    model: str = experiments.MODEL
 
     @property
     def label(self) -> str:
-        """Kind and setting."""
-        return f"{self.kind}, {self.setting} setting"
+        """Kind, answer model (if it is not UniVQA) and setting."""
+        return f"{self.kind}{with_model(self.model)}, {self.setting} setting"
+
+    @property
+    def short_label(self) -> str:
+        """Kind and answer model, for axes of figures."""
+        return f"{self.kind}{with_model(self.model)}"
 
 
 def read_all(paths: Sequence[str | Path]) -> list[Run | Bound]:
@@ -254,11 +266,12 @@ def read_run(path: str | Path, taken: Sequence[str] = ()) -> Run:
     sweep = read_sweep(path)
     folder = path if path.is_dir() else path.parent
     seed = _seed(path)
-    base = re.sub(r"[^A-Za-z0-9.]+", "_", f"{sweep.setting}_{sweep.order}_{sweep.experiment}")
+    own = folder_name(sweep).removeprefix("val_")
+    base = re.sub(r"[^A-Za-z0-9.]+", "_", f"{sweep.setting}_{sweep.order}_{own}")
     base += "" if seed is None else f"_seed_{seed.number}"
     name = next(n for n in (base, *(f"{base}_{i}" for i in range(2, len(taken) + 3))) if n not in taken)
-    if folder.name != f"val_{sweep.experiment}" or len(folder.parents) < 3:
-        note = f"Trainings and replays are not shown: the sweep is not in its run's folder val_{sweep.experiment}."
+    if folder.name != folder_name(sweep) or len(folder.parents) < 3:
+        note = f"Trainings and replays are not shown: the sweep is not in its run's folder {folder_name(sweep)}."
         return Run(sweep, name, notes=[note], seed=seed)
     save, notes = str(folder.parents[2]), []
     curves = _training_curves(sweep, save)
@@ -272,6 +285,11 @@ def read_run(path: str | Path, taken: Sequence[str] = ()) -> Run:
     if replay_folder and len(replays) < expected:
         notes.append(f"Statistics of {len(replays)} of {expected} replay files were found.")
     return Run(sweep, name, curves, replays, samples, notes, _run_cost(sweep, save, curves, replay_folder), seed)
+
+
+def folder_name(sweep: SweepResult) -> str:
+    """Return the name of the folder in which a sweep is written."""
+    return Path(experiments.evaluation_folder(sweep.setting, sweep.order, sweep.experiment, "", sweep.model)).name
 
 
 def read_bound(path: str | Path) -> Bound | None:
@@ -297,7 +315,8 @@ def read_bound(path: str | Path) -> Bound | None:
             training = path.parent.with_name(path.parent.name.removeprefix("val_"))
             cost = Cost(seconds=_training_seconds(training / RESULTS_FILE), everything=True)
         average = float(content["weighted_average_accuracy"])
-        return Bound(kind, setting_of_result(content), accuracies, average, cost, _seed(path))
+        model = str(content.get("model", experiments.MODEL))
+        return Bound(kind, setting_of_result(content), accuracies, average, cost, _seed(path), model)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{path}: not a valid result of `eval_os.py {kind}` ({one_line(error)})") from None
 
@@ -359,7 +378,7 @@ def _training_curves(sweep: SweepResult, save: str) -> list[TrainingCurve]:
         folders = [single_task if sweep.stand_alone else run]
         if position == 0 and not sweep.stand_alone:
             folders.append(single_task)  # most methods do not train the first task themselves
-        files = (Path(folder, experiments.task_folder(task), RESULTS_FILE) for folder in folders)
+        files = (Path(folder, experiments.task_folder(task, sweep.model), RESULTS_FILE) for folder in folders)
         curve = next(filter(None, (_training_curve(task.name, file) for file in files)), None)
         if curve:
             curves.append(curve)
@@ -459,7 +478,7 @@ def _stored(sweep: SweepResult, save: str) -> tuple[int | None, int | None]:
     """Return the records and bytes that the training of the last task reports as stored."""
     run = experiments.run_folder(sweep.setting, sweep.order, sweep.experiment, save)
     try:
-        content = _read_json(Path(run, experiments.task_folder(sweep.tasks[-1]), STORED_FILE))
+        content = _read_json(Path(run, experiments.task_folder(sweep.tasks[-1], sweep.model), STORED_FILE))
         return int(content["records"]), int(content["bytes"])
     except _INVALID:
         return None, None

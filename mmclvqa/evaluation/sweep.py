@@ -1,8 +1,8 @@
 """The sweep: every checkpoint of an experiment is evaluated on every task, in one process.
 
-Results are kept in ``<save>/<setting>/setting_<N>_<order>/val_<experiment>/``: ``<learned>2<tested>/results.json`` for
-each pair, and ``sweep.json``. A pair is evaluated again only when its checkpoint or its inputs change, so that an
-interrupted sweep resumes when it is re-run.
+Results are kept in ``<save>/<setting>/setting_<N>_<order>/val_<experiment>/`` (``val_<model>_<experiment>/`` of another
+model than UniVQA): ``<learned>2<tested>/results.json`` for each pair, and ``sweep.json``. A pair is evaluated again
+only when its checkpoint or its inputs change, so that an interrupted sweep resumes when it is re-run.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from mmclvqa.answer_models import check_model
 from mmclvqa.clove import experiment_paths as experiments
 from mmclvqa.clove.data_root import annotation_file, load_manifest
 from mmclvqa.clove.errors import CloveError, DataError, TaskError
@@ -32,6 +33,7 @@ from mmclvqa.configuration import CONFIG_DIR, PluginConfiguration
 from mmclvqa.evaluation.matrix import sweep_key, val_weights
 from mmclvqa.evaluation.results import METRIC, RESULTS_FILE, SWEEP_FILE, MultitaskResult, SweepResult
 from mmclvqa.methods.base import method_of_experiment
+from mmclvqa.user_code import import_user_code, user_file
 
 if TYPE_CHECKING:
     from mmclvqa.evaluation.engine import Engine
@@ -44,6 +46,7 @@ PUBLISHED_DATA = "CLOVE"
 FIXED_KEYS = ("config", "model", "dataset", "datasets", "run_type", "env.save_dir", "training.device")
 """Configuration keys that the evaluation sets itself, so that they cannot be overridden."""
 DATA_OVERRIDE = "env.clove_root="
+CODE_OVERRIDE = "env.user_dir="
 DEVICES = ("auto", "cpu", "cuda")
 
 _CHUNK = 1 << 20
@@ -61,22 +64,28 @@ class EvaluationConfig:
         config_dir: folder of the configuration files, see :func:`mmclvqa.clove.experiment_paths.task_configuration`.
         overrides: configuration overrides ``key=value``, as for ``mmf_run``.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:<n>``.
+        model: registered name of the answer model.
     """
 
     config_dir: Path
     overrides: tuple[str, ...] = ()
     device: str = "auto"
+    model: str = experiments.MODEL
 
     @classmethod
-    def from_environment(cls, device: str | int | None = None, overrides: tuple[str, ...] = ()) -> EvaluationConfig:
+    def from_environment(
+        cls, device: str | int | None = None, overrides: tuple[str, ...] = (), model: str = experiments.MODEL
+    ) -> EvaluationConfig:
         """Use the configuration files in ``$CONFIG`` (default ``EXP_CONFIG``).
 
         Args:
             device: as above, or the number of a GPU as ``CUDA_VISIBLE_DEVICES`` counts (the first of a list); None
                 means ``auto``.
-            overrides: configuration overrides.
+            overrides: configuration overrides; ``env.user_dir`` is imported if the model is not UniVQA.
+            model: registered name of the answer model.
 
         Raises:
+            ConfigError: no such model is registered.
             DataError: the device is unknown, or an override is malformed or not allowed.
         """
         for override in overrides:
@@ -85,15 +94,28 @@ class EvaluationConfig:
                 raise DataError(f"{override!r} is not of the form key=value")
             if key in FIXED_KEYS:
                 raise DataError(f"{override}: the evaluation sets {key} itself; leave it out")
-        config = cls(Path(os.environ.get("CONFIG") or DEFAULT_CONFIG), tuple(overrides), _parse_device(device))
+        folder = Path(os.environ.get("CONFIG") or DEFAULT_CONFIG)
+        config = cls(folder, tuple(overrides), _parse_device(device), model)
+        if model != experiments.MODEL and (path := config.user_dir):
+            _prepare_libraries()
+            import_user_code(path)
+        check_model(model)
         setting_names(config.data_root)
         return config
 
     @property
     def data_root(self) -> Path:
         """The data root of the last override that sets it, else ``$CLOVE_ROOT``, else ``data/clove``."""
-        roots = [override.partition("=")[2] for override in self.overrides if override.startswith(DATA_OVERRIDE)]
-        return Path(roots[-1]) if roots else default_data_root()
+        root = self._last_override(DATA_OVERRIDE)
+        return Path(root) if root else default_data_root()
+
+    @property
+    def user_dir(self) -> str:
+        """The user's own code: that of the last override, else ``$MMF_USER_DIR``; empty if there is none."""
+        return self._last_override(CODE_OVERRIDE) or os.environ.get("MMF_USER_DIR", "")
+
+    def _last_override(self, start: str) -> str:
+        return next((override.partition("=")[2] for override in self.overrides[::-1] if override.startswith(start)), "")
 
     def task_overrides(self, task: Task) -> tuple[str, ...]:
         """Return the overrides that select the configuration of a task."""
@@ -109,7 +131,7 @@ class EvaluationConfig:
         Raises:
             ConfigError: the configuration file or an override is invalid.
         """
-        overrides = [*self.task_overrides(task), f"model={experiments.MODEL}", f"dataset={DATASET}"]
+        overrides = [*self.task_overrides(task), f"model={self.model}", f"dataset={DATASET}"]
         overrides += [f"run_type={SPLIT}", f"training.device={device}", *self.overrides]
         return PluginConfiguration(argparse.Namespace(opts=overrides, config_override=None))
 
@@ -117,7 +139,8 @@ class EvaluationConfig:
         """Hash everything but the checkpoint that an evaluation on ``task`` depends on.
 
         These are the val records, the task's configuration file with everything it includes, the plugin's default
-        configuration and the overrides. Feature databases are not hashed.
+        configuration, the user's file of another model than UniVQA, and the overrides. Feature databases are not
+        hashed.
 
         Raises:
             DataError: a configuration file is missing or broken.
@@ -127,6 +150,8 @@ class EvaluationConfig:
         files = [*_with_includes(self.config_file(task)), *sorted(CONFIG_DIR.rglob("*.yaml"))]
         setting = find_setting(task.setting)
         files += [] if setting.task_configs else [setting.file]  # which names the feature databases
+        if self.model != experiments.MODEL and self.user_dir:
+            files.append(user_file(self.user_dir))
         for path in [*files, *([records] if records else [])]:
             digest.update(f"{path.name} {file_sha256(path)}\n".encode())
         # The content of the data set counts, not the folder it is in.
@@ -230,7 +255,13 @@ def _is_accuracy(value: Any) -> bool:
 
 
 def checkpoints(
-    setting: str, order: str, experiment: str, save: str, stand_alone: bool = False, regularised: bool = False
+    setting: str,
+    order: str,
+    experiment: str,
+    save: str,
+    stand_alone: bool = False,
+    regularised: bool = False,
+    model: str = experiments.MODEL,
 ) -> dict[str, Path]:
     """Return the paths of an experiment's checkpoints by task letter, along the order, whether they exist or not.
 
@@ -242,6 +273,7 @@ def checkpoints(
         stand_alone: use the single-task model of every task, unless ``regularised``.
         regularised: use the experiment's own model of the first task too, as EWC and MAS train it; otherwise that is
             the single-task model.
+        model: registered name of the answer model.
 
     Raises:
         TaskError: no such setting, or an illegal task order.
@@ -251,7 +283,7 @@ def checkpoints(
     paths = {}
     for position, task in enumerate(parse_order(setting, order)):
         folder = single_task if (stand_alone or position == 0) and not regularised else run
-        paths[task.letter] = Path(experiments.final_weights(f"{folder}/{experiments.task_folder(task)}"))
+        paths[task.letter] = Path(experiments.final_weights(f"{folder}/{experiments.task_folder(task, model)}", model))
     return paths
 
 
@@ -307,16 +339,17 @@ def evaluate_sweep(
     stand_alone = stand_alone and not regularised
     if stand_alone:
         experiment = experiments.STAND_ALONE
-    paths = checkpoints(setting, order, experiment, save, stand_alone, regularised)
+    paths = checkpoints(setting, order, experiment, save, stand_alone, regularised, config.model)
     missing = [task for task in order_tasks if not paths[task.letter].is_file()]
     if missing and (not partial or len(missing) == len(order_tasks)):
         raise UnfinishedError(_unfinished(order_tasks, missing, paths, experiment, order, partial))
     for task in missing:
         progress(f"left out: task {task.name} has not been learned ({paths[task.letter]} is missing)")
-    folder = Path(experiments.run_folder(setting, order, f"val_{experiment}", save))
+    folder = Path(experiments.evaluation_folder(setting, order, experiment, save, config.model))
     method = method_of_experiment(experiment)
     if method is not None:
-        config = replace(config, overrides=(*method.evaluation_overrides(method.Settings()), *config.overrides))
+        more = method.evaluation_overrides(method.Settings(), config.model)
+        config = replace(config, overrides=(*more, *config.overrides))
     pairs = []
     for learned in order_tasks:
         for tested in order_tasks if learned not in missing else ():
@@ -332,6 +365,7 @@ def evaluate_sweep(
         weights=tuple(map(float, val_weights(config.data_root, setting, order))),
         stand_alone=stand_alone,
         data=manifest.name if manifest else PUBLISHED_DATA if found.in_package else found.name,
+        model=config.model,
     )
     result.write(folder / SWEEP_FILE)
     return result
@@ -348,20 +382,21 @@ def evaluate_multitask(
     """
     found = find_setting(setting)
     setting, tested_tasks = found.name, list(found.tasks.values())
-    folder = Path(experiments.multitask_folder(setting, save))
-    checkpoint = Path(experiments.final_weights(str(folder)))
+    folder = experiments.multitask_folder(setting, save, config.model)
+    checkpoint = Path(experiments.final_weights(folder, config.model))
     if not checkpoint.is_file():
         raise UnfinishedError(
             f"{checkpoint} does not exist: the multitask model of the {setting} setting is not trained"
         )
-    results = folder.with_name(f"val_{folder.name}")
+    results = Path(experiments.multitask_evaluation_folder(setting, save, config.model))
     pairs = []
     for tested in tested_tasks:
         key = f"multitask2{tested.sweep_key}"
         pairs.append(Pair(key, "multitask", checkpoint, tested, results / key))
     accuracies = evaluate_pairs(pairs, config, progress)
     weights = val_weights(config.data_root, setting, order_text(tested_tasks))
-    result = MultitaskResult(setting, tuple(accuracies[pair.key] for pair in pairs), tuple(map(float, weights)))
+    by_task = tuple(accuracies[pair.key] for pair in pairs)
+    result = MultitaskResult(setting, by_task, tuple(map(float, weights)), config.model)
     result.write(results / SWEEP_FILE)
     return result
 
@@ -409,10 +444,14 @@ def evaluate_pairs(
     return accuracies
 
 
-def _engine(config: EvaluationConfig) -> Engine:
-    # torch and tokenizers read these when they are imported; mmf_run sets the same values.
+def _prepare_libraries() -> None:
+    """Set what torch and tokenizers read when they are imported; mmf_run sets the same values."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+def _engine(config: EvaluationConfig) -> Engine:
+    _prepare_libraries()
     from mmclvqa.evaluation.engine import Engine  # torch and MMF take seconds to import
 
     return Engine(config)

@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 
 from mmclvqa.clove.errors import ConfigError
+from mmclvqa.clove.experiment_paths import MODEL
 from mmclvqa.clove.files import write_json
 from mmclvqa.clove.tasks import SETTINGS, setting_names
 from mmclvqa.clove.text import run_command
@@ -64,7 +65,8 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--seed", nargs="+", type=int, default=[], help="run all experiments with each of these seeds")
     run.add_argument("--grid", metavar="paper|FILE.yaml", help="run the published comparison, or the blocks of a file")
     run.add_argument("--config", default="EXP_CONFIG", help="folder of configuration files (default: EXP_CONFIG)")
-    run.add_argument("--user_dir", metavar="PATH", help="Python file or package with your own methods")
+    run.add_argument("--model", default=MODEL, metavar="NAME", help=f"registered answer model (default: {MODEL})")
+    run.add_argument("--user_dir", metavar="PATH", help="Python file or package with your own methods and models")
     run.add_argument("--cores", type=int, help="steps to run in parallel on this machine (default: cores, at most 4)")
     run.add_argument("--gpus", help="GPUs to distribute steps to, such as 0,1,2,3 (0,0: two steps per GPU)")
     run.add_argument("--profile", help="Snakemake profile: a folder, or a name in profiles/")
@@ -99,11 +101,11 @@ def _run(args: argparse.Namespace, extra: list[str]) -> int:
 
 def _runs(args: argparse.Namespace) -> list[planning.Run]:
     if args.grid == "paper":
-        return planning.paper_runs(args.seed)
+        return planning.paper_runs(args.seed, [args.model])
     if args.grid:
-        return planning.grid_runs(args.grid)
+        return planning.grid_runs(args.grid, [args.model])
     methods = args.method or [*DEFAULT_METHODS, *_preset(args.config).get("more_methods", [])]
-    return planning.runs_of(args.setting, args.order, methods, args.seed)
+    return planning.runs_of(args.setting, args.order, methods, args.seed, [args.model])
 
 
 def _is_mini(config: str) -> bool:
@@ -199,17 +201,19 @@ def _arguments(args: argparse.Namespace) -> dict[str, str]:
 
 
 def _report(runs: Sequence[planning.Run], root: Path) -> int:
-    """Write the comparison of all finished runs, one page per setting and order, and return the exit code."""
+    """Write the comparison of all finished runs, one page per setting, order and model, and return the exit code."""
+    pages: dict[str, list[Path]] = {}
+    for run in runs:
+        one = run.experiment
+        name = f"{one.setting}_{one.order}" + ("" if one.model == MODEL else f"_{one.model}")
+        pages.setdefault(name, []).append(root / run.result)
     code = 0
-    for setting, order in dict.fromkeys((run.experiment.setting, run.experiment.order) for run in runs):
-        files = [
-            root / run.result for run in runs if (run.experiment.setting, run.experiment.order) == (setting, order)
-        ]
-        files = [file for file in files if file.exists()]
+    for name, results in pages.items():
+        files = [str(file) for file in results if file.exists()]
         if files:
-            command_line = [sys.executable, "-m", "mmclvqa.evaluation.report", *map(str, files)]
-            out = root / "report" / f"{setting}_{order}"
-            code = max(code, subprocess.run([*command_line, "--out", str(out)], cwd=PROJECT, check=False).returncode)
+            command_line = [sys.executable, "-m", "mmclvqa.evaluation.report", *files]
+            command_line += ["--out", str(root / "report" / name)]
+            code = max(code, subprocess.run(command_line, cwd=PROJECT, check=False).returncode)
     return code
 
 

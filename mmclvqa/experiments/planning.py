@@ -9,12 +9,14 @@ from typing import Any
 
 import yaml
 
+from mmclvqa.answer_models import check_model
 from mmclvqa.clove.errors import ConfigError
+from mmclvqa.clove.experiment_paths import MODEL
 from mmclvqa.clove.tasks import REPORTED_ORDERS, SETTINGS, find_setting
 from mmclvqa.experiments.scripts import command
 from mmclvqa.experiments.steps import DEFAULT_METHODS, SRM_RATES, Experiment, Step, experiment_steps, result_file
 
-GRID_KEYS = ("setting", "order", "method", "seed")
+GRID_KEYS = ("setting", "order", "method", "seed", "model")
 
 
 @dataclass(frozen=True)
@@ -46,37 +48,49 @@ class Run:
 
 
 def runs_of(
-    settings: Sequence[str], orders: Sequence[str], methods: Sequence[str], seeds: Sequence[int]
+    settings: Sequence[str],
+    orders: Sequence[str],
+    methods: Sequence[str],
+    seeds: Sequence[int],
+    models: Sequence[str] = (MODEL,),
 ) -> list[Run]:
-    """Return every combination of settings, orders, methods and seeds.
+    """Return every combination of settings, orders, models, methods and seeds.
 
     Args:
         settings: names or files of settings.
         orders: task orders, which must be legal in every setting; empty means the first reported one.
         methods: as on the command line; empty means :data:`~mmclvqa.experiments.steps.DEFAULT_METHODS`.
         seeds: empty means the seeds of the configurations.
+        models: registered names of answer models.
 
     Raises:
-        CloveError: a setting, order or method is unknown or illegal.
+        CloveError: a setting, order, model or method is unknown or illegal.
     """
+    for model in models:
+        check_model(model)
     return [
-        Run(Experiment.of(setting, order, method), seed)
+        Run(Experiment.of(setting, order, method, model), seed)
         for setting in settings
         for order in orders or find_setting(setting).orders[:1]
+        for model in models
         for method in methods or DEFAULT_METHODS
         for seed in list(seeds) or [None]
     ]
 
 
-def paper_runs(seeds: Sequence[int]) -> list[Run]:
+def paper_runs(seeds: Sequence[int], models: Sequence[str] = (MODEL,)) -> list[Run]:
     """Return the published comparison: all settings, orders and methods, with SRM at all rates."""
     others = [method for method in DEFAULT_METHODS if method != "srm"]
     methods = [*others, *(f"srm:restore_rate={rate}" for rate in SRM_RATES)]
-    return [run for setting in SETTINGS for run in runs_of([setting], REPORTED_ORDERS[setting], methods, seeds)]
+    return [run for setting in SETTINGS for run in runs_of([setting], REPORTED_ORDERS[setting], methods, seeds, models)]
 
 
-def grid_runs(path: str) -> list[Run]:
-    """Return the runs of a YAML file, a list of blocks with ``setting``, ``order``, ``method`` and ``seed``.
+def grid_runs(path: str, models: Sequence[str] = (MODEL,)) -> list[Run]:
+    """Return the runs of a YAML file, a list of blocks with the keys :data:`GRID_KEYS`.
+
+    Args:
+        path: the file.
+        models: answer models of the blocks that name none.
 
     Raises:
         ConfigError: the file cannot be read or has an invalid form.
@@ -91,7 +105,8 @@ def grid_runs(path: str) -> list[Run]:
         if not isinstance(block, dict) or set(block) - set(GRID_KEYS):
             raise ConfigError(f"{path}: block {number} is not a mapping with the keys {', '.join(GRID_KEYS)}")
         values = {key: _as_list(block.get(key)) for key in GRID_KEYS}
-        runs += runs_of(values["setting"] or SETTINGS[:1], values["order"], values["method"], values["seed"])
+        settings, models_of_block = values["setting"] or SETTINGS[:1], values["model"] or models
+        runs += runs_of(settings, values["order"], values["method"], values["seed"], models_of_block)
     return runs
 
 

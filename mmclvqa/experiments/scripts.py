@@ -18,7 +18,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from pathlib import Path
 
-from mmclvqa.clove.experiment_paths import language_model_name
+from mmclvqa.answer_models import check_model
+from mmclvqa.clove.errors import ConfigError
+from mmclvqa.clove.experiment_paths import MODEL, language_model_name
 from mmclvqa.clove.files import atomic_write
 from mmclvqa.clove.tasks import REPORTED_ORDERS, SETTINGS, find_setting, order_index
 from mmclvqa.clove.text import run_command
@@ -59,8 +61,9 @@ def script(experiment: Experiment, project: str) -> str:
     where = f"{experiment.setting} setting"
     if experiment.method.steps in ("sequence", "single_task"):
         where += f", task order {experiment.order} ({order_index(experiment.setting, experiment.order)})"
+    answer_model = "UniVQA" if experiment.model == MODEL else f"Answer model {experiment.model}"
     blocks = [_block(step) for step in experiment_steps(experiment)]
-    return "\n".join([_HEAD.format(title=f"UniVQA, {experiment.title}: {where}", project=project), *blocks])
+    return "\n".join([_HEAD.format(title=f"{answer_model}, {experiment.title}: {where}", project=project), *blocks])
 
 
 def command(step: Step) -> str:
@@ -72,18 +75,23 @@ def command(step: Step) -> str:
 
 
 def script_name(experiment: Experiment) -> str:
-    """Return the path of a script relative to the folder of scripts, as in the published code."""
+    """Return the path of a script relative to the folder of scripts, as in the published code.
+
+    That of another model than UniVQA has the model's name before that of the method.
+    """
     start, method, settings = find_setting(experiment.setting).abbreviation, experiment.method, experiment.settings
+    model = "" if experiment.model == MODEL or method.steps == "chance" else f"{experiment.model}_"
     if method.steps in ("multitask", "chance"):
-        return f"multitask/{start}_{method.name}.sh"
+        return f"multitask/{start}_{model}{method.name}.sh"
     name = experiment.name
     if method.name == "srm":
         tokens = "wtt" if settings.task_token else "wott"
         trained = "" if settings.train_perc == 1 else f"_tr{settings.train_perc}"
         prompts = "wgt" if settings.use_gt else "wogt"
-        name = f"{language_model_name(settings.language_model)}_{prompts}_{tokens}{trained}_{settings.restore_rate}"
+        model_name = language_model_name(settings.language_model, settings.lora_rank)
+        name = f"{model_name}_{prompts}_{tokens}{trained}_{settings.restore_rate}"
     index = order_index(experiment.setting, experiment.order)
-    return f"{experiment.setting}/{start}_run_{name}_S{index}.sh"
+    return f"{experiment.setting}/{start}_run_{model}{name}_S{index}.sh"
 
 
 def published_experiments() -> Iterator[Experiment]:
@@ -131,15 +139,18 @@ def _run(args: argparse.Namespace, project: Path) -> int:
     folder = Path(args.out) if args.out else project / FOLDER
     if args.user_dir:
         import_user_code(args.user_dir)
+    check_model(args.model)
     if args.list:
         print("\n".join(_described_methods()))
         return 0
+    if args.method is None and args.model != MODEL:
+        raise ConfigError(f"--model {args.model}: --method names the methods to write scripts for")
     if args.method is None:
         experiments = list(published_experiments())
     else:
         settings = [args.setting] if args.setting else list(SETTINGS)
         experiments = [
-            Experiment.of(setting, order, method)
+            Experiment.of(setting, order, method, args.model)
             for setting in settings
             for order in ([args.order] if args.order else find_setting(setting).orders)
             for method in args.method
@@ -161,7 +172,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--setting", help=f"setting, by name or YAML file (default: {' and '.join(SETTINGS)})")
     parser.add_argument("--order", help="task order, any permutation (default: the reported ones of the setting)")
     parser.add_argument("--out", metavar="DIR", help=f"folder to write into (default: {FOLDER})")
-    parser.add_argument("--user_dir", metavar="PATH", help="Python file or package with your own methods")
+    parser.add_argument("--model", default=MODEL, metavar="NAME", help=f"registered answer model (default: {MODEL})")
+    parser.add_argument("--user_dir", metavar="PATH", help="Python file or package with your own methods and models")
     parser.add_argument("--list", action="store_true", help="list the methods with their settings and exit")
     return parser
 

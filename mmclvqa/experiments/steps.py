@@ -63,15 +63,17 @@ class Experiment:
         order: the task order, as in file names.
         method: the method's class.
         settings: its hyperparameters.
+        model: registered name of the answer model.
     """
 
     setting: str
     order: str
     method: type[Method]
     settings: Any
+    model: str = places.MODEL
 
     @classmethod
-    def of(cls, setting: str, order: str, method: str) -> Experiment:
+    def of(cls, setting: str, order: str, method: str, model: str = places.MODEL) -> Experiment:
         """Return the experiment of a method in command-line form (``ewc:reg_lambda=1e5``).
 
         Raises:
@@ -79,7 +81,7 @@ class Experiment:
             TaskError: the setting is unknown, or the task order is illegal.
         """
         found = find_setting(setting)
-        return cls(found.name, order_text(found.parse_order(order)), *parse_method(method))
+        return cls(found.name, order_text(found.parse_order(order)), *parse_method(method), model)
 
     @property
     def name(self) -> str:
@@ -115,13 +117,16 @@ def result_file(experiment: Experiment, root: str = "$ROOT") -> str:
     if kind == "chance":
         return f"{save}/chance/{experiment.setting}.json"
     if kind == "multitask":
-        return f"{save}/multitask/val_unicl_{experiment.setting}_incremental/sweep.json"
-    folder = places.run_folder(experiment.setting, experiment.order, f"val_{experiment.name}", save)
+        folder = places.multitask_evaluation_folder(experiment.setting, save, experiment.model)
+    else:
+        folder = places.evaluation_folder(
+            experiment.setting, experiment.order, experiment.name, save, experiment.model
+        )
     return f"{folder}/sweep.json"
 
 
 def _sequence(experiment: Experiment, root: str, config: str) -> Iterator[Step]:
-    method, settings, tasks = experiment.method, experiment.settings, experiment.tasks
+    method, settings, tasks, model = experiment.method, experiment.settings, experiment.tasks, experiment.model
     save = f"{root}/{places.SAVE}"
     single = places.stand_alone_folder(experiment.setting, save)
     run = places.run_folder(experiment.setting, experiment.order, experiment.name, save)
@@ -129,12 +134,12 @@ def _sequence(experiment: Experiment, root: str, config: str) -> Iterator[Step]:
     previous: str | None = None
     for index, task in enumerate(tasks):
         own = index > 0 or method.trains_first_task
-        folder = f"{run if own else single}/{places.task_folder(task)}"
+        folder = f"{run if own else single}/{places.task_folder(task, model)}"
         overrides: list[str] = []
         if own:
-            step = StepContext(experiment.setting, experiment.order, tasks, index, previous, root)
+            step = StepContext(experiment.setting, experiment.order, tasks, index, previous, root, model)
             overrides = method.overrides(settings, step)
-        inputs = [] if previous is None else [places.final_weights(previous)]
+        inputs = [] if previous is None else [places.final_weights(previous, model)]
         if index == 1 and preparation is not None:
             yield Step(
                 preparation.kind, preparation.title, preparation.program, preparation.arguments, preparation.output,
@@ -142,27 +147,28 @@ def _sequence(experiment: Experiment, root: str, config: str) -> Iterator[Step]:
             )  # fmt: skip
         if index > 0 and preparation is not None:
             inputs.append(preparation.output)
-        yield _training(config, task, folder, overrides, previous, tuple(inputs))
+        yield _training(model, config, task, folder, overrides, previous, tuple(inputs))
         previous = folder
-    yield _evaluation(experiment, root, places.final_weights(previous), test_reg=method.trains_first_task)
+    yield _evaluation(experiment, root, places.final_weights(previous, model), test_reg=method.trains_first_task)
 
 
 def _single_task(experiment: Experiment, root: str, config: str) -> Iterator[Step]:
-    single = places.stand_alone_folder(experiment.setting, f"{root}/{places.SAVE}")
-    folders = [f"{single}/{places.task_folder(task)}" for task in experiment.tasks]
+    single, model = places.stand_alone_folder(experiment.setting, f"{root}/{places.SAVE}"), experiment.model
+    folders = [f"{single}/{places.task_folder(task, model)}" for task in experiment.tasks]
     for task, folder in zip(experiment.tasks, folders, strict=True):
-        yield _training(config, task, folder, [], None, ())
-    yield _evaluation(experiment, root, *map(places.final_weights, folders), test_stand_alone=True)
+        yield _training(model, config, task, folder, [], None, ())
+    weights = (places.final_weights(folder, model) for folder in folders)
+    yield _evaluation(experiment, root, *weights, test_stand_alone=True)
 
 
 def _multitask(experiment: Experiment, root: str, config: str) -> Iterator[Step]:
-    save = f"{root}/{places.SAVE}"
-    folder = places.multitask_folder(experiment.setting, save)
-    arguments = _mmf_words(experiment.setting, config, None, [], None, folder)
-    weights = places.final_weights(folder)
+    save, model = f"{root}/{places.SAVE}", experiment.model
+    folder = places.multitask_folder(experiment.setting, save, model)
+    arguments = _mmf_words(model, experiment.setting, config, None, [], None, folder)
+    weights = places.final_weights(folder, model)
     yield Step("multitask", "train on all tasks at once", ("mmf_run",), arguments, weights)
     call = (
-        f"test_multi_task(device='$DEVICE', cl_setting='{setting_argument(experiment.setting)}', model_name='unicl', "
+        f"test_multi_task(device='$DEVICE', cl_setting='{setting_argument(experiment.setting)}', model_name='{model}', "
         "save_dir='{}')"
     )
     yield _evaluation_step("evaluate the multitask model", call, root, result_file(experiment, root), (weights,))
@@ -178,22 +184,21 @@ _STEPS = {"sequence": _sequence, "single_task": _single_task, "multitask": _mult
 
 
 def _training(
-    config: str, task: Task, folder: str, overrides: list[str], previous: str | None, inputs: tuple[str, ...]
-) -> Step:
-    return Step(
-        "train", f"train {task.name}", ("mmf_run",),
-        _mmf_words(task.setting, config, task, overrides, previous, folder), places.final_weights(folder), inputs,
-    )  # fmt: skip
+    model: str, config: str, task: Task, folder: str, overrides: list[str], previous: str | None,
+    inputs: tuple[str, ...],
+) -> Step:  # fmt: skip
+    arguments = _mmf_words(model, task.setting, config, task, overrides, previous, folder)
+    return Step("train", f"train {task.name}", ("mmf_run",), arguments, places.final_weights(folder, model), inputs)
 
 
 def _mmf_words(
-    setting: str, config: str, task: Task | None, overrides: list[str], previous: str | None, folder: str
+    model: str, setting: str, config: str, task: Task | None, overrides: list[str], previous: str | None, folder: str
 ) -> tuple[str, ...]:
     """Return the overrides of a training run in the order of the published commands."""
     file, *selected = places.task_configuration(setting, config, task)
-    start = [] if previous is None else [f"checkpoint.resume_file={places.final_weights(previous)}"]
+    start = [] if previous is None else [f"checkpoint.resume_file={places.final_weights(previous, model)}"]
     return (
-        file, "model=unicl", "dataset=clvqa", *selected, *overrides, "run_type=train_val", *start,
+        file, f"model={model}", "dataset=clvqa", *selected, *overrides, "run_type=train_val", *start,
         f"env.save_dir={folder}", f"training.checkpoint_interval={CHECKPOINT_INTERVAL}", "training.callbacks=[]",
         "checkpoint.resume=True",
     )  # fmt: skip
@@ -206,7 +211,7 @@ def _evaluation(
     call = (
         f"stage_sweep(cl_setting='{setting_argument(experiment.setting)}', "
         f"setting_idx={order_index(experiment.setting, experiment.order)}, abbr_seq='{experiment.order}', "
-        f"device='$DEVICE', model_name='unicl', save_dir='{{}}', val_exp='{experiment.name}', "
+        f"device='$DEVICE', model_name='{experiment.model}', save_dir='{{}}', val_exp='{experiment.name}', "
         f"test_stand_alone={test_stand_alone}, test_reg={test_reg})"
     )
     return _evaluation_step("evaluate every model on every task", call, root, result_file(experiment, root), inputs)

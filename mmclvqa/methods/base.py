@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from mmclvqa.clove.errors import ConfigError
+from mmclvqa.clove.experiment_paths import MODEL
 from mmclvqa.clove.tasks import Task
 from mmclvqa.clove.text import did_you_mean
 
@@ -79,6 +80,7 @@ class StepContext:
         index: position of the current task in ``tasks``.
         previous_dir: save folder of the previous task; None for the first task.
         root: the folder of experiments (``ROOT``).
+        model: registered name of the answer model.
     """
 
     setting: str
@@ -87,6 +89,7 @@ class StepContext:
     index: int
     previous_dir: str | None
     root: str
+    model: str = MODEL
 
     @property
     def task(self) -> Task:
@@ -234,8 +237,13 @@ class Method:
         return None
 
     @classmethod
-    def evaluation_overrides(cls, settings: Settings) -> list[str]:
-        """Return additional overrides for evaluation of the method's checkpoints."""
+    def evaluation_overrides(cls, settings: Settings, model: str) -> list[str]:
+        """Return additional overrides for evaluation of the method's checkpoints.
+
+        Args:
+            settings: the hyperparameters.
+            model: registered name of the answer model.
+        """
         return []
 
     @classmethod

@@ -20,7 +20,7 @@ import numpy as np
 
 from mmclvqa.clove.data_root import train_size
 from mmclvqa.clove.errors import ConfigError
-from mmclvqa.clove.experiment_paths import kmeans_experiment
+from mmclvqa.clove.experiment_paths import MODEL, kmeans_experiment
 from mmclvqa.clove.records import load_records, save_records
 from mmclvqa.clove.tasks import REPLAY_SUFFIX, Task, task
 from mmclvqa.lazy import torch
@@ -45,7 +45,8 @@ if TYPE_CHECKING:
 
 FILE = "kmeans_replay.npy"
 """File of the exemplars in the save folder."""
-USE_CLS = "model_config.unicl.use_cls=True"
+USE_CLS = f"model_config.{MODEL}.use_cls=True"
+"""Override with which UniVQA returns ``cls_output``."""
 BATCH_SIZE = f"training.batch_size={PUBLISHED_BATCH_SIZE}"
 """Batch size in the published commands of k-means replay."""
 
@@ -91,13 +92,18 @@ class KMeansReplay(ReplayMethod):
         """Check the settings that are otherwise used only at the end of training.
 
         Raises:
-            ConfigError: the model has no ``cls_output``, or the rate is illegal or too small for one exemplar per task.
+            ConfigError: the model returns no ``cls_output``, or the rate is illegal or too small for one exemplar per
+                task.
         """
-        model = self.config.model_config[self.config.model]
-        if not model.get("use_cls"):
-            raise ConfigError(
-                f"k-means replay clusters cls_output: it needs model_config.{self.config.model}.use_cls=True"
-            )
+        if not getattr(trainer.network, "has_cls_output", False):
+            model = self.config.model
+            needed = f"it needs model_config.{model}.use_cls=True"
+            if "use_cls" not in self.config.model_config[model]:
+                needed = (
+                    f"model {model} must return it (batch × width) beside scores, and say so with the attribute "
+                    "has_cls_output = True; see docs/model.md"
+                )
+            raise ConfigError(f"k-means replay clusters cls_output: {needed}")
         require_number("training.CL.replay_rate", self.settings.replay_rate,
                        "a number above 0 and up to 1 for k-means replay", lambda rate: 0 < rate <= 1)  # fmt: skip
         if self._exemplars_per_task() < 1:
@@ -152,13 +158,14 @@ class KMeansReplay(ReplayMethod):
     def overrides(cls, settings: Any, step: StepContext) -> list[str]:
         """Return the published overrides."""
         rate = f"training.CL.replay_rate={settings.replay_rate}"
-        overrides = [*cls.replay_overrides(step), rate, USE_CLS, BATCH_SIZE]
+        use_cls = [USE_CLS] if step.model == MODEL else []
+        overrides = [*cls.replay_overrides(step), rate, *use_cls, BATCH_SIZE]
         return overrides + ([f"training.CL.replay_dir={step.previous_dir}"] if step.previous_dir else [])
 
     @classmethod
-    def evaluation_overrides(cls, settings: Any) -> list[str]:
-        """Return the override that enables the model's ``cls_output``."""
-        return [USE_CLS]
+    def evaluation_overrides(cls, settings: Any, model: str) -> list[str]:
+        """Return the override with which UniVQA returns ``cls_output``."""
+        return [USE_CLS] if model == MODEL else []
 
     @classmethod
     def experiment(cls, settings: Any) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mmclvqa.clove.errors import DataError, ReplayError
-from mmclvqa.clove.experiment_paths import replay_file, srm_experiment, srm_folder, srm_root
+from mmclvqa.clove.experiment_paths import language_model_name, replay_file, srm_experiment, srm_folder, srm_root
 from mmclvqa.clove.settings import order_text
 from mmclvqa.clove.tasks import Task, parse_order, setting_argument
 from mmclvqa.methods.base import Preparation, StepContext, register_method, setting
@@ -60,6 +60,7 @@ class SymbolicReplay(ReplayMethod):
         task_token: bool = setting(True, "with generated commands: SRM has a token for each task")
         train_perc: float = setting(1.0, "with generated commands: fraction of the records that SRM is trained on")
         n_train_epochs: int = setting(15, "with generated commands: SRM's epochs per task")
+        lora_rank: int = setting(0, "with generated commands: rank of the adapters that SRM trains; 0: all weights")
         mask_img_prob: float = setting(0.15, "with generated commands: probability to mask a record's object features")
 
     def replays(self, root: str) -> Replays:
@@ -139,6 +140,7 @@ class SymbolicReplay(ReplayMethod):
             *(["--add_task_tokens"] if settings.task_token else []),
             *(["--use_gt"] if settings.use_gt else []),
             *([f"--train_perc {settings.train_perc}"] if settings.train_perc != 1 else []),
+            *([f"--lora_rank {settings.lora_rank}"] if settings.lora_rank else []),
             f"--n_train_epochs {settings.n_train_epochs}",
         ]
         *_, past, current = parse_order(setting_name, order)
@@ -149,8 +151,9 @@ class SymbolicReplay(ReplayMethod):
     @classmethod
     def experiment(cls, settings: Any) -> str:
         """Return the published folder name."""
+        model = language_model_name(settings.language_model, settings.lora_rank)
         return srm_experiment(
-            settings.language_model, settings.restore_rate, settings.use_gt, settings.task_token, settings.train_perc
+            model, settings.restore_rate, settings.use_gt, settings.task_token, settings.train_perc
         )
 
     @classmethod
@@ -194,7 +197,8 @@ def replays_folder(experiment: str, setting_name: str, order: str, root: str) ->
 
 def _srm_folder(settings: Any, setting_name: str, order: str, root: str) -> str:
     srm = srm_root(setting_name, settings.use_gt, settings.task_token, settings.train_perc)
-    return f"{root}/{srm}/{srm_folder(settings.language_model, setting_name, order)}"
+    model = language_model_name(settings.language_model, settings.lora_rank)
+    return f"{root}/{srm}/{srm_folder(model, setting_name, order)}"
 
 
 def _check_name(path: Path, order: str, past: Task, current: Task) -> None:

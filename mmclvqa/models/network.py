@@ -107,6 +107,11 @@ class UniVQANetwork(nn.Module):
         self.ocr_ptr_net = OcrPointerNetwork(size, settings.query_key_size)
         self.classifier = AnswerClassifier(size, num_answers)
 
+    @property
+    def has_cls_output(self) -> bool:
+        """Whether :meth:`answer` returns ``cls_output``, which k-means replay clusters."""
+        return self.settings.use_cls
+
     def answer(self, inputs: UniVQAInputs) -> dict[str, Tensor]:
         """Return the scores of every decoding step.
 

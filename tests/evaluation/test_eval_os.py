@@ -157,7 +157,7 @@ def test_stage_sweep_returns_and_prints_the_accuracies(
         ({"setting_idx": 2}, "the index of task order oarlks in the functional setting is 1"),
         ({"abbr_seq": "lkosrz"}, "z is not a task of the functional setting"),
         ({"cl_setting": "other"}, "unknown setting 'other'"),
-        ({"model_name": "m4c"}, "the only model is unicl"),
+        ({"model_name": "unicle"}, "no model named 'unicle' is registered; did you mean unicl"),
         ({"val_exp": "nothing"}, "missing steps 2 attribute"),
         ({"device": "tpu"}, "device tpu"),
     ],

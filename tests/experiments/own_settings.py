@@ -28,6 +28,18 @@ def write_setting(root: Path, name: str, **more: Any) -> Path:
     return path
 
 
+def write_config(project: Path, folder: Path) -> Path:
+    """Write a configuration folder with clove-mini's sizes. For one named ``mini``, the workflow generates clove-mini.
+
+    Args:
+        project: the project's folder.
+        folder: the folder to make.
+    """
+    folder.mkdir()
+    (folder / "setting.yaml").write_text(f"includes: [{project}/EXP_CONFIG/mini/setting.yaml]\n")
+    return folder
+
+
 def rearrange(mini: Path, root: Path, file: Path, records: int = 16, source: str | None = None) -> None:
     """Fill a data root with clove-mini's models and images, and its records as tasks of the setting of a file.
 

@@ -11,7 +11,7 @@ from itertools import product
 from pathlib import Path
 
 import pytest
-from own_settings import NAMES, rearrange, write_setting
+from own_settings import NAMES, rearrange, write_config, write_setting
 from script_runs import calls, environment, write_stubs
 
 from mmclvqa.clove.experiment_paths import SAVE, replay_file, run_folder, srm_folder, srm_root
@@ -28,6 +28,10 @@ TINY_RUN = {
     "MMF_ARGS": "training.max_updates=2 training.evaluation_interval=2 training.num_workers=0 training.batch_size=8",
     "SRM_ARGS": "@SRM/mini.args --n_train_epochs 15 --min_batch_size 4 --n_prompts 8",
 }
+
+needs_snakemake = pytest.mark.skipif(
+    not command_line.importlib.util.find_spec("snakemake"), reason="Snakemake is not installed"
+)
 
 
 @pytest.fixture
@@ -81,7 +85,7 @@ def test_a_setting_outside_of_the_data_root_is_named_by_its_path_in_every_comman
         assert str(file) not in step.output
 
 
-@pytest.mark.skipif(not command_line.importlib.util.find_spec("snakemake"), reason="Snakemake is not installed")
+@needs_snakemake
 def test_the_workflow_runs_every_step_of_names_with_spaces_and_other_letters(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -172,3 +176,37 @@ def test_training_replays_and_sweep_of_a_setting_with_odd_names(
     assert not result.missing and [task.name for task in result.tasks] == ["grün + b", "rot #1", "Ω"]
     (statistics,) = root.rglob("*REPLAY?rot #1??AT?Ω?.json")
     assert json.loads(statistics.read_text())["task"] == "rot #1"
+
+
+@needs_snakemake
+@pytest.mark.long
+@pytest.mark.parametrize("setting", ["two", "ten"])
+def test_the_workflow_trains_and_reports_settings_of_two_and_of_ten_tasks(
+    project: Path,
+    clove_mini: Path,
+    programs: dict[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    setting: str,
+) -> None:
+    data, root = tmp_path / "data", tmp_path / "root"
+    monkeypatch.setenv("CLOVE_ROOT", str(data))
+    rearrange(clove_mini, data, write_setting(data, setting))
+    from sg_generation.__main__ import main as sample_prompts
+
+    assert sample_prompts(["--setting", setting, "--per_task", "8"]) == 0
+    words = ["run", "--setting", setting, "--order", reversed_order(setting), "--method", "ft", "srm", "chance"]
+    config = write_config(project, tmp_path / "config")
+    done = subprocess.run(
+        [os.sys.executable, "-m", "mmclvqa.experiments", *words, "--config", str(config), "--cores", "1"],
+        env=programs | TINY_RUN | {"ROOT": str(root), "CLOVE_ROOT": str(data), "DEVICE": "cpu"},
+        cwd=project, capture_output=True, text=True, timeout=1800,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    learned = list(reversed(NAMES[setting]))
+    sweeps = [read_sweep(path) for path in root.rglob("sweep.json")]
+    assert len(sweeps) == 2 and not any(sweep.missing for sweep in sweeps)
+    assert all([task.name for task in sweep.tasks] == learned for sweep in sweeps)
+    assert len(list(root.rglob("*REPLAY[[]*.npy"))) == len(learned) * (len(learned) - 1) // 2
+    page = (root / f"report/{setting}_{'-'.join(learned)}/index.html").read_text()
+    assert all(f'<th scope="row">{name}</th>' in page for name in learned)
