@@ -11,15 +11,16 @@ import pickle
 import string
 import struct
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mmclvqa.clove.data_root import BERT, DISTILGPT2, FASTTEXT, FC7_BIAS, FC7_WEIGHT
 from mmclvqa.clove.files import atomic_write, write_json
-from mmclvqa.mini.pretraining import BERT_WEIGHTS, GPT2_WEIGHTS, TIED, WEIGHTS, pretrained_weights
+from mmclvqa.mini.pretraining import GPT2_WEIGHTS, TIED, pretrained_weights
 from mmclvqa.mini.questions import ask
 from mmclvqa.mini.scenes import named_generator, named_random, sample_scenes, sample_text_scenes
 from mmclvqa.mini.vocabulary import (
@@ -41,6 +42,7 @@ from mmclvqa.mini.vocabulary import (
 )
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformers import PretrainedConfig, PreTrainedModel
 
 CORPUS_SCENES = 300
@@ -81,12 +83,13 @@ def write_language_models(root: Path, seed: int, pretrained: bool = True) -> Non
     Args:
         root: the data root.
         seed: seed of random weights.
-        pretrained: whether BERT and GPT-2 have the weights of :mod:`mmclvqa.mini.pretraining` instead of random ones.
+        pretrained: whether GPT-2 has the weights of :mod:`mmclvqa.mini.pretraining` instead of random ones. BERT's are
+            random, because pretrained ones of this size do not help UniVQA to learn faster.
     """
     whole = [word for word in _words() if word not in UNLISTED_WORDS]
     pieces = wordpieces(whole, (*SYLLABLES, *(f"##{syllable}" for syllable in SYLLABLES)))
-    weights = WEIGHTS if pretrained else None
-    _write_language(root, seed, _sentences(LANGUAGE_SEED), _words(), pieces, weights)
+    gpt2_weights = GPT2_WEIGHTS if pretrained else None
+    _write_language(root, seed, _sentences(LANGUAGE_SEED), _words(), pieces, gpt2_weights)
 
 
 def write_models(
@@ -107,10 +110,10 @@ def write_models(
 
 
 def _write_language(
-    root: Path, seed: int, lines: Sequence[str], words: Sequence[str], pieces: Sequence[str], weights: Path | None
+    root: Path, seed: int, lines: Sequence[str], words: Sequence[str], pieces: Sequence[str], gpt2_weights: Path | None
 ) -> None:
-    _write_bert(root / BERT, pieces, seed, weights and weights / BERT_WEIGHTS)
-    _write_gpt2(root / DISTILGPT2, lines, words, seed, weights and weights / GPT2_WEIGHTS)
+    _write_bert(root / BERT, pieces, seed)
+    _write_gpt2(root / DISTILGPT2, lines, words, seed, gpt2_weights)
     plain = [line.replace("?", "").replace(",", "") for line in lines]
     _write_word_vectors(root / FASTTEXT, plain, words, seed)
 
@@ -148,8 +151,8 @@ def wordpieces(words: Iterable[str], parts: Iterable[str] = ()) -> list[str]:
     return list(dict.fromkeys([*pieces, *parts, *words]))
 
 
-def _write_bert(folder: Path, pieces: Sequence[str], seed: int, weights: Path | None) -> None:
-    """Write a WordPiece tokenizer and a small BERT in the format of ``from_pretrained``."""
+def _write_bert(folder: Path, pieces: Sequence[str], seed: int) -> None:
+    """Write a WordPiece tokenizer and a small BERT with random weights in the format of ``from_pretrained``."""
     from transformers import BertConfig, BertModel
 
     config = BertConfig(
@@ -161,7 +164,7 @@ def _write_bert(folder: Path, pieces: Sequence[str], seed: int, weights: Path | 
         initializer_range=BERT_INITIALIZER_RANGE,
         max_position_embeddings=POSITIONS,
     )
-    _save(BertModel, config, folder, seed, weights, pieces)
+    _save(BertModel, config, folder, seed)
     with atomic_write(folder / "vocab.txt") as file:
         file.write("\n".join(pieces) + "\n")
     settings = {"do_lower_case": True, "model_max_length": POSITIONS, "tokenizer_class": "BertTokenizer"}
@@ -192,7 +195,7 @@ def _write_gpt2(folder: Path, lines: Sequence[str], words: Sequence[str], seed: 
         eos_token_id=ends,
     )
     by_id = sorted(vocabulary["vocab"], key=vocabulary["vocab"].get)
-    _save(GPT2LMHeadModel, config, folder, seed, weights, by_id)
+    _save(GPT2LMHeadModel, config, folder, seed, pretrained_weights(weights, by_id) if weights else {})
     write_json(folder / "vocab.json", vocabulary["vocab"], indent=None)
     merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in vocabulary["merges"]]
     with atomic_write(folder / "merges.txt") as file:
@@ -216,19 +219,16 @@ def _save(
     config: PretrainedConfig,
     folder: Path,
     seed: int,
-    pretrained: Path | None,
-    vocabulary: Sequence[str],
+    pretrained: Mapping[str, Tensor] = MappingProxyType({}),
 ) -> None:
-    """Write a model with the weights of the file ``pretrained``, or with random ones if it is None."""
+    """Write a model with random weights, except the parameters of ``pretrained``."""
     import torch
     from safetensors.torch import save
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = model_class(config)
-    if pretrained:
-        # BERT's pooler is not pretrained, because nothing uses it.
-        model.load_state_dict(model.state_dict() | pretrained_weights(pretrained, vocabulary))
+    model.load_state_dict(model.state_dict() | dict(pretrained))
     config.architectures = [model_class.__name__]
     weights = {name: value.contiguous() for name, value in model.state_dict().items() if name not in TIED}
     with atomic_write(folder / "model.safetensors", "wb") as file:

@@ -1,8 +1,8 @@
-"""The pretrained language models of clove-mini, as DistilGPT-2 and BERT are for CLOVE.
+"""The pretrained GPT-2 of clove-mini, as DistilGPT-2 is for CLOVE.
 
-Both are trained on scene graphs and statements about scenes that no data set has, such as "red cup, kitchen, lemon left
+It is trained on scene graphs and statements about scenes that no data set has, such as "red cup, kitchen, lemon left
 of cup. the cup is red. the cup is used for drinking." There is no question in this text. The weights are committed,
-because the training takes longer than the demo. This command writes them again, in about half an hour::
+because the training takes longer than the demo. This command writes them again, in about ten minutes::
 
     python -m mmclvqa.mini.pretraining
 
@@ -15,23 +15,21 @@ import argparse
 import hashlib
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mmclvqa.clove import data_root
+from mmclvqa.clove.data_root import DISTILGPT2
 from mmclvqa.clove.errors import DataError
 from mmclvqa.clove.files import atomic_write
 from mmclvqa.mini.scenes import Scene, Thing, named_random, sample_scenes, sample_text_scenes
 
 if TYPE_CHECKING:
-    from torch import Generator, Tensor
+    from torch import Tensor
     from transformers import PreTrainedModel
 
-WEIGHTS = Path(__file__).parent / "weights"
+GPT2_WEIGHTS = Path(__file__).parent / "weights/gpt2.safetensors"
 """The committed weights, in float16."""
-BERT_WEIGHTS, GPT2_WEIGHTS = "bert.safetensors", "gpt2.safetensors"
 TIED = ("lm_head.weight",)
 """Weights that are tied to the input embeddings and not stored."""
 SEED = 2023
@@ -40,20 +38,16 @@ DOCUMENTS = 30_000
 MOST_STATEMENTS = 4
 BATCH_SIZE = 32
 WARMUP_UPDATES = 100
-MASKED = 0.2
-"""Share of the tokens that BERT predicts."""
 LARGEST_NORM = 1.0
 IGNORED = -100
-GPT2_UPDATES = 3000
-BERT_UPDATES = 3000
+LOG_INTERVAL = 250
+UPDATES = 3000
 LEARNING_RATE = 2e-3
-NO_DROPOUT = dict.fromkeys(
-    ("resid_pdrop", "embd_pdrop", "attn_pdrop", "hidden_dropout_prob", "attention_probs_dropout_prob"), 0.0
-)
+NO_DROPOUT = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0)
 
 
-def documents(seed: int, count: int, separator: str) -> Iterator[str]:
-    """Yield texts: some or all items of a scene, joined by ``separator``, and statements that follow from them."""
+def documents(seed: int, count: int) -> Iterator[str]:
+    """Yield texts: some or all items of a scene, and statements that follow from them."""
     scenes = sample_scenes(seed, "pretraining", count - count // 4)
     scenes += sample_text_scenes(seed, "pretraining", count // 4)
     for index, scene in enumerate(scenes):
@@ -64,7 +58,7 @@ def documents(seed: int, count: int, separator: str) -> Iterator[str]:
         statements = [statement for item in items for statement in told[item]]
         statements += [statement for pair in _pairs(items, scene) for statement in _about_pair(*pair)]
         chosen = rng.sample(statements, min(len(statements), MOST_STATEMENTS))
-        yield f"{separator.join(items)}. {' '.join(chosen)}"
+        yield f"{', '.join(items)}. {' '.join(chosen)}"
 
 
 def _statements_of(item: str, scene: Scene) -> list[str]:
@@ -113,60 +107,38 @@ def _about_pair(first: Thing, second: Thing) -> list[str]:
     ]
 
 
-def gpt2_loss(model: PreTrainedModel, ids: Tensor, real: Tensor, generator: Generator) -> Tensor:
-    """Return the mean loss of the next tokens; ``ids`` and ``real`` are B×L."""
-    return model(input_ids=ids, labels=ids.masked_fill(~real, IGNORED)).loss
-
-
-def bert_loss(model: PreTrainedModel, ids: Tensor, real: Tensor, generator: Generator, mask: int) -> Tensor:
-    """Return the mean loss of masked tokens; ``ids`` and ``real`` are B×L, ``mask`` is the id of ``[MASK]``."""
-    import torch
-
-    masked = (torch.rand(ids.shape, generator=generator) < MASKED) & real
-    masked[:, 1] = True  # the first token after [CLS], so that every batch has a loss
-    labels = ids.masked_fill(~masked, IGNORED)
-    return model(input_ids=ids.masked_fill(masked, mask), attention_mask=real.long(), labels=labels).loss
-
-
-def pretrain(
-    model: PreTrainedModel,
-    texts: list[list[int]],
-    loss_of: Callable[[PreTrainedModel, Tensor, Tensor, Generator], Tensor],
-    updates: int,
-    learning_rate: float,
-) -> None:
-    """Train a language model in place with AdamW, warm-up and linear decay.
+def pretrain(model: PreTrainedModel, texts: list[list[int]], updates: int) -> None:
+    """Train a causal language model in place with AdamW, warm-up and linear decay.
 
     Args:
         model: the model.
         texts: token ids of each text.
-        loss_of: :func:`gpt2_loss` or :func:`bert_loss`.
         updates: number of updates, of :data:`BATCH_SIZE` texts of about equal length.
-        learning_rate: the highest learning rate.
     """
     import torch
 
     generator = torch.Generator().manual_seed(SEED)
     texts = sorted(texts, key=len)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, fused=True)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, fused=True)
     model.train()
     total, started = 0.0, time.monotonic()
     for update in range(updates):
-        rate = learning_rate * min(1, (update + 1) / WARMUP_UPDATES) * (1 - update / updates)
+        rate = LEARNING_RATE * min(1, (update + 1) / WARMUP_UPDATES) * (1 - update / updates)
         for group in optimizer.param_groups:
             group["lr"] = rate
         first = int(torch.randint(0, len(texts) - BATCH_SIZE, (), generator=generator))
         batch = [torch.tensor(text) for text in texts[first : first + BATCH_SIZE]]
         ids = torch.nn.utils.rnn.pad_sequence(batch, batch_first=True)
-        real = torch.arange(ids.size(1)) < torch.tensor([len(text) for text in batch])[:, None]
-        loss = loss_of(model, ids, real, generator)
+        labels = torch.nn.utils.rnn.pad_sequence(batch, batch_first=True, padding_value=IGNORED)
+        loss = model(input_ids=ids, labels=labels).loss
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), LARGEST_NORM)
         optimizer.step()
         total += loss.item()
-        if (update + 1) % 250 == 0:
-            print(f"update {update + 1}: loss {total / 250:.3f}, {time.monotonic() - started:.0f} s", flush=True)
+        if (update + 1) % LOG_INTERVAL == 0:
+            seconds = time.monotonic() - started
+            print(f"update {update + 1}: loss {total / LOG_INTERVAL:.3f}, {seconds:.0f} s", flush=True)
             total = 0.0
 
 
@@ -184,38 +156,27 @@ def pretrained_weights(file: Path, vocabulary: Sequence[str]) -> dict[str, Tenso
         return {name: weights.get_tensor(name).float() for name in weights.keys()}  # noqa: SIM118 (not a dict)
 
 
-def write_weights(folder: Path, gpt2_updates: int = GPT2_UPDATES, bert_updates: int = BERT_UPDATES) -> None:
-    """Pretrain GPT-2 and BERT, and write their weights to ``folder``."""
+def write_weights(path: Path, updates: int = UPDATES) -> None:
+    """Pretrain GPT-2 and write its weights to the file ``path``."""
     import torch
     from safetensors.torch import save
-    from transformers import AutoConfig, AutoTokenizer, BertForMaskedLM, GPT2LMHeadModel
+    from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
     from mmclvqa.mini.pretrained import write_language_models
 
     torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory() as untrained:
-        write_language_models(Path(untrained), SEED, pretrained=False)
-        for path, file, model_class, separator, updates in (
-            (data_root.DISTILGPT2, GPT2_WEIGHTS, GPT2LMHeadModel, ", ", gpt2_updates),
-            (data_root.BERT, BERT_WEIGHTS, BertForMaskedLM, " [SEP] ", bert_updates),
-        ):
-            config = AutoConfig.from_pretrained(Path(untrained) / path, **NO_DROPOUT)
-            tokenizer = AutoTokenizer.from_pretrained(Path(untrained) / path)
-            ids = tokenizer(list(documents(SEED, DOCUMENTS, separator)))["input_ids"]
-            torch.manual_seed(SEED)
-            model = model_class(config)
-            print(f"{model_class.__name__}: {updates} updates", flush=True)
-            if model_class is GPT2LMHeadModel:
-                pretrain(model, [[*text, config.eos_token_id] for text in ids], gpt2_loss, updates, LEARNING_RATE)
-                weights = model.state_dict()
-            else:
-                loss = partial(bert_loss, mask=tokenizer.mask_token_id)
-                pretrain(model, ids, loss, updates, LEARNING_RATE)
-                weights = model.bert.state_dict()
-            halves = {name: value.half().contiguous() for name, value in weights.items() if name not in TIED}
-            vocabulary = sorted(tokenizer.get_vocab(), key=tokenizer.get_vocab().get)
-            with atomic_write(folder / file, "wb") as target:
-                target.write(save(halves, metadata={"vocabulary": _digest(vocabulary)}))
+    with tempfile.TemporaryDirectory() as root:
+        write_language_models(Path(root), SEED, pretrained=False)
+        config = GPT2Config.from_pretrained(Path(root) / DISTILGPT2, **NO_DROPOUT)
+        tokenizer = AutoTokenizer.from_pretrained(Path(root) / DISTILGPT2)
+    ids = tokenizer(list(documents(SEED, DOCUMENTS)))["input_ids"]
+    torch.manual_seed(SEED)
+    model = GPT2LMHeadModel(config)
+    pretrain(model, [[*text, config.eos_token_id] for text in ids], updates)
+    halves = {name: value.half().contiguous() for name, value in model.state_dict().items() if name not in TIED}
+    vocabulary = sorted(tokenizer.get_vocab(), key=tokenizer.get_vocab().get)
+    with atomic_write(path, "wb") as file:
+        file.write(save(halves, metadata={"vocabulary": _digest(vocabulary)}))
 
 
 def _digest(vocabulary: Sequence[str]) -> str:
@@ -223,6 +184,7 @@ def _digest(vocabulary: Sequence[str]) -> str:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(prog="python -m mmclvqa.mini.pretraining", description="Pretrain both models.")
-    parser.add_argument("--out", type=Path, default=WEIGHTS, metavar="DIR", help="default: %(default)s")
+    name = "python -m mmclvqa.mini.pretraining"
+    parser = argparse.ArgumentParser(prog=name, description="Pretrain clove-mini's GPT-2.")
+    parser.add_argument("--out", type=Path, default=GPT2_WEIGHTS, metavar="FILE", help="default: %(default)s")
     write_weights(parser.parse_args().out)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from mmclvqa.clove.errors import ConfigError, TrainingError
 from mmclvqa.clove.text import did_you_mean
+from mmclvqa.start_up import without_compiler
 from mmclvqa.training.distributed import Gather
 
 # Names of the published code, whose optimizers also regularise the weights; here the methods ewc and mas do that.
@@ -39,6 +40,8 @@ def build_optimizer(model: nn.Module, config: Any) -> torch.optim.Optimizer:
     params = OmegaConf.to_container(config.optimizer.params or OmegaConf.create(), resolve=True)
     if "fused" in signature(cls).parameters and all(part.device.type == "cpu" for part in model.parameters()):
         params.setdefault("fused", True)
+    if not params.get("differentiable"):
+        cls = without_compiler(cls)
     try:
         return cls(get_optimizer_parameters(model, config), **params)
     except (TypeError, ValueError) as error:

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from mmclvqa.clove.data_root import BERT, DISTILGPT2
+from mmclvqa.clove.data_root import DISTILGPT2
 from mmclvqa.clove.errors import DataError
 from mmclvqa.mini import pretraining
 from mmclvqa.mini.pretrained import write_language_models
@@ -16,7 +17,7 @@ from mmclvqa.mini.scenes import Scene, named_random, sample_scenes, sample_text_
 
 
 def test_the_text_has_no_question_and_differs_from_the_scenes_of_the_data() -> None:
-    texts = list(pretraining.documents(pretraining.SEED, 400, ", "))
+    texts = list(pretraining.documents(pretraining.SEED, 400))
     assert len(set(texts)) == 400 and not any("?" in text for text in texts)
     shown = {", ".join(scene.items) for scene in sample_scenes(0, "train", 2000)}
     assert not shown & {text.partition(". ")[0] for text in texts}
@@ -35,7 +36,7 @@ def test_statements_repeat_what_the_item_says(text: bool) -> None:
 
 
 def test_the_committed_weights_are_small_and_know_what_follows_from_items(tmp_path: Path) -> None:
-    assert sum(file.stat().st_size for file in pretraining.WEIGHTS.iterdir()) <= 4 * 2**20
+    assert pretraining.GPT2_WEIGHTS.stat().st_size <= 4 * 2**20
     loss = {}
     for pretrained in (False, True):
         root = tmp_path / str(pretrained)
@@ -51,21 +52,18 @@ def test_the_committed_weights_are_small_and_know_what_follows_from_items(tmp_pa
 
 def test_the_same_seed_gives_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pretraining, "DOCUMENTS", 64)
-    for folder in ("a", "b"):
-        pretraining.write_weights(tmp_path / folder, gpt2_updates=2, bert_updates=2)
-    for file in (pretraining.GPT2_WEIGHTS, pretraining.BERT_WEIGHTS):
-        assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
+    for name in ("a", "b"):
+        pretraining.write_weights(tmp_path / name, updates=2)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
 def test_weights_of_another_vocabulary_are_refused() -> None:
     with pytest.raises(DataError, match=r"of another vocabulary; python -m mmclvqa\.mini\.pretraining"):
-        pretraining.pretrained_weights(pretraining.WEIGHTS / pretraining.BERT_WEIGHTS, ["[PAD]", "red"])
+        pretraining.pretrained_weights(pretraining.GPT2_WEIGHTS, ["[PAD]", "red"])
 
 
-def test_bert_has_the_committed_weights(tmp_path: Path) -> None:
-    from safetensors.torch import load_file
-
+def test_gpt2_has_the_committed_weights(tmp_path: Path) -> None:
     write_language_models(tmp_path, seed=0)
-    committed = load_file(pretraining.WEIGHTS / pretraining.BERT_WEIGHTS)
-    written = load_file(tmp_path / BERT / "model.safetensors")
+    committed = load_file(pretraining.GPT2_WEIGHTS)
+    written = load_file(tmp_path / DISTILGPT2 / "model.safetensors")
     assert committed and all(torch.equal(value.float(), written[name]) for name, value in committed.items())
