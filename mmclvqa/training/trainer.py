@@ -48,6 +48,9 @@ class Trainer(BaseTrainer):
     The interface is MMF's: ``trainer = Trainer(config); trainer.load(); trainer.train()``.
     """
 
+    # The best validation of this process (if none is the best, the last) and the norm of its weights.
+    _validation: tuple[float, list[Evaluation]] | None = None
+
     # --------------------------------------------------------------------------- interface for methods
 
     def trained_parameters(self) -> list[Tensor]:
@@ -130,8 +133,6 @@ class Trainer(BaseTrainer):
         else:
             raise ConfigError("training.max_updates and training.max_epochs are both null: set one of them")
         self._board = TensorBoard(self.config.env) if training.tensorboard and self.is_main else None
-        # The best validation of this process (without one, the last) and the norm of its weights.
-        self._validation: tuple[float, list[Evaluation]] | None = None
 
     def start_methods(self, states: dict[str, Any]) -> None:
         """Call ``on_task_start`` of each method, then load its state of a resumed run (``states``: by method name)."""
