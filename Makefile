@@ -1,6 +1,6 @@
 # make demo         install into .venv; on clove-mini, fine-tuning and SRM along a task order, a table and a page
 # make compare      every method on clove-mini, through the workflow (installs Snakemake)
-# make test         install the same way and Snakemake, run the tests
+# make test         install the same way, with Snakemake, and run the tests
 # make check-long   all tests, also those that take minutes; as root on Debian with check-slurm
 # make check-slurm  as root on Debian: install SLURM, run a grid on a SLURM cluster of this machine alone
 # make bench        compare with the plain way at reduced size: fails if a speed-up fell by more than a third
@@ -9,7 +9,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 MMF := mmf==1.0.0rc10
 
-.PHONY: install demo compare test check-long check-slurm slurm bench lint clean
+.PHONY: install workflow demo compare test check-long check-slurm slurm bench lint clean
 TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadgroup
 
 install: $(VENV)/.installed
@@ -27,20 +27,23 @@ $(VENV)/.installed: requirements.txt extra_requirements.txt constraints.txt setu
 demo: install
 	bash run_scripts/demo.sh
 
-compare: install
+# Snakemake, beside what `install` installs.
+workflow: $(VENV)/.workflow
+
+$(VENV)/.workflow: $(VENV)/.installed workflow_requirements.txt
 	$(BIN)/python -m pip install --quiet -r workflow_requirements.txt
+	touch $@
+
+compare: workflow
 	$(BIN)/python -m mmclvqa.experiments run --config EXP_CONFIG/mini
 
-test: install
-	$(BIN)/python -m pip install --quiet -r workflow_requirements.txt
+test: workflow
 	$(TESTS)
 
-check-long: install slurm
-	$(BIN)/python -m pip install --quiet -r workflow_requirements.txt
+check-long: workflow slurm
 	$(BIN)/python -m pytest -rs -m "long or not long"
 
-check-slurm: install slurm
-	$(BIN)/python -m pip install --quiet -r workflow_requirements.txt
+check-slurm: workflow slurm
 	$(BIN)/python -m pytest -rs -m long tests/experiments/test_slurm.py
 
 # Elsewhere than as root on Debian, tests/experiments/test_slurm.py is skipped and says why.

@@ -68,7 +68,7 @@ setup(
     python_requires=">=3.11",
     packages=find_packages(include=["mmclvqa", "mmclvqa.*"]),
     package_data={"mmclvqa": ["configs/**/*.yaml", "settings/*.yaml", "evaluation/published.json",
-                              "evaluation/report.html", "experiments/workflow/*"]},
+                              "evaluation/report.html", "experiments/workflow/*", "mini/weights/*.safetensors"]},
     install_requires=requirements(),
     entry_points={
         "console_scripts": ["mmf_run = mmclvqa.cli:run", "mmf_predict = mmclvqa.cli:predict"],

@@ -9,13 +9,14 @@ from typing import Any
 
 import torch
 
+from mmclvqa.start_up import without_compiler
 from SRM.settings import Settings
 
 NO_DECAY = ("bias", "LayerNorm.weight")
 """Parameters whose name contains one of these have no weight decay. GPT-2's LayerNorms are ``ln_*``: they decay."""
 
 
-class FormerAdamW(torch.optim.Adam):
+class FormerAdamW(without_compiler(torch.optim.Adam)):
     """AdamW as implemented by transformers 4, which differs from torch's in two places.
 
     Epsilon is added to the root of the second moment before the bias correction. torch adds it afterwards, so each

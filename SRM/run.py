@@ -95,7 +95,7 @@ class Run:
             self._load(index)
             if index:
                 self._write_replays(index)
-            if not self.folder.model(self.order[index]).is_dir():
+            if not self._is_trained(index):
                 self._train(index)
         if self.accelerator.is_main_process and not any(self.folder.unfinished.iterdir()):
             self.folder.unfinished.rmdir()
@@ -109,7 +109,12 @@ class Run:
         replays = [self.folder.replay(past, task) for past in self.order[:index]]
         if index:
             replays.append(self.folder.joined_replay(task))
-        return self.folder.model(task).is_dir() and all(path.exists() for path in replays)
+        return self._is_trained(index) and all(path.exists() for path in replays)
+
+    def _is_trained(self, index: int) -> bool:
+        """Return whether the task at ``index`` of the order needs no training any more."""
+        is_last = index == len(self.order) - 1
+        return self.folder.model(self.order[index]).is_dir() or (self.settings.skip_last_training and is_last)
 
     def _read(self) -> None:
         """Read all records and prompts before training starts, so that damaged files are reported immediately."""

@@ -34,7 +34,7 @@ DEBUG_RECORDS = 64
 GEN_DEBUG_PROMPTS = 32
 
 NOT_DECISIVE = frozenset(
-    ("data_dir", "model_dir_root", "overwrite", "skip_tasks", "ignored")
+    ("data_dir", "model_dir_root", "overwrite", "skip_tasks", "skip_last_training", "ignored")
     + ("logging_steps", "tensorboard", "n_gpus", "n_workers", "n_threads")
 )
 """Settings that do not affect the results; a run may be continued with other values of them."""
@@ -143,6 +143,9 @@ class Settings:
         "must exist in the run folder",
         (),
         "TASK",
+    )
+    skip_last_training: bool = flag(
+        "what", "do not train on the last task of the order: its model would generate no replays", False
     )
 
     model_dir_root: str = flag("where", "experiment folder, created if necessary", unit="DIR")

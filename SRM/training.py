@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from mmclvqa.clove.errors import CloveError, DataError
 from mmclvqa.clove.files import atomic_write
+from mmclvqa.start_up import prepare_model
 from SRM.batches import Batch, plan
 from SRM.model import SRMLoss, layout_for, longest_sequence
 from SRM.optimizer import Schedule, build_optimizer
@@ -74,7 +75,8 @@ class TaskTraining:
         loss = SRMLoss(model, tokens.weighted_ids(), settings.tokens_weight)
         self.layout = layout_for(loss, tokens, self._some_examples(), min(self.longest, max(map(most_tokens, sources))))
         optimizer = build_optimizer(model, settings, fused=accelerator.scaler is None)
-        self.loss, self.optimizer = accelerator.prepare(loss, optimizer)
+        self.loss = prepare_model(accelerator, loss)
+        self.optimizer = accelerator.prepare_optimizer(optimizer)
         warm_up = settings.n_warmup_ratio * len(sources)
         self.schedule = Schedule(settings.learning_rate, warm_up, len(sources) * epochs, settings.decay_style)
         self.most_examples = max(len(sources) // settings.min_n_steps, settings.min_batch_size)

@@ -31,7 +31,7 @@ from mmclvqa.answer_models import check_model
 from mmclvqa.clove.data_root import pretrained_source
 from mmclvqa.clove.errors import CloveError, ConfigError
 from mmclvqa.clove.tasks import ALL_TASKS, find_setting, setting_names, task
-from mmclvqa.clove.text import did_you_mean
+from mmclvqa.clove.text import did_you_mean, suggestion
 from mmclvqa.lazy import LazyModule, torch
 from mmclvqa.methods.selection import method_defaults
 from mmclvqa.published_configs import meaningless, translate, translate_key
@@ -352,15 +352,11 @@ def suggest(key: str, known: DictConfig) -> str:
     close = difflib.get_close_matches(key, dotted, n=3, cutoff=0.75)
     leaf = key.rpartition(".")[2]
     same_leaf = [d for d in dotted if difflib.SequenceMatcher(None, d.rpartition(".")[2], leaf).ratio() > 0.85]
-    return _did_you_mean(list(dict.fromkeys(close + same_leaf))[:3])
+    return suggestion(list(dict.fromkeys(close + same_leaf))[:3])
 
 
 def _flat(error: Exception) -> str:
     return " ".join(str(error).split())
-
-
-def _did_you_mean(names: list[str]) -> str:
-    return f"; did you mean {' or '.join(names)}?" if names else ""
 
 
 def _dotted(config: Mapping, prefix: str = "") -> Iterator[str]:

@@ -11,7 +11,7 @@ export ROOT=${ROOT:-$PWD/runs/demo${SEED:+_seed_$SEED}} CLOVE_ROOT=${CLOVE_ROOT:
 export CONFIG=EXP_CONFIG/mini OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 export MMF_ARGS="dataset_config.clvqa.mask_img_prob=0.5 training.checkpoint_interval=500 ${SEED:+training.seed=$SEED} ${MMF_ARGS:-}"
 export SRM_ARGS="@SRM/mini.args ${SEED:+--seed $SEED} ${SRM_ARGS:-}"
-[[ $setting != scene ]] || SRM_ARGS+=" --n_train_epochs 8" # a task of the scene setting has a quarter of the records
+[[ $setting != scene ]] || SRM_ARGS+=" --n_train_epochs 3" # a task of the scene setting has a quarter of the records
 
 [[ -f $CLOVE_ROOT/manifest.json ]] || python -m mmclvqa.clove mini "$CLOVE_ROOT"
 python -m mmclvqa.experiments.root "$ROOT" "$CLOVE_ROOT"

@@ -53,6 +53,10 @@ class Facts:
         elif word in KINDS:
             self.kind = word
 
+    def join(self, other: Facts) -> None:
+        """Add what else is known."""
+        self.color, self.kind = other.color or self.color, other.kind or self.kind
+
     @property
     def items(self) -> list[str]:
         """All items, the one that states most first."""
@@ -81,20 +85,14 @@ def parse_question(text: str) -> Question | None:
     return None if word in (COLORS if task == "color" else KINDS) else Question(task, word)
 
 
-def learn(facts: Facts, question: Question, answer: str) -> str | None:
-    """Add what an answer says about an image.
-
-    Returns:
-        The item that a yes-no question asks for if the image has it, otherwise None.
-    """
+def stated(question: Question, answer: str) -> Facts:
+    """Return what a question and its answer state of the image; nothing if they deny something."""
+    facts = Facts()
     if question.task != YES_NO:
         facts.add(answer)
-        facts.add(question.word or "")
-        return None
-    if (answer == YES) == question.negated:
-        return None
-    facts.add(question.word)
-    return f"{question.word} {SHAPE}" if question.word in COLORS else question.word
+    if question.word and (question.task != YES_NO or (answer == YES) != question.negated):
+        facts.add(question.word)
+    return facts
 
 
 def read_items(items: Iterable[str]) -> Facts:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from examples.easy_vqa.images import FEATURE_DIM, REGIONS, object_features, predict, read_image
-from examples.easy_vqa.language import COLORS, KINDS, NO, TASKS, YES, YES_NO, Facts, Question, learn, parse_question
+from examples.easy_vqa.language import COLORS, KINDS, NO, TASKS, YES, YES_NO, Facts, Question, parse_question, stated
 from mmclvqa.clove.data_root import FEATURES, Manifest, prompts_path, save_manifest
 from mmclvqa.clove.errors import ConfigError, DataError
 from mmclvqa.clove.files import read_json
@@ -72,7 +72,7 @@ def split_records(folder: Path, split: str) -> Iterator[dict[str, Any]]:
     """Yield the records of a split, without the yes-no questions that ask what is absent.
 
     The scene graph of an image is what all answers about it say. Related to a question (mask 1) is the item that it
-    asks for, if the image has it; otherwise the item that says most of what the image has. The predicted graph is
+    states together with its answer; if the answer is no, the item that says most of the image. The predicted graph is
     computed from the pixels.
 
     Args:
@@ -83,19 +83,20 @@ def split_records(folder: Path, split: str) -> Iterator[dict[str, Any]]:
         DataError: a file is missing, or a question is not one of easy-VQA.
     """
     facts: dict[int, Facts] = defaultdict(Facts)
-    asked: list[tuple[Row, Question, str | None]] = []
+    asked: list[tuple[Row, Question, Facts]] = []
     for number, row in enumerate(read_rows(folder)):
         text, answer, image = row
         question = parse_question(text)
         if question is None:
             raise DataError(f"{folder / QUESTIONS}: question {number} is not of easy-VQA: {text!r}")
-        asked.append((row, question, learn(facts[image], question, answer)))
+        asked.append((row, question, stated(question, answer)))
+        facts[image].join(asked[-1][2])
     predicted = {image: predict(read_image(image_file(folder, image))).items for image in facts}
-    for number, ((text, answer, image), question, item) in enumerate(asked):
+    for number, ((text, answer, image), question, own) in enumerate(asked):
         if question.negated:
             continue
         items = facts[image].items
-        related = item or next(iter(items), None)
+        related = next(iter(own.items or items), None)
         # The related item is the first, as in the texts that SRM learns.
         items.sort(key=lambda item, related=related: item != related)
         shuffled = random.Random(f"{split}/{image}").sample(predicted[image], len(predicted[image]))

@@ -21,7 +21,7 @@ from tqdm import tqdm
 from mmclvqa.clove import data_root
 from mmclvqa.clove.data_root import MANIFEST, SPLITS, Manifest, annotation_file, load_manifest, load_vocabulary
 from mmclvqa.clove.errors import CloveError
-from mmclvqa.clove.features import FeatureDatabase, databases, feature_path, value_problem
+from mmclvqa.clove.features import FeatureDatabase, databases, feature_path, shared_database, value_problem
 from mmclvqa.clove.prompts import load_prompts
 from mmclvqa.clove.records import Coercions, describe, read_annotations, record_problems
 from mmclvqa.clove.tasks import Task, find_setting, has_image, setting_names, tasks
@@ -240,24 +240,23 @@ class Checker:
 
     def _database(self, what: str, has_boxes: bool, referenced: dict[str, str]) -> None:
         try:
-            database = FeatureDatabase(self.root / what)
+            database = shared_database(self.root / what)
         except CloveError as error:
             self._unusable(what, error, f", {len(referenced)} images refer to it")
             return
-        with database:
-            keys = []
-            for path, where in self._bar(referenced.items(), what):
-                key = database.key(path)
-                if key is None:
-                    self.report.add(what, "key", f"no feature {path} for {where}")
-                elif not database.holds(key):
-                    detail = f"key {key.decode(errors='replace')} is in its list and has no value, for {where}"
-                    self.report.add(what, "value", detail)
-                else:
-                    keys.append(key)
-            rng = random.Random(f"check {what}")
-            sampled = sorted(rng.sample(keys, min(self.samples, len(keys))))
-            widths = self._values(database, what, has_boxes, sampled)
+        keys = []
+        for path, where in self._bar(referenced.items(), what):
+            key = database.key(path)
+            if key is None:
+                self.report.add(what, "key", f"no feature {path} for {where}")
+            elif not database.holds(key):
+                detail = f"key {key.decode(errors='replace')} is in its list and has no value, for {where}"
+                self.report.add(what, "value", detail)
+            else:
+                keys.append(key)
+        rng = random.Random(f"check {what}")
+        sampled = sorted(rng.sample(keys, min(self.samples, len(keys))))
+        widths = self._values(database, what, has_boxes, sampled)
         held = f"{len(database.keys)} features" + (f" of width {widths}" if widths else "")
         self.report.rows.append((what, f"{held}, {len(referenced)} referenced, {len(sampled)} read"))
 

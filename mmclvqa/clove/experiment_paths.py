@@ -42,15 +42,21 @@ def run_folder(setting: str, order: str, experiment: str, save: str = SAVE) -> s
     return f"{save}/{found.name}/setting_{found.order_index(order)}_{order_text(tasks)}/{experiment}"
 
 
-def evaluation_folder(setting: str, order: str, experiment: str, save: str = SAVE, model: str = MODEL) -> str:
-    """Return the folder of an experiment's accuracy matrix: ``val_<experiment>`` beside the folder of the experiment.
+def evaluation_name(experiment: str, model: str = MODEL) -> str:
+    """Return the name of the folder of an experiment's accuracy matrix: ``val_<experiment>``.
 
     That of another model than UniVQA is ``val_<model>_<experiment>``.
+    """
+    return f"val_{experiment}" if model == MODEL else f"val_{model}_{experiment}"
+
+
+def evaluation_folder(setting: str, order: str, experiment: str, save: str = SAVE, model: str = MODEL) -> str:
+    """Return the folder of an experiment's accuracy matrix, beside the folder of the experiment.
 
     Raises:
         TaskError: unknown setting or invalid task order.
     """
-    return run_folder(setting, order, f"val_{experiment}" if model == MODEL else f"val_{model}_{experiment}", save)
+    return run_folder(setting, order, evaluation_name(experiment, model), save)
 
 
 def multitask_folder(setting: str, save: str = SAVE, model: str = MODEL) -> str:

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+from weakref import WeakValueDictionary
 
 import lmdb
 import numpy as np
@@ -116,6 +117,25 @@ class FeatureDatabase:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+_OPEN: WeakValueDictionary[str, FeatureDatabase] = WeakValueDictionary()
+
+
+def shared_database(path: str | os.PathLike[str]) -> FeatureDatabase:
+    """Return the database of a file, shared by all users in this process, because lmdb opens a file once per process.
+
+    It is closed when nothing refers to it. A forked data loading worker uses the parent's environment (read-only,
+    without lock) until it is reopened.
+
+    Raises:
+        DataError: as :class:`FeatureDatabase`.
+    """
+    real_path = os.path.realpath(path)
+    database = _OPEN.get(real_path)
+    if database is None:
+        database = _OPEN[real_path] = FeatureDatabase(path)
+    return database
 
 
 def value_problem(value: Any, has_boxes: bool) -> str | None:

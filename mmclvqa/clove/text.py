@@ -56,8 +56,12 @@ def positive(text: str) -> int:
 
 def did_you_mean(name: object, candidates: Iterable[str], most: int = 3) -> str:
     """Return ``; did you mean <names>?`` with the candidates closest to ``name``, empty if none is close."""
-    close = difflib.get_close_matches(str(name), list(candidates), n=most)
-    return f"; did you mean {' or '.join(close)}?" if close else ""
+    return suggestion(difflib.get_close_matches(str(name), list(candidates), n=most))
+
+
+def suggestion(names: Sequence[str]) -> str:
+    """Return ``; did you mean <names>?``, empty without names."""
+    return f"; did you mean {' or '.join(names)}?" if names else ""
 
 
 def clock(seconds: float) -> str:

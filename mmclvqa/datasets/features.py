@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from mmclvqa.clove.errors import DataError, UnsafePickleError
-from mmclvqa.clove.features import FeatureDatabase, boxes_problem, feature_path
+from mmclvqa.clove.features import boxes_problem, feature_path, shared_database
 from mmclvqa.clove.files import safe_numpy_load
 from mmclvqa.clove.records import warn_once
 
@@ -36,23 +36,15 @@ class ImageFeatures(NamedTuple):
 
 
 class _Database:
-    """An LMDB, shared within a process because lmdb allows only one environment per database and process.
-
-    A forked data loading worker uses the parent's environment (read-only, without lock) until it is reopened.
-    """
-
-    _open: dict[str, FeatureDatabase] = {}
+    """An LMDB."""
 
     def __init__(self, path: str) -> None:
         self.path = path
-        real_path = os.path.realpath(path)
-        if real_path not in self._open:
-            try:
-                self._open[real_path] = FeatureDatabase(path)
-            except DataError as error:
-                message = f"feature database {path} is damaged or is not an LMDB database: {error}"
-                raise type(error)(message) from None
-        self._database = self._open[real_path]
+        try:
+            self._database = shared_database(path)
+        except DataError as error:
+            message = f"feature database {path} is damaged or is not an LMDB database: {error}"
+            raise type(error)(message) from None
 
     def read(self, path: str) -> dict[str, Any]:
         key = self._database.key(path)

@@ -58,7 +58,7 @@ class VQAAccuracy(BaseMetric):
         processor = registry.get(f"{sample_list.dataset_name}_answer_processor")
         outputs = model_output.get("scores")
         if outputs is None or outputs.dim() != 3:
-            form = "no scores" if outputs is None else f"scores of the form {' × '.join(map(str, outputs.shape))}"
+            form = "no scores" if outputs is None else f"scores of shape {' × '.join(map(str, outputs.shape))}"
             needed = "batch × steps × (answers + OCR slots)"
             raise ConfigError(f"the model returns {form}; {self.name} needs {needed}, see docs/model.md")
         for row, indices in enumerate(outputs.argmax(dim=-1).tolist()):

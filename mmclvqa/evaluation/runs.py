@@ -266,12 +266,12 @@ def read_run(path: str | Path, taken: Sequence[str] = ()) -> Run:
     sweep = read_sweep(path)
     folder = path if path.is_dir() else path.parent
     seed = _seed(path)
-    own = folder_name(sweep).removeprefix("val_")
-    base = re.sub(r"[^A-Za-z0-9.]+", "_", f"{sweep.setting}_{sweep.order}_{own}")
+    own = experiments.evaluation_name(sweep.experiment, sweep.model)
+    base = re.sub(r"[^A-Za-z0-9.]+", "_", f"{sweep.setting}_{sweep.order}_{own.removeprefix('val_')}")
     base += "" if seed is None else f"_seed_{seed.number}"
     name = next(n for n in (base, *(f"{base}_{i}" for i in range(2, len(taken) + 3))) if n not in taken)
-    if folder.name != folder_name(sweep) or len(folder.parents) < 3:
-        note = f"Trainings and replays are not shown: the sweep is not in its run's folder {folder_name(sweep)}."
+    if folder.name != own or len(folder.parents) < 3:
+        note = f"Trainings and replays are not shown: the sweep is not in its run's folder {own}."
         return Run(sweep, name, notes=[note], seed=seed)
     save, notes = str(folder.parents[2]), []
     curves = _training_curves(sweep, save)
@@ -285,11 +285,6 @@ def read_run(path: str | Path, taken: Sequence[str] = ()) -> Run:
     if replay_folder and len(replays) < expected:
         notes.append(f"Statistics of {len(replays)} of {expected} replay files were found.")
     return Run(sweep, name, curves, replays, samples, notes, _run_cost(sweep, save, curves, replay_folder), seed)
-
-
-def folder_name(sweep: SweepResult) -> str:
-    """Return the name of the folder in which a sweep is written."""
-    return Path(experiments.evaluation_folder(sweep.setting, sweep.order, sweep.experiment, "", sweep.model)).name
 
 
 def read_bound(path: str | Path) -> Bound | None:

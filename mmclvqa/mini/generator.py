@@ -32,7 +32,7 @@ from mmclvqa.mini.scenes import Scene, named_random, sample_scenes, sample_text_
 from mmclvqa.mini.vocabulary import SCENE_TYPES, answer_vocabulary
 
 NAME = "clove-mini"
-VERSION = 4
+VERSION = 5
 """Increased whenever the same settings give different files."""
 SCENE_SHARE = 4
 """Ratio of the train records of a functional task to those of a scene task, which has a sixth of the classes.

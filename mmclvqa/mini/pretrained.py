@@ -1,4 +1,4 @@
-"""The ``pretrained/`` folder of clove-mini: untrained models, tokenizers and word vectors of its own language.
+"""The ``pretrained/`` folder of clove-mini: language models, tokenizers and word vectors of its own language.
 
 Each file has the name and format of the published one and can be loaded in the same way.
 """
@@ -11,14 +11,16 @@ import pickle
 import string
 import struct
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mmclvqa.clove.data_root import BERT, DISTILGPT2, FASTTEXT, FC7_BIAS, FC7_WEIGHT
 from mmclvqa.clove.files import atomic_write, write_json
+from mmclvqa.mini.pretraining import GPT2_WEIGHTS, TIED, pretrained_weights
 from mmclvqa.mini.questions import ask
 from mmclvqa.mini.scenes import named_generator, named_random, sample_scenes, sample_text_scenes
 from mmclvqa.mini.vocabulary import (
@@ -40,9 +42,12 @@ from mmclvqa.mini.vocabulary import (
 )
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformers import PretrainedConfig, PreTrainedModel
 
 CORPUS_SCENES = 300
+LANGUAGE_SEED = 0
+"""Seed of the text from which tokens and word vectors are computed."""
 BERT_WIDTH = 64
 BERT_LAYERS = 3
 BERT_HEADS = 4
@@ -54,8 +59,6 @@ GPT2_HEADS = 4
 POSITIONS = 512
 BPE_SIZE = 1500
 END_OF_TEXT = "<|endoftext|>"
-TIED = ("lm_head.weight",)
-"""Weights that are tied to the input embeddings and not stored."""
 
 VECTOR_WIDTH = 300
 BUCKETS = 2000
@@ -70,9 +73,23 @@ _NEGATIVE_SAMPLING, _SKIPGRAM = 2, 2
 
 def write_pretrained(root: Path, seed: int, feature_dim: int) -> None:
     """Write BERT, GPT-2, fastText and fc7 below ``root``; ``seed`` and ``feature_dim`` determine every byte."""
+    write_language_models(root, seed)
+    _write_fc7(root, seed, feature_dim)
+
+
+def write_language_models(root: Path, seed: int, pretrained: bool = True) -> None:
+    """Write BERT, GPT-2 and fastText for clove-mini's language, which is the same for every seed.
+
+    Args:
+        root: the data root.
+        seed: seed of random weights.
+        pretrained: whether GPT-2 has the weights of :mod:`mmclvqa.mini.pretraining` instead of random ones. BERT's are
+            random, because pretrained ones of this size do not help UniVQA to learn faster.
+    """
     whole = [word for word in _words() if word not in UNLISTED_WORDS]
     pieces = wordpieces(whole, (*SYLLABLES, *(f"##{syllable}" for syllable in SYLLABLES)))
-    write_models(root, seed, feature_dim, _sentences(seed), _words(), pieces)
+    gpt2_weights = GPT2_WEIGHTS if pretrained else None
+    _write_language(root, seed, _sentences(LANGUAGE_SEED), _words(), pieces, GPT2_LAYERS, gpt2_weights)
 
 
 def write_models(
@@ -95,11 +112,23 @@ def write_models(
         pieces: BERT's vocabulary, see :func:`wordpieces`.
         gpt2_layers: number of layers of GPT-2.
     """
+    _write_language(root, seed, lines, words, pieces, gpt2_layers, None)
+    _write_fc7(root, seed, feature_dim)
+
+
+def _write_language(
+    root: Path,
+    seed: int,
+    lines: Sequence[str],
+    words: Sequence[str],
+    pieces: Sequence[str],
+    gpt2_layers: int,
+    gpt2_weights: Path | None,
+) -> None:
     _write_bert(root / BERT, pieces, seed)
-    _write_gpt2(root / DISTILGPT2, lines, words, gpt2_layers, seed)
+    _write_gpt2(root / DISTILGPT2, lines, words, gpt2_layers, seed, gpt2_weights)
     plain = [line.replace("?", "").replace(",", "") for line in lines]
     _write_word_vectors(root / FASTTEXT, plain, words, seed)
-    _write_fc7(root, seed, feature_dim)
 
 
 def _words() -> list[str]:
@@ -148,15 +177,17 @@ def _write_bert(folder: Path, pieces: Sequence[str], seed: int) -> None:
         initializer_range=BERT_INITIALIZER_RANGE,
         max_position_embeddings=POSITIONS,
     )
-    _save_untrained(BertModel, config, folder, seed)
+    _save(BertModel, config, folder, seed)
     with atomic_write(folder / "vocab.txt") as file:
         file.write("\n".join(pieces) + "\n")
     settings = {"do_lower_case": True, "model_max_length": POSITIONS, "tokenizer_class": "BertTokenizer"}
     write_json(folder / "tokenizer_config.json", settings)
 
 
-def _write_gpt2(folder: Path, lines: Sequence[str], words: Sequence[str], layers: int, seed: int) -> None:
-    """Write a byte-level BPE tokenizer trained on ``lines`` and a small GPT-2 with random weights."""
+def _write_gpt2(
+    folder: Path, lines: Sequence[str], words: Sequence[str], layers: int, seed: int, weights: Path | None
+) -> None:
+    """Write a byte-level BPE tokenizer trained on ``lines`` and a small GPT-2."""
     from tokenizers import ByteLevelBPETokenizer
     from transformers import GPT2Config, GPT2LMHeadModel
 
@@ -178,7 +209,8 @@ def _write_gpt2(folder: Path, lines: Sequence[str], words: Sequence[str], layers
         bos_token_id=ends,
         eos_token_id=ends,
     )
-    _save_untrained(GPT2LMHeadModel, config, folder, seed)
+    by_id = sorted(vocabulary["vocab"], key=vocabulary["vocab"].get)
+    _save(GPT2LMHeadModel, config, folder, seed, pretrained_weights(weights, by_id) if weights else {})
     write_json(folder / "vocab.json", vocabulary["vocab"], indent=None)
     merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in vocabulary["merges"]]
     with atomic_write(folder / "merges.txt") as file:
@@ -197,13 +229,21 @@ def _write_fc7(root: Path, seed: int, width: int) -> None:
             pickle.dump(value, file, protocol=4)
 
 
-def _save_untrained(model_class: type[PreTrainedModel], config: PretrainedConfig, folder: Path, seed: int) -> None:
+def _save(
+    model_class: type[PreTrainedModel],
+    config: PretrainedConfig,
+    folder: Path,
+    seed: int,
+    pretrained: Mapping[str, Tensor] = MappingProxyType({}),
+) -> None:
+    """Write a model with random weights, except the parameters of ``pretrained``."""
     import torch
     from safetensors.torch import save
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = model_class(config)
+    model.load_state_dict(model.state_dict() | dict(pretrained))
     config.architectures = [model_class.__name__]
     weights = {name: value.contiguous() for name, value in model.state_dict().items() if name not in TIED}
     with atomic_write(folder / "model.safetensors", "wb") as file:

@@ -48,11 +48,19 @@ class OcrPointerNetwork(nn.Module):
 
 
 class AnswerClassifier(nn.Module):
-    """Computes the scores of the answer vocabulary; the rows of its weight also serve as answer embeddings."""
+    """Computes the scores of the answer vocabulary; the rows of its weight also serve as answer embeddings.
 
-    def __init__(self, hidden_size: int, num_answers: int) -> None:
+    Args:
+        hidden_size: size h of the decoder's outputs.
+        num_answers: size A of the answer vocabulary.
+        initial_bias: initial bias of all scores; None means the default of ``nn.Linear``.
+    """
+
+    def __init__(self, hidden_size: int, num_answers: int, initial_bias: float | None = None) -> None:
         super().__init__()
         self.module = nn.Linear(hidden_size, num_answers)
+        if initial_bias is not None:
+            nn.init.constant_(self.module.bias, initial_bias)
 
     def forward(self, decoded: Tensor) -> Tensor:
         return self.module(decoded)
@@ -105,7 +113,7 @@ class UniVQANetwork(nn.Module):
             self.cls_emb = nn.Parameter(torch.ones(1, size))
         self.mmt = MultimodalTransformer(settings.mmt)
         self.ocr_ptr_net = OcrPointerNetwork(size, settings.query_key_size)
-        self.classifier = AnswerClassifier(size, num_answers)
+        self.classifier = AnswerClassifier(size, num_answers, settings.answer_bias)
 
     @property
     def has_cls_output(self) -> bool:

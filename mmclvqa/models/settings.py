@@ -61,6 +61,7 @@ class UniVQASettings:
         fc7_dim: width of the output of fc7.
         ocr_dim: width of the concatenated features of an OCR token.
         ocr_max_num: number of OCR slots, which are the outputs after the answers.
+        answer_bias: initial bias of the answer scores; None means the default of ``nn.Linear``.
         query_key_size: width of the queries and keys of the pointer network.
         removed: names of the enabled ``remove_ocr_*`` ablations, without that prefix.
     """
@@ -73,6 +74,7 @@ class UniVQASettings:
     phoc_dim: int
     ocr_dim: int
     ocr_max_num: int
+    answer_bias: float | None
     query_key_size: int
     obj_dropout_prob: float
     ocr_dropout_prob: float
@@ -108,6 +110,7 @@ class UniVQASettings:
             phoc_dim=phoc_dim,
             ocr_dim=ocr_dim,
             ocr_max_num=ocr_max_num,
+            answer_bias=classifier.get("initial_bias"),
             query_key_size=pointer.get("query_key_size") or mmt.hidden_size,
             obj_dropout_prob=obj.get("dropout_prob", 0.1),
             ocr_dropout_prob=ocr.get("dropout_prob", 0.1),

@@ -18,6 +18,7 @@ from mmclvqa.clove.files import atomic_write
 from mmclvqa.methods.base import Method
 from mmclvqa.methods.selection import select_methods
 from mmclvqa.random_state import seed_all
+from mmclvqa.start_up import prepare_model
 from mmclvqa.training.callbacks import Callbacks
 from mmclvqa.training.checkpoints import CheckpointFiles, choose_start, load_start
 from mmclvqa.training.distributed import build_accelerator, describe_device, gather, register_device
@@ -172,7 +173,7 @@ class BaseTrainer:
         seed_all(self.seed + self.accelerator.process_index)
         if self.trains and not self.start.finished:
             self.make_training_parts()
-        self.model = self.accelerator.prepare_model(self.network, evaluation_mode=self.optimizer is None)
+        self.model = prepare_model(self.accelerator, self.network, evaluation_mode=self.optimizer is None)
         if self.training.logger_level == "debug":
             self.writer.write(self.network, "debug")
 
@@ -229,9 +230,13 @@ class BaseTrainer:
                 self.predict(name)
             else:
                 self.writer.write(f"Starting inference on {name} set")
-                evaluations = self.evaluate(name, weights)
+                evaluations = self.evaluate_final(name, weights)
                 self.record(evaluations)
                 self.log_evaluations(f"full {name}", evaluations)
+
+    def evaluate_final(self, name: str, weights: str) -> list[Evaluation]:
+        """Evaluate a split with the weights that the run ends with; ``weights`` is their source."""
+        return self.evaluate(name, weights)
 
     def evaluate(self, name: str, weights: str = TRAINING) -> list[Evaluation]:
         """Evaluate a split with the current weights; returns one evaluation per data set.

@@ -8,9 +8,10 @@ observe a run without changing it.
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
@@ -27,7 +28,7 @@ from mmclvqa.random_state import random_state_kept
 from mmclvqa.training.base import BaseTrainer, all_values
 from mmclvqa.training.checkpoints import load_weights, read_checkpoint, restore_random_state, run_state
 from mmclvqa.training.distributed import gather
-from mmclvqa.training.evaluation import evaluating
+from mmclvqa.training.evaluation import Evaluation, evaluating
 from mmclvqa.training.loading import prepare
 from mmclvqa.training.optimization import LossMeter, build_optimizer, build_scheduler
 from mmclvqa.training.progress import Progress, TensorBoard, on_terminal
@@ -46,6 +47,9 @@ class Trainer(BaseTrainer):
 
     The interface is MMF's: ``trainer = Trainer(config); trainer.load(); trainer.train()``.
     """
+
+    # The best validation of this process (if none is the best, the last) and the norm of its weights.
+    _validation: tuple[float, list[Evaluation]] | None = None
 
     # --------------------------------------------------------------------------- interface for methods
 
@@ -293,6 +297,8 @@ class Trainer(BaseTrainer):
         self.counts.evaluated_at = self.num_updates
         values = all_values(evaluations)
         best = self.early_stopping.update(self.num_updates, values)
+        if best or self.early_stopping.best_value is None:
+            self._validation = self._weights_norm(), evaluations
         self.record(evaluations)
         stopping = self.early_stopping
         best_value = "none" if stopping.best_value is None else f"{stopping.best_value:.6f}"
@@ -311,6 +317,16 @@ class Trainer(BaseTrainer):
         remaining = (self.max_updates - self.num_updates) // interval if interval else 0
         self._progress.pause(sum(evaluation.seconds for evaluation in evaluations), remaining)
 
+    def evaluate_final(self, name: str, weights: str) -> list[Evaluation]:
+        """Evaluate a split with the final weights; val is not evaluated again if training did it with equal weights."""
+        if name != "val" or self._validation is None or self._validation[0] != self._weights_norm():
+            return super().evaluate_final(name, weights)
+        self.writer.write(f"Reusing the validation of these weights (update {self.final_update})")
+        return [replace(evaluation, weights=weights) for evaluation in self._validation[1]]
+
+    def _weights_norm(self) -> float:
+        return float(torch.nn.utils.get_total_norm([p.detach() for p in self.network.parameters()]))
+
     def save(self, best: bool = False, numbered: bool = False) -> None:
         """Write checkpoints of the current state; all processes must call it.
 
@@ -318,8 +334,7 @@ class Trainer(BaseTrainer):
             TrainingError: the weights are not finite; nothing is written.
         """
         self._meter.check(gather)
-        norm = torch.nn.utils.get_total_norm([p.detach() for p in self.network.parameters()])
-        if not torch.isfinite(norm):
+        if not math.isfinite(self._weights_norm()):
             raise TrainingError(
                 f"the weights are NaN or infinite after update {self.num_updates}; "
                 "no checkpoint was written; try a lower learning rate"

@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw
 
 from examples.easy_vqa import replays
 from examples.easy_vqa.images import FEATURE_DIM, REGIONS, RGB, object_features, predict, read_image
-from examples.easy_vqa.language import COLORS, KINDS, TASKS, Facts, is_true, learn, parse_question
+from examples.easy_vqa.language import COLORS, KINDS, TASKS, Facts, is_true, parse_question, stated
 from examples.easy_vqa.make_data import SETTING, main, make_root, package_folder, read_rows
 from mmclvqa.clove.__main__ import main as clove
 from mmclvqa.clove.data_root import BERT, existing_root
@@ -139,12 +139,21 @@ def test_an_answer_is_true_if_it_follows_from_the_items(
     assert is_true(question, answer, items) is truth
 
 
-def test_answers_that_deny_add_no_fact() -> None:
-    facts = Facts()
-    for text, answer in (("is there a red shape?", "no"), ("is there not a circle?", "yes")):
-        question = parse_question(text)
-        assert question is not None and learn(facts, question, answer) is None
-    assert facts == Facts()
+@pytest.mark.parametrize(
+    ("text", "answer", "items"),
+    [
+        ("is there a red shape?", "yes", ["red shape"]),
+        ("is there a red shape?", "no", []),
+        ("is there not a circle?", "yes", []),
+        ("is there not a circle?", "no", ["circle"]),
+        ("what shape is present?", "circle", ["circle"]),
+        ("what is the red shape?", "circle", ["red circle", "red shape", "circle"]),
+        ("what color is the shape?", "red", ["red shape"]),
+    ],
+)
+def test_a_question_and_its_answer_state_items(text: str, answer: str, items: list[str]) -> None:
+    question = parse_question(text)
+    assert question is not None and stated(question, answer).items == items
 
 
 def test_the_data_root_has_no_findings(root: Path, capsys: pytest.CaptureFixture[str]) -> None:

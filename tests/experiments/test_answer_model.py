@@ -12,20 +12,17 @@ from pathlib import Path
 
 import pytest
 from own_settings import rearrange, write_config, write_setting
+from script_runs import needs_snakemake
 
 from mmclvqa.answer_models import check_model, registered_models
 from mmclvqa.clove.errors import ConfigError
 from mmclvqa.evaluation.results import read_sweep
-from mmclvqa.experiments import __main__ as command_line
 from mmclvqa.experiments.scripts import main, script_name
 from mmclvqa.experiments.steps import Experiment, experiment_steps
 
 TINY_RUN = (
     "training.max_updates=2 training.evaluation_interval=2 training.num_workers=0 training.batch_size=8 "
     "model_config.bag.width=8"
-)
-needs_snakemake = pytest.mark.skipif(
-    not command_line.importlib.util.find_spec("snakemake"), reason="Snakemake is not installed"
 )
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from own_settings import NAMES, rearrange, write_config, write_setting
-from script_runs import calls, environment, write_stubs
+from script_runs import calls, environment, needs_snakemake, write_stubs
 
 from mmclvqa.clove.experiment_paths import SAVE, replay_file, run_folder, srm_folder, srm_root
 from mmclvqa.clove.tasks import order_index, order_text, parse_order
@@ -28,10 +28,6 @@ TINY_RUN = {
     "MMF_ARGS": "training.max_updates=2 training.evaluation_interval=2 training.num_workers=0 training.batch_size=8",
     "SRM_ARGS": "@SRM/mini.args --n_train_epochs 15 --min_batch_size 4 --n_prompts 8",
 }
-
-needs_snakemake = pytest.mark.skipif(
-    not command_line.importlib.util.find_spec("snakemake"), reason="Snakemake is not installed"
-)
 
 
 @pytest.fixture

@@ -13,17 +13,12 @@ from pathlib import Path
 
 import psutil
 import pytest
-from script_runs import Call, calls, environment, stubbed_workflow, write_stubs
+from script_runs import Call, calls, environment, needs_snakemake, stubbed_workflow, write_stubs
 
 from mmclvqa.clove.errors import CloveError
 from mmclvqa.experiments import __main__ as command_line
 from mmclvqa.experiments.planning import as_json, grid_runs, paper_runs, plan, runs_of
 from mmclvqa.experiments.progress import Journal
-
-pytest_snakemake = pytest.mark.skipif(
-    not command_line.importlib.util.find_spec("snakemake"), reason="Snakemake is not installed"
-)
-
 
 # ------------------------------------------------------------------------------ plans
 
@@ -151,7 +146,7 @@ def overlapping(first: Call, second: Call) -> bool:
     return first.began < second.ended and second.began < first.ended
 
 
-@pytest_snakemake
+@needs_snakemake
 def test_steps_run_once_share_no_gpu_and_a_failure_is_named_while_the_rest_goes_on(
     stage: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -204,7 +199,7 @@ def child(process: psutil.Process, part: str) -> psutil.Process | None:
     return max(named, key=lambda one: one.create_time(), default=None)
 
 
-@pytest_snakemake
+@needs_snakemake
 @pytest.mark.parametrize("victim", ["everything", "Snakemake", "a step", "Ctrl-C"])
 def test_an_interrupted_workflow_resumes_with_the_same_command(stage: Path, project: Path, victim: str) -> None:
     process = start(stage, project, "2")
@@ -233,7 +228,7 @@ def test_an_interrupted_workflow_resumes_with_the_same_command(stage: Path, proj
     assert len(trained) == len(set(trained)) == 6, "only steps that ended are in the log of the stand-ins"
 
 
-@pytest_snakemake
+@needs_snakemake
 def test_a_profile_that_snakemake_does_not_know_starts_nothing(stage: Path, capsys: pytest.CaptureFixture[str]) -> None:
     profile = stage / "profile"
     for text, message in (
@@ -251,7 +246,7 @@ def test_a_profile_that_snakemake_does_not_know_starts_nothing(stage: Path, caps
     assert calls(stage / "log") == []
 
 
-@pytest_snakemake
+@needs_snakemake
 def test_a_step_on_a_full_disk_names_the_reason_and_the_rest_goes_on(
     stage: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -265,7 +260,7 @@ def test_a_step_on_a_full_disk_names_the_reason_and_the_rest_goes_on(
     assert any("val_exp='rnd_replay_0.1'" in call.words for call in calls(stage / "log"))
 
 
-@pytest_snakemake
+@needs_snakemake
 def test_a_folder_that_cannot_be_made_is_named(stage: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = stage / "a root/exp/clvqa/save/functional/setting_1_oarlks/ft"
     run.parent.mkdir(parents=True)
@@ -274,7 +269,7 @@ def test_a_folder_that_cannot_be_made_is_named(stage: Path, capsys: pytest.Captu
     assert "Failed to create output directory" in (said := capsys.readouterr().err) and "Not a directory" in said
 
 
-@pytest_snakemake
+@needs_snakemake
 def test_a_root_that_cannot_be_written_starts_nothing(stage: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (stage / "a root").touch()
     assert command_line.main(["run", "--method", "ft"]) == 1

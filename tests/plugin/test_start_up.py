@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.plugin.conftest import Runner
+
 CONFIG = "config=EXP_CONFIG/functional/cl_object_unicl_standalone.yaml"
 MMF_RUN = ("mmclvqa.cli", CONFIG, "model=unicl", "dataset=clvqa")
 SRM = ("SRM.train", "--cl_setting", "functional", "--task_seq", "oarlks", "--model_dir_root", "{tmp}/srm")
@@ -59,6 +61,20 @@ def prints(code: str, project: Path) -> list[str]:
 def test_importing_mmf_imports_no_library_that_the_plugin_does_not_use(project: Path) -> None:
     slow = ("sklearn", "pandas", "scipy", "transformers", "torch._dynamo", "mmf.models.pythia", "mmf.models.m4c")
     assert prints(f"import sys, mmf; print(*(name for name in {slow} if name in sys.modules))", project) == []
+
+
+def test_training_imports_neither_the_compiler_nor_distributed_tensors(project: Path, mmf_run: Runner) -> None:
+    slow = ("torch._dynamo", "torch.distributed.tensor", "sympy", "sklearn", "pandas", "scipy")
+    save_dir = mmf_run.folder / "object"
+    words = mmf_run.command("training.max_updates=1", "training.num_workers=0", f"env.save_dir={save_dir}")[3:]
+    code = (
+        f"import os, sys; os.environ |= {mmf_run.environment}\n"
+        "from mmclvqa.cli import run\n"
+        f"run({words})\n"
+        f"print('imported:', *(name for name in {slow} if name in sys.modules))"
+    )
+    assert prints(code, project)[-1] == "imported:"
+    assert (save_dir / "unicl_final.pth").exists()
 
 
 @pytest.mark.parametrize(

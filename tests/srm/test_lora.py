@@ -98,7 +98,6 @@ def test_trained_adapters_write_replays_and_a_killed_run_ends_with_the_same_file
     assert any(path.stat().st_size > 1000 for path in folder.glob("*REPLAY[[]o]*.npy"))
 
 
-@needs_peft
 def test_the_command_line_describes_the_flag() -> None:
     done = subprocess.run([sys.executable, TRAIN, "--help"], capture_output=True, text=True, timeout=60)
     assert "--lora_rank RANK" in done.stdout

@@ -121,6 +121,17 @@ def test_skip_tasks_continues_from_existing_models(srm: Runs) -> None:
     assert replay(folder, "o", "r").exists() and (folder / "models" / "scenetext").is_dir()
 
 
+def test_the_last_task_is_trained_only_without_skip_last_training(srm: Runs) -> None:
+    folder = srm(*DEBUG, "--n_prompts", "2", "--skip_last_training")
+    replays = file_bytes(folder, "*.npy")
+    assert replay(folder, "k", "s").exists() and not (folder / "models" / "scenetext").exists()
+    assert not (folder / "unfinished").exists()
+    srm(*DEBUG, "--n_prompts", "2", "--skip_last_training")
+    assert "everything is done" in (folder / "log_train.txt").read_text()
+    srm(*DEBUG, "--n_prompts", "2")
+    assert (folder / "models" / "scenetext").is_dir() and file_bytes(folder, "*.npy") == replays
+
+
 def test_debug_trains_one_epoch_on_few_records_and_logs_every_update(srm: Runs) -> None:
     path = srm.data / "functional" / "fcl_mmf_object_train.npy"
     save_records(path, [dict(r, question_id=f"{n}") for n in range(6) for r in load_records(path)])

@@ -9,6 +9,7 @@ import torch
 
 from mmclvqa.clove.errors import TrainingError
 from mmclvqa.configuration import ConfigError
+from mmclvqa.start_up import without_compiler
 from mmclvqa.training.optimization import EarlyStopping, LossMeter, pythia_factor
 
 PUBLISHED = SimpleNamespace(
@@ -82,3 +83,30 @@ def test_loss_meter_names_the_first_update_that_is_not_finite() -> None:
         meter.end_update(update, torch.tensor(norm))
     with pytest.raises(TrainingError, match="at update 2"):
         meter.check(alone)
+
+
+@pytest.mark.parametrize("name", ["AdamW", "Adam", "SGD", "Adamax", "RMSprop"])
+def test_an_optimizer_without_the_compiler_makes_the_same_updates(name: str) -> None:
+    def trained(cls: type[torch.optim.Optimizer]) -> list[torch.Tensor]:
+        torch.manual_seed(0)
+        layer = torch.nn.Linear(3, 3)
+        optimizer = cls(layer.parameters(), lr=0.1, weight_decay=0.01)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda update: 1 / (update + 1))
+        for _ in range(4):
+            optimizer.zero_grad()
+            layer(torch.ones(2, 3)).square().sum().backward()
+            optimizer.step()
+            schedule.step()
+            optimizer.load_state_dict(optimizer.state_dict())
+        return [weight.detach() for weight in layer.parameters()]
+
+    plain = getattr(torch.optim, name)
+    assert without_compiler(plain).__name__ == name
+    assert all(map(torch.equal, trained(plain), trained(without_compiler(plain))))
+
+
+def test_optimizers_from_elsewhere_are_used_as_they_are() -> None:
+    class Own(torch.optim.SGD):
+        pass
+
+    assert without_compiler(Own) is Own

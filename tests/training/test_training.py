@@ -100,6 +100,24 @@ def test_results_list_every_evaluation(tiny: MakeTiny) -> None:
     assert first["loss"] > 0 and first["dataset"] == "tiny"
 
 
+def test_the_final_weights_are_evaluated_once(tiny: MakeTiny) -> None:
+    run = tiny().run("run_type=train_val_inference")
+    best = run.results["run"]["training"]["best_update"]
+    assert f"Reusing the validation of these weights (update {best})" in run.log
+    evaluations = [e for e in run.results["evaluations"] if (e["split"], e["update"]) == ("val", best)]
+    values = {e["weights"]: e["metrics"] for e in evaluations}
+    assert values["training"] == values["tiny_final.pth"]
+    again = tiny("again").run("run_type=val", f"checkpoint.resume_file={run.save_dir / 'tiny_final.pth'}")
+    assert again.results["evaluations"][0]["metrics"] == values["tiny_final.pth"]
+
+
+def test_weights_that_a_callback_changes_at_the_end_are_evaluated_again(tiny: MakeTiny) -> None:
+    run = tiny("run", {"training": {"callbacks": [{"type": "zero_weights"}]}}).run("run_type=train_val")
+    assert "Reusing" not in run.log
+    assert [e["weights"] for e in run.results["evaluations"]][-1] == "tiny_final.pth"
+    assert run.results["evaluations"][-1]["loss"] != min(e["loss"] for e in run.results["evaluations"][:-1])
+
+
 def test_a_new_run_in_an_old_folder_starts_its_results_anew(tiny: MakeTiny) -> None:
     tiny().run()
     run = tiny().run("training.max_updates=10")

@@ -151,6 +151,16 @@ class KillAt(Callback):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
+@register_callback("zero_weights")
+class ZeroWeights(Callback):
+    """Sets the final weights to zero."""
+
+    def on_train_end(self, trainer: Any) -> None:
+        with torch.no_grad():
+            for weight in trainer.network.parameters():
+                weight.zero_()
+
+
 @register_callback("journal")
 class Journal(Callback):
     """Records all hook calls, and counts updates across interruptions."""
