@@ -11,19 +11,20 @@ PROJECT = Path(__file__).resolve().parent.parent
 PAGES = [
     PROJECT / "README.md",
     PROJECT / "run_scripts" / "README.md",
+    PROJECT / "examples" / "easy_vqa" / "README.md",
     # The log keeps the names of its day.
     *(page for page in sorted((PROJECT / "docs").glob("*.md")) if page.name != "LOG.md"),
 ]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(PROJECT)))
 def test_named_source_files_exist(page: Path) -> None:
-    folders = "mmclvqa|SRM|tests|benchmarks|run_scripts|profiles|EXP_CONFIG"
+    folders = "mmclvqa|examples|SRM|tests|benchmarks|run_scripts|profiles|EXP_CONFIG"
     named = set(re.findall(rf"`((?:{folders})/[\w./-]+\.\w+)`", page.read_text()))
     assert not [path for path in sorted(named) if not (PROJECT / path).exists()]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(PROJECT)))
 def test_links_lead_to_files_and_headings(page: Path) -> None:
     wrong = []
     for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
