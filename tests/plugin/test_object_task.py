@@ -61,4 +61,4 @@ def test_other_records_features_lower_the_accuracy_clearly(trained: Runner, tmp_
     )
     assert done.returncode == 0, done.stderr
     right = trained.results(trained.folder / "object")[-1]["metrics"][ACCURACY]
-    assert trained.results(tmp_path / "save")[-1]["metrics"][ACCURACY] <= right - 0.15
+    assert trained.results(tmp_path / "save")[-1]["metrics"][ACCURACY] <= right - 0.10
