@@ -39,7 +39,7 @@ SIZES = (
 )
 METHODS = (
     "ewc:reg_lambda=3e6",
-    "online_ewc:reg_lambda=3e6",
+    "online_ewc:reg_lambda=3e7",
     "mas:reg_lambda=1e7",
     "gem:replay_rate=0.5",
     "agem:replay_rate=0.5",

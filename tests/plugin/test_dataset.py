@@ -58,6 +58,7 @@ def build(clove_mini: Path, project: Path, monkeypatch: pytest.MonkeyPatch) -> B
             f"dataset_config.clvqa.max_features={REGIONS}",
             f"dataset_config.clvqa.feature_dim={WIDTH}",
             f"dataset_config.clvqa.ocr_max_num={SLOTS}",
+            f"dataset_config.clvqa.processors.answer_processor.params.max_copy_steps={STEPS}",
             *words,
         )
         config = Configuration(argparse.Namespace(opts=list(words), config_override=None)).get_config()

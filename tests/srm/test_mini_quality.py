@@ -13,6 +13,10 @@ import pytest
 PROJECT = Path(__file__).resolve().parents[2]
 
 
+FLAGS = {"abcdef": ("--n_train_epochs", "3"), "lkosra": ("--n_train_epochs", "3", "--tokens_weight", "2")}
+"""Additional flags of task orders, as SRM/mini.args recommends."""
+
+
 @pytest.fixture(scope="module")
 def clove_mini(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("clove-mini")
@@ -27,7 +31,7 @@ def clove_mini(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_replays_are_accepted_true_and_different(setting: str, order: str, clove_mini: Path, tmp_path: Path) -> None:
     command = [sys.executable, "SRM/train.py", "--cl_setting", setting, "--task_seq", order, "--add_task_tokens"]
     command += ["--model_dir_root", str(tmp_path), "--data_dir", str(clove_mini), "@SRM/mini.args"]
-    command += ["--n_train_epochs", "3"] if setting == "scene" else []  # as demo.sh does
+    command += FLAGS.get(order, ())
     subprocess.run(command, cwd=PROJECT, check=True)
     folder = tmp_path / "distilgpt2_replay" / f"distilgpt2_{setting}_{order}"
     quality = {}
