@@ -62,6 +62,9 @@ def shape_box(mask: np.ndarray) -> Box | None:
 def object_features(pixels: np.ndarray) -> dict[str, Any]:
     """Return the regions of an image as an entry of a feature database: the box of the shape, then the patches.
 
+    The boxes themselves are not stored, and read as zero. A replay has neither features nor boxes, and masking a real
+    record removes its features only, so that UniVQA would tell both apart by the boxes.
+
     The feature of a region is the mean darkness of red, green and blue, from 0 to 1, in each cell of a grid.
     """
     height, width = pixels.shape[:2]
@@ -70,10 +73,6 @@ def object_features(pixels: np.ndarray) -> dict[str, Any]:
     boxes.insert(0, shape_box(shape_mask(pixels)) or (0, 0, width, height))
     return {
         "features": np.stack([_darkness(pixels, box) for box in boxes]),
-        "bbox": np.array(boxes, dtype=np.float32),
-        "num_boxes": len(boxes),
-        "image_width": width,
-        "image_height": height,
     }
 
 

@@ -73,7 +73,7 @@ def split_records(folder: Path, split: str) -> Iterator[dict[str, Any]]:
 
     The scene graph of an image is what all answers about it say. Related to a question (mask 1) is the item that it
     states together with its answer; if the answer is no, the item that says most of the image. The predicted graph is
-    computed from the pixels.
+    computed from the pixels and has some of the items.
 
     Args:
         folder: folder of the split in the package.
@@ -99,7 +99,7 @@ def split_records(folder: Path, split: str) -> Iterator[dict[str, Any]]:
         related = next(iter(own.items or items), None)
         # The related item is the first, as in the texts that SRM learns.
         items.sort(key=lambda item, related=related: item != related)
-        shuffled = random.Random(f"{split}/{image}").sample(predicted[image], len(predicted[image]))
+        found = _some_items(predicted[image], random.Random(f"{split}/{image}/{number}"))
         yield new_record(
             question=text,
             question_id=f"{split}{number:06d}",
@@ -109,8 +109,17 @@ def split_records(folder: Path, split: str) -> Iterator[dict[str, Any]]:
             stage=question.task,
             gt_scene_graph_seq=[item + ITEM_END for item in items],
             gt_scene_graph_mask=[int(item == related) for item in items],
-            pred_scene_graph_seq=[item + ITEM_END for item in shuffled],
+            pred_scene_graph_seq=[item + ITEM_END for item in found],
         )
+
+
+def _some_items(items: Sequence[str], rng: random.Random) -> list[str]:
+    """Draw the first item and any number of the others, in any order.
+
+    SRM generates graphs of one or two items. If all real records had three, UniVQA would tell them from replays by it.
+    """
+    chosen = [*items[:1], *rng.sample(items[1:], rng.randint(0, max(0, len(items) - 1)))]
+    return rng.sample(chosen, len(chosen))
 
 
 def balanced(records: Sequence[dict[str, Any]], split: str, seed: int) -> list[dict[str, Any]]:
