@@ -89,11 +89,18 @@ def course_figure(name: str, label: str, sweep: SweepResult) -> RenderedFigure:
 
 
 def training_figure(name: str, label: str, curves: Sequence[TrainingCurve]) -> RenderedFigure:
-    """Draw the val accuracy on the learned task over the updates of each training."""
-    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
-    axes = figure.subplots()
+    """Draw the val accuracy on the learned task over the updates of each training, above it the training loss."""
+    with_losses = any(len(curve.losses) > 1 for curve in curves)
+    figure = Figure(figsize=(6.4, 6.4 if with_losses else 4.2), layout="constrained")
+    *above, axes = figure.subplots(1 + with_losses, 1, sharex=True, squeeze=False)[:, 0]
     for number, curve in enumerate(curves):
         _plot(axes, number, axis_name(curve.task), curve.updates, curve.accuracies)
+        for loss_axes in above:
+            loss_axes.plot(curve.losses.keys(), curve.losses.values(), color=COLOURS[number % len(COLOURS)])
+    for loss_axes in above:
+        loss_axes.set_yscale("log")
+        loss_axes.set_ylabel("training loss")
+        loss_axes.grid(alpha=0.3)
     _finish_lines(figure, axes, "updates", f"val {ACCURACY}", "learned task")
     title = f"Training: {label}"
     ends = ", ".join(f"{axis_name(c.task)} {percent(c.accuracies[-1], '')} after {c.updates[-1]}" for c in curves)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -75,19 +75,21 @@ def with_model(model: str) -> str:
 
 @dataclass(frozen=True)
 class TrainingCurve:
-    """The evaluations of one training on its own val split.
+    """The losses of one training, and its evaluations on its own val split.
 
     Attributes:
         task: name of the task.
         updates: optimizer updates before each evaluation.
         accuracies: fractions in [0, 1].
         seconds: duration of the training; None where not available.
+        losses: the mean training loss since the previous point, by number of updates.
     """
 
     task: str
     updates: tuple[int, ...]
     accuracies: tuple[float, ...]
     seconds: float | None
+    losses: Mapping[int, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -382,15 +384,17 @@ def _training_curves(sweep: SweepResult, save: str) -> list[TrainingCurve]:
 
 def _training_curve(task: str, file: Path) -> TrainingCurve | None:
     try:
+        results = _read_json(file)
         points = sorted(
             (int(entry["update"]), float(entry["metrics"][METRIC]))
-            for entry in _read_json(file)["evaluations"]
+            for entry in results["evaluations"]
             if entry["weights"] == "training" and entry["split"] == "val"
         )
         updates, accuracies = zip(*points, strict=True)
+        losses = {int(update): float(loss) for update, loss in results.get("training_losses", []) if loss is not None}
     except _INVALID:  # without points, unpacking raises ValueError
         return None
-    return TrainingCurve(task, updates, accuracies, _training_seconds(file))
+    return TrainingCurve(task, updates, accuracies, _training_seconds(file), losses)
 
 
 def _training_seconds(file: Path) -> float | None:

@@ -93,18 +93,21 @@ class Results:
         self.path = Path(save_dir) / FILE_NAME
         self.run = run
         self.entries: list[dict[str, Any]] = []
+        self.training_losses: list[list[float | None]] = []
         if self.path.exists():
             try:
                 content = json.loads(self.path.read_text(encoding="utf-8"))
                 self.entries = list(content["evaluations"])
+                self.training_losses = list(content.get("training_losses", []))
                 self.run = content["run"] | run
             except (ValueError, KeyError, TypeError):
                 raise DataError(f"{self.path} is not a results file of this program; move it away") from None
 
     def begin_training(self, num_updates: int) -> None:
-        """Remove the evaluations that a run starting or resuming at ``num_updates`` will repeat."""
+        """Remove the evaluations and losses that a run starting or resuming at ``num_updates`` will repeat."""
         if num_updates == 0:
             self.entries = []
+        self.training_losses = [[update, loss] for update, loss in self.training_losses if update <= num_updates]
         self.entries = [e for e in self.entries if e["weights"] != TRAINING or e["update"] <= num_updates]
 
     def add(self, evaluations: list[Evaluation]) -> None:
@@ -114,9 +117,15 @@ class Results:
         self.entries = [e for e in self.entries if _identity(e) not in identities] + new
         self.write()
 
+    def add_loss(self, update: int, loss: float) -> None:
+        """Add the mean loss of the updates since the last call; the file is written with the next evaluation."""
+        self.training_losses.append([update, _finite(loss)])
+
     def write(self) -> None:
         """Write the file."""
-        write_json(self.path, {"run": self.run, "evaluations": self.entries})
+        write_json(
+            self.path, {"run": self.run, "evaluations": self.entries, "training_losses": self.training_losses}
+        )
 
 
 def _identity(entry: dict[str, Any]) -> tuple[Any, ...]:

@@ -30,7 +30,7 @@ from mmclvqa.training.checkpoints import load_weights, read_checkpoint, restore_
 from mmclvqa.training.distributed import gather
 from mmclvqa.training.evaluation import Evaluation, evaluating
 from mmclvqa.training.loading import prepare
-from mmclvqa.training.optimization import LossMeter, build_optimizer, build_scheduler
+from mmclvqa.training.optimization import TOTAL, LossMeter, build_optimizer, build_scheduler
 from mmclvqa.training.progress import Progress, TensorBoard, on_terminal
 
 STORED = "stored.json"
@@ -263,6 +263,7 @@ class Trainer(BaseTrainer):
     def _log(self) -> None:
         self._meter.check(gather)
         values = self._meter.averages(gather)
+        self.results.add_loss(self.num_updates, values[TOTAL])
         if self.training.evaluate_metrics:
             values |= self._training_metrics()
         rate = self.optimizer.param_groups[0]["lr"]
@@ -341,6 +342,7 @@ class Trainer(BaseTrainer):
             )
         state = run_state(self)
         if self.is_main:
+            self.results.write()
             self.files.write(state, best, numbered)
 
     def _last_validation(self) -> None:

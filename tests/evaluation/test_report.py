@@ -249,6 +249,7 @@ def test_nothing_is_cut_off_at_the_sides_of_a_figure(label: str, published: Swee
         figures.matrix_figure("name", label, published),
         figures.course_figure("name", label, published),
         figures.training_figure("name", label, [TrainingCurve("object", (100, 200), (0.5, 1.0), None)]),
+        figures.training_figure("name", label, [TrainingCurve("object", (200,), (1.0,), None, {100: 3.0, 200: 0.1})]),
         figures.comparison_figure([label, "chance"], [Mean(0.9, 0.1), Mean(0.1)], [Mean(0.5, 0.2), Mean(math.nan)]),
     ]
     for figure in drawn:

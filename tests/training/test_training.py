@@ -100,6 +100,14 @@ def test_results_list_every_evaluation(tiny: MakeTiny) -> None:
     assert first["loss"] > 0 and first["dataset"] == "tiny"
 
 
+def test_results_list_the_training_losses(tiny: MakeTiny) -> None:
+    run = tiny().run()
+    losses = run.results["training_losses"]
+    assert [update for update, _ in losses] == [5, 10, 15, 20, 25, 30]
+    assert losses[0][1] > losses[-1][1] > 0
+    assert f"progress: 30/30, train/tiny/logit_bce: {losses[-1][1]:.4f}" in run.log
+
+
 def test_the_final_weights_are_evaluated_once(tiny: MakeTiny) -> None:
     run = tiny().run("run_type=train_val_inference")
     best = run.results["run"]["training"]["best_update"]
