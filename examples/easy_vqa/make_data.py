@@ -116,7 +116,7 @@ def split_records(folder: Path, split: str) -> Iterator[dict[str, Any]]:
 def _some_items(items: Sequence[str], rng: random.Random) -> list[str]:
     """Draw the first item and any number of the others, in any order.
 
-    SRM generates graphs of one or two items. If all real records had three, UniVQA would tell them from replays by it.
+    SRM generates graphs of one or two items. Real records with three each could be told from replays by their length.
     """
     chosen = [*items[:1], *rng.sample(items[1:], rng.randint(0, max(0, len(items) - 1)))]
     return rng.sample(chosen, len(chosen))
