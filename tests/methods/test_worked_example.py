@@ -42,6 +42,7 @@ def test_the_worked_example_trains_with_its_hyperparameter(methods: Methods) -> 
     file.write_text(CODE)
     methods.learn("object", name="l2")
     (command,) = commands("mmf_run")
+    command = command.replace("$ROOT/exp/clvqa/save/stand_alone/functional", str(methods.folder / "l2"))
     words = shlex.split(command.replace("\\\n", " ").replace("$ROOT", str(methods.folder)))[1:]
     words = [word.replace("my_method.py", str(file)) for word in words]
     cli.run([*words, *SIZES])
