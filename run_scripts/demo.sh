@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # The demo: UniVQA learns the six tasks of clove-mini one after another, once by fine-tuning and once with SRM's replays.
-# It ends in a table of both and a page. Finished steps are skipped; an interrupted demo resumes when it is run again.
+# It prints a table of both and writes an HTML report. Finished steps are skipped; an interrupted demo resumes when it is
+# run again.
 # From the environment: ROOT, CLOVE_ROOT, DEMO_SETTING and DEMO_ORDER (functional, oarlks), SEED.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -9,7 +10,7 @@ setting=${DEMO_SETTING:-functional}
 order=${DEMO_ORDER:-$([[ $setting == scene ]] && echo abcdef || echo oarlks)}
 export ROOT=${ROOT:-$PWD/runs/demo${SEED:+_seed_$SEED}} CLOVE_ROOT=${CLOVE_ROOT:-$PWD/runs/clove-mini}
 export CONFIG=EXP_CONFIG/mini OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
-export MMF_ARGS="dataset_config.clvqa.mask_img_prob=0.5 training.checkpoint_interval=500 ${SEED:+training.seed=$SEED} ${MMF_ARGS:-}"
+export MMF_ARGS="dataset_config.clvqa.mask_img_prob=0.5 training.checkpoint_interval=150 ${SEED:+training.seed=$SEED} ${MMF_ARGS:-}"
 export SRM_ARGS="@SRM/mini.args ${SEED:+--seed $SEED} ${SRM_ARGS:-}"
 [[ $setting != scene ]] || SRM_ARGS+=" --n_train_epochs 3" # a task of the scene setting has a quarter of the records
 
