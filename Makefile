@@ -1,9 +1,9 @@
-# make demo         install into .venv; on clove-mini, fine-tuning and SRM along a task order, a table and a page
-# make compare      every method on clove-mini, through the workflow (installs Snakemake)
+# make demo         install into .venv; on clove-mini, fine-tuning and SRM along a task order, a table and an HTML report
+# make compare      the methods of the published comparison on clove-mini, through the workflow (installs Snakemake)
 # make test         install the same way, with Snakemake, and run the tests
 # make check-long   all tests, also those that take minutes; as root on Debian with check-slurm
 # make check-slurm  as root on Debian: install SLURM, run a grid on a SLURM cluster of this machine alone
-# make bench        compare with the plain way at reduced size: fails if a speed-up fell by more than a third
+# make bench        compare with a baseline at reduced size: fails if a speed-up fell by more than a third
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
