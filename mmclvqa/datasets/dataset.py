@@ -59,8 +59,9 @@ class CloveDataset(BaseDataset):
         self.features = FeatureStore(
             config.features_dir, dict(config.features), config.max_features, config.feature_dim
         )
-        for source in {self.features.source(r) for r in records if has_image(r["stage"])}:
-            self.features.open(source)
+        if config.use_features:
+            for source in {self.features.source(r) for r in records if has_image(r["stage"])}:
+                self.features.open(source)
         # Read once, because a lookup in the configuration takes longer than reading the region features of a record.
         self._mask_prob = config.mask_img_prob if config.use_mask_img and dataset_type == "train" else 0.0
         self._use_features, self._use_ocr = config.use_features, config.use_ocr

@@ -59,7 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     run = commands.add_parser(
         "run", help="run experiments", epilog="Arguments after -- are passed to Snakemake unchanged."
     )
-    run.add_argument("--setting", nargs="+", default=SETTINGS[:1], help="names or YAML files (default: %(default)s)")
+    run.add_argument("--setting", nargs="+", default=[], help=f"names or YAML files (default: {SETTINGS[0]})")
     run.add_argument("--order", nargs="+", default=[], help="task orders (default: the first reported one)")
     run.add_argument("--method", nargs="+", default=[], metavar="NAME[:SETTING=VALUE,...]", help="default: all methods")
     run.add_argument("--seed", nargs="+", type=int, default=[], help="run all experiments with each of these seeds")
@@ -100,12 +100,18 @@ def _run(args: argparse.Namespace, extra: list[str]) -> int:
 
 
 def _runs(args: argparse.Namespace) -> list[planning.Run]:
+    if args.grid:
+        given = {"--setting": args.setting, "--order": args.order, "--method": args.method}
+        given |= {} if args.grid == "paper" else {"--seed": args.seed}
+        unused = [flag for flag, values in given.items() if values]
+        if unused:
+            raise ConfigError(f"{' and '.join(unused)}: --grid {args.grid} determines this; leave it out")
     if args.grid == "paper":
         return planning.paper_runs(args.seed, [args.model])
     if args.grid:
         return planning.grid_runs(args.grid, [args.model])
     methods = args.method or [*DEFAULT_METHODS, *_preset(args.config).get("more_methods", [])]
-    return planning.runs_of(args.setting, args.order, methods, args.seed, [args.model])
+    return planning.runs_of(args.setting or SETTINGS[:1], args.order, methods, args.seed, [args.model])
 
 
 def _is_mini(config: str) -> bool:
