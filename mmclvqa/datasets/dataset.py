@@ -27,7 +27,7 @@ from mmclvqa.datasets.prepared import (
     scene_graph_text,
     text_batch,
 )
-from mmclvqa.datasets.processors import FASTTEXT_DIM, dense_targets
+from mmclvqa.datasets.processors import FASTTEXT_DIM, dense_targets, used_slots
 from mmclvqa.datasets.records import PackedRecords
 
 IMAGE_FIELDS = ("question_id", "image_source", "feature_path")
@@ -38,6 +38,8 @@ TEXT_PROCESSORS = {
     "knowledge_text": "knowledge_processor",
 }
 PHOC_DIM = 604
+HOST_FIELDS = ("text_len", "sg_text_len", "knowledge_text_len", "image_info_0", "context_info_0", "ocr_slots")
+"""Fields of a batch from which UniVQA computes how tokens are packed; on a GPU, reading them would wait for it."""
 MAX_TOKEN_VECTORS = 2**14
 """Number of OCR tokens whose vectors are kept in memory (4 KB each)."""
 
@@ -145,6 +147,12 @@ class CloveDataset(BaseDataset):
         self._add_regions(batch, records, draws, regions)
         self._add_ocr(batch, records)
         batch.update(self.answer_processor.processor.batch([record.targets for record in records], draws))
+        batch.ocr_slots = used_slots(
+            batch.context_info_0.max_features,
+            (batch.train_prev_inds, batch.target_inds),
+            self.answer_processor.get_true_vocab_size(),
+            self.context_processor.max_length,
+        )
         for field in records[0].names:
             batch[field] = byte_batch([record.names[field] for record in records])
         batch._set_tensor_field("text")
@@ -226,8 +234,14 @@ class CloveDataset(BaseDataset):
         return vectors[token]
 
     def prepare_batch(self, batch: SampleList) -> SampleList:
-        """Move a batch to the device and add the dense ``targets`` (B, steps, A + OCR slots)."""
+        """Move a batch to the device and add the dense ``targets`` (B, steps, A + OCR slots).
+
+        The fields :data:`HOST_FIELDS` stay in CPU memory.
+        """
+        on_host = {field: batch[field] for field in HOST_FIELDS if field in batch}
         batch = super().prepare_batch(batch)
+        for field, value in on_host.items():
+            batch[field] = value
         batch.targets = dense_targets(
             batch.target_inds,
             batch.target_scores,
