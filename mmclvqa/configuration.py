@@ -289,18 +289,27 @@ def read_config(path: str) -> DictConfig:
     return config
 
 
-def _load_with_includes(path: str, folder: str = "") -> DictConfig:
-    """Read a file that is in ``folder`` or, as in MMF, relative to the environment's user code or to MMF."""
+def _load_with_includes(path: str, folder: str = "", including: tuple[str, ...] = ()) -> DictConfig:
+    """Read a file that is in ``folder`` or, as in MMF, relative to the environment's user code or to MMF.
+
+    Args:
+        path: the file.
+        folder: folder of the file that includes it.
+        including: the files whose includes led to this one.
+    """
     mmf_root = os.path.dirname(importlib.util.find_spec("mmf").origin)
     bases = (folder, os.environ.get("MMF_USER_DIR", ""), os.path.dirname(mmf_root), mmf_root)
     places = [os.path.abspath(os.path.join(base, path)) for base in bases]
     file = next(filter(os.path.exists, places), places[0])
+    if file in including:
+        raise ConfigError(f"config file {file} includes itself ({' -> '.join([*including, file])})")
     content = OmegaConf.load(file)
     includes = content.get("includes", [])
-    if not isinstance(includes, Sequence):
-        raise AttributeError(f"Includes must be a list, {type(includes)} provided")
+    if isinstance(includes, str) or not isinstance(includes, Sequence):
+        raise ConfigError(f"config file {file}: includes={includes}: it must be a list of files")
     content.pop("includes", None)
-    return OmegaConf.merge(*(_load_with_includes(name, os.path.dirname(file)) for name in includes), content)
+    parts = [_load_with_includes(name, os.path.dirname(file), (*including, file)) for name in includes]
+    return OmegaConf.merge(*parts, content)
 
 
 def split_words(opts: list[str] | None) -> dict[str, str]:

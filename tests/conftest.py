@@ -46,11 +46,12 @@ def _settings_as_they_were() -> Iterator[None]:
     """Forget the settings outside of the package after each test, because they are known by name in the process."""
     from mmclvqa.clove import tasks
 
-    files, sources = dict(tasks._files), dict(tasks.IMAGE_SOURCES)
+    tables = (tasks._files, tasks._given, tasks.IMAGE_SOURCES)
+    copies = [dict(table) for table in tables]
     yield
-    for known, before in ((tasks._files, files), (tasks.IMAGE_SOURCES, sources)):
-        known.clear()
-        known.update(before)
+    for table, before in zip(tables, copies, strict=True):
+        table.clear()
+        table.update(before)
 
 
 class _Lines(logging.Handler):

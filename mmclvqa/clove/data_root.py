@@ -17,7 +17,7 @@ from typing import Any
 from mmclvqa.clove.errors import DataError
 from mmclvqa.clove.files import atomic_write, read_json, read_text, write_json
 from mmclvqa.clove.records import load_records
-from mmclvqa.clove.tasks import SETTINGS, Task, find_setting, setting_names, task, tasks
+from mmclvqa.clove.tasks import SETTINGS, Task, find_setting, setting_names, tasks
 
 VOCABULARY = "vocab/clvqa_answer_6k.txt"
 MANIFEST = "manifest.json"
@@ -143,31 +143,18 @@ def save_manifest(root: str | os.PathLike[str], manifest: Manifest) -> None:
     write_json(Path(root) / MANIFEST, asdict(manifest))
 
 
-def sizes(root: str | os.PathLike[str], setting: str, name: str | Task) -> dict[str, int]:
-    """Return the number of records of a task by split; see :func:`split_size`."""
-    return {split: split_size(root, setting, name, split) for split in SPLITS}
-
-
-def train_size(root: str | os.PathLike[str], setting: str, name: str | Task) -> int:
-    """Return the train size n(t) of a task, from which replay counts are computed; see :func:`split_size`."""
-    return split_size(root, setting, name, "train")
-
-
-def split_size(root: str | os.PathLike[str], setting: str, name: str | Task, split: str) -> int:
+def split_size(root: str | os.PathLike[str], selected: Task, split: str) -> int:
     """Return the number of records of a task and split: from the manifest, as published, or counted.
 
     Args:
         root: the data root.
-        setting: the setting.
-        name: a task, its letter, its name or a stage.
-        split: ``train`` or ``val``.
+        selected: the task.
+        split: ``train``, whose size n(t) determines the number of replays, or ``val``.
 
     Raises:
         DataError: the manifest is invalid or lacks the task, there is no annotation file to count the records of, or
             the setting file has another number.
-        TaskError: unknown setting or task.
     """
-    selected = name if isinstance(name, Task) else task(setting, name)
     manifest = load_manifest(root)
     in_manifest = manifest.tasks.get(selected.setting, {}).get(selected.name) if manifest else None
     found = find_setting(selected.setting)

@@ -106,25 +106,16 @@ def srm_experiment(
     return f"{name}_replay_qag_seq_{_prompting(use_gt)}_{_tokens(task_token)}{trained}_{rate}"
 
 
-def random_experiment(rate: float, mask_images: bool = False, gt_graphs: bool = False) -> str:
-    """Return the folder name of an experiment that replays original records drawn at random.
+def srm_root(
+    setting: str, use_gt: bool = False, task_token: bool = True, train_perc: float = 1.0, more: str = ""
+) -> str:
+    """Return the folder of all SRM runs: its ``--model_dir_root``, to which ``--train_perc`` adds a suffix.
 
     Args:
-        rate: number of replays per original record.
-        mask_images: their image features are masked.
-        gt_graphs: the ground-truth scene graph is used instead of the predicted one.
+        setting, use_gt, task_token, train_perc: see :func:`srm_experiment`.
+        more: appended for settings that the published name does not state.
     """
-    return f"{'gtsg_' if gt_graphs else ''}{'maskimg_' if mask_images else ''}rnd_replay_{rate}"
-
-
-def kmeans_experiment(rate: float) -> str:
-    """Return the folder name of an experiment that replays original records selected by k-means."""
-    return f"kmeans_replay_{rate}"
-
-
-def srm_root(setting: str, use_gt: bool = False, task_token: bool = True, train_perc: float = 1.0) -> str:
-    """Return the folder of all SRM runs: its ``--model_dir_root``, to which ``--train_perc`` adds a suffix."""
-    return f"{QAG_SEQ}/{_prompting(use_gt)}/QAG_{setting}_{_tokens(task_token)}{_trained_share(train_perc)}"
+    return f"{QAG_SEQ}/{_prompting(use_gt)}/QAG_{setting}_{_tokens(task_token)}{more}{_trained_share(train_perc)}"
 
 
 def srm_folder(language_model: str, setting: str, order: str) -> str:

@@ -22,12 +22,12 @@ from mmclvqa.clove.settings import (
     GENERATED_SUFFIX,
     MASKED_SUFFIX,
     PACKAGE_FOLDER,
+    REPLAY_SUFFIX,
     ImageSource,
     Setting,
     read_setting,
     setting_of,
 )
-from mmclvqa.clove.settings import REPLAY_SUFFIX as REPLAY_SUFFIX
 from mmclvqa.clove.settings import Task as Task
 from mmclvqa.clove.settings import order_text as order_text
 from mmclvqa.clove.settings import task_name as task_name
@@ -40,12 +40,20 @@ IMAGE_SOURCES: dict[str, ImageSource] = {}
 """Image sources of this package's settings, the default first, and of the other settings that this process has read."""
 
 _files: dict[str, Path] = {}
-"""Files of other settings by name: those given as paths, and those in data roots that this process uses."""
+"""Files of other settings by name, in data roots that this process uses."""
+
+_given: dict[str, Path] = {}
+"""Files of settings that were given as paths, by name; they come before those of the same name in a data root."""
 
 
 def has_image(stage: str) -> bool:
     """Return whether records of a stage have image features; generated replays and masked ones do not."""
-    return GENERATED_SUFFIX not in stage and MASKED_SUFFIX not in stage
+    return not stage.endswith((GENERATED_SUFFIX, MASKED_SUFFIX))
+
+
+def is_real_replay(stage: str) -> bool:
+    """Return whether records of a stage are replayed original records."""
+    return stage.removesuffix(MASKED_SUFFIX).endswith(REPLAY_SUFFIX)
 
 
 def default_data_root() -> Path:
@@ -77,13 +85,15 @@ def find_setting(setting: str | os.PathLike[str]) -> Setting:
         name = path.stem
         if path.parent != PACKAGE_FOLDER:
             _check_file_name(path)
-            _files[name] = path
+            _given[name] = path
             return _read(path)
     if name in SETTINGS:
         return _read(PACKAGE_FOLDER / f"{name}.yaml")
+    if name in _given and _given[name].is_file():
+        return _read(_given[name])
     root = default_data_root()
     if not (name in _files and _files[name].is_file()) and name not in setting_names(root):
-        names = [*SETTINGS, *sorted(_files)]
+        names = [*SETTINGS, *sorted({*_files, *_given})]
         raise TaskError(
             f"unknown setting {name!r}; the settings are {', '.join(names)}{did_you_mean(name, names)}; others are "
             f"YAML files, given by their path or in {root / 'settings'}"

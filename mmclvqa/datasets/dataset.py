@@ -27,7 +27,7 @@ from mmclvqa.datasets.prepared import (
     scene_graph_text,
     text_batch,
 )
-from mmclvqa.datasets.processors import FASTTEXT_DIM, dense_targets
+from mmclvqa.datasets.processors import FASTTEXT_DIM, dense_targets, used_slots
 from mmclvqa.datasets.records import PackedRecords
 
 IMAGE_FIELDS = ("question_id", "image_source", "feature_path")
@@ -38,6 +38,8 @@ TEXT_PROCESSORS = {
     "knowledge_text": "knowledge_processor",
 }
 PHOC_DIM = 604
+HOST_FIELDS = ("text_len", "sg_text_len", "knowledge_text_len", "image_info_0", "context_info_0", "ocr_slots")
+"""Fields of a batch from which UniVQA computes how tokens are packed; on a GPU, reading them would wait for it."""
 MAX_TOKEN_VECTORS = 2**14
 """Number of OCR tokens whose vectors are kept in memory (4 KB each)."""
 
@@ -59,8 +61,9 @@ class CloveDataset(BaseDataset):
         self.features = FeatureStore(
             config.features_dir, dict(config.features), config.max_features, config.feature_dim
         )
-        for source in {self.features.source(r) for r in records if has_image(r["stage"])}:
-            self.features.open(source)
+        if config.use_features:
+            for source in {self.features.source(r) for r in records if has_image(r["stage"])}:
+                self.features.open(source)
         # Read once, because a lookup in the configuration takes longer than reading the region features of a record.
         self._mask_prob = config.mask_img_prob if config.use_mask_img and dataset_type == "train" else 0.0
         self._use_features, self._use_ocr = config.use_features, config.use_ocr
@@ -144,6 +147,12 @@ class CloveDataset(BaseDataset):
         self._add_regions(batch, records, rngs, regions)
         self._add_ocr(batch, records)
         batch.update(self.answer_processor.processor.batch([record.targets for record in records], rngs))
+        batch.ocr_slots = used_slots(
+            batch.context_info_0.max_features,
+            (batch.train_prev_inds, batch.target_inds),
+            self.answer_processor.get_true_vocab_size(),
+            self.context_processor.max_length,
+        )
         for field in records[0].names:
             batch[field] = byte_batch([record.names[field] for record in records])
         batch._set_tensor_field("text")
@@ -225,8 +234,14 @@ class CloveDataset(BaseDataset):
         return vectors[token]
 
     def prepare_batch(self, batch: SampleList) -> SampleList:
-        """Move a batch to the device and add the dense ``targets`` (B, steps, A + OCR slots)."""
+        """Move a batch to the device and add the dense ``targets`` (B, steps, A + OCR slots).
+
+        The fields :data:`HOST_FIELDS` stay in CPU memory.
+        """
+        on_host = {field: batch[field] for field in HOST_FIELDS if field in batch}
         batch = super().prepare_batch(batch)
+        for field, value in on_host.items():
+            batch[field] = value
         batch.targets = dense_targets(
             batch.target_inds,
             batch.target_scores,

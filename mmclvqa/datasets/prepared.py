@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from mmclvqa.clove.errors import DataError
+from mmclvqa.clove.tasks import is_real_replay
 from mmclvqa.datasets.processors import AnswerTargets
 
 SEPARATOR = "[SEP]"
@@ -42,7 +43,7 @@ def scene_graph_text(record: dict[str, Any], use_gt_sg: bool) -> str:
 
     It is the predicted graph, or for replays with ``use_gt_sg`` the ground-truth graph.
     """
-    true_graph = use_gt_sg and "replay" in record["stage"]
+    true_graph = use_gt_sg and is_real_replay(record["stage"])
     items = record["gt_scene_graph_seq" if true_graph else "pred_scene_graph_seq"]
     return " ".join(items).removesuffix(f" {SEPARATOR}")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -162,6 +162,28 @@ def dense_targets(
     targets = torch.zeros(batch, (steps + 1) * num_outputs, device=target_inds.device)
     targets.scatter_(1, flat, target_scores)
     return targets.view(batch, steps + 1, num_outputs)[:, :steps]
+
+
+def used_slots(
+    ocr_num: torch.Tensor, indices: Iterable[torch.Tensor], num_answers: int, num_slots: int
+) -> torch.Tensor:
+    """Return the OCR slots that have a token, or that inputs or targets of teacher forcing refer to.
+
+    Args:
+        ocr_num: int (B,), number of OCR tokens.
+        indices: int (B, any), indices of answers and, from ``num_answers`` on, of OCR slots.
+        num_answers: size A of the answer vocabulary.
+        num_slots: number of OCR slots.
+
+    Returns:
+        bool (B, num_slots).
+    """
+    used = torch.arange(num_slots) < ocr_num[:, None]
+    for batch_indices in indices:
+        slots = batch_indices.long() - num_answers
+        rows, columns = (slots >= 0).nonzero(as_tuple=True)
+        used[rows, slots[rows, columns]] = True
+    return used
 
 
 @registry.register_processor("clvqa_fasttext")

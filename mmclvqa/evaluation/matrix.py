@@ -20,7 +20,7 @@ from numbers import Real
 
 import numpy as np
 
-from mmclvqa.clove.data_root import sizes
+from mmclvqa.clove.data_root import split_size
 from mmclvqa.clove.errors import DataError
 from mmclvqa.clove.tasks import Task, parse_order
 
@@ -92,7 +92,7 @@ def val_weights(root: str | os.PathLike[str], setting: str, order: str) -> np.nd
         TaskError: no such setting, or an illegal task order.
         DataError: the manifest is broken or lacks a task.
     """
-    return np.array([sizes(root, setting, task)["val"] for task in parse_order(setting, order)], dtype=float)
+    return np.array([split_size(root, task, "val") for task in parse_order(setting, order)], dtype=float)
 
 
 def weighted_average(values: np.ndarray, weights: Sequence[float] | np.ndarray) -> float:

@@ -187,12 +187,15 @@ def _with_includes(path: Path) -> list[Path]:
 
 
 def _parse_device(device: str | int | None) -> str:
-    name = "auto" if device is None else str(device).strip().lower()
-    numbers = name.split(",")
-    if all(number.isdigit() for number in numbers):
-        # torch numbers only the GPUs that CUDA_VISIBLE_DEVICES lists, from 0.
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
-        return f"cuda:{visible.index(numbers[0]) if numbers[0] in visible else int(numbers[0])}"
+    name = "" if device is None else str(device).strip()
+    first = name.split(",")[0]
+    # torch numbers only the GPUs that CUDA_VISIBLE_DEVICES lists, by number or by UUID, from 0.
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+    if first and first in visible:
+        return f"cuda:{visible.index(first)}"
+    if first.isdigit():
+        return f"cuda:{first}"
+    name = name.lower() or "auto"
     kind, _, number = name.partition(":")
     if kind not in DEVICES or (":" in name and (kind != "cuda" or not number.isdigit())):
         raise DataError(f"device {device}: expected one of: {', '.join(DEVICES)}, cuda:<n>, or the number of a GPU")

@@ -107,6 +107,12 @@ def _run(args: argparse.Namespace, extra: list[str]) -> int:
 
 
 def _runs(args: argparse.Namespace) -> list[planning.Run]:
+    if args.grid:
+        given = {"--setting": args.setting, "--order": args.order, "--method": args.method}
+        given |= {} if args.grid == "paper" else {"--seed": args.seed}
+        unused = [flag for flag, values in given.items() if values]
+        if unused:
+            raise ConfigError(f"{' and '.join(unused)}: --grid {args.grid} determines this; leave it out")
     if args.grid == "paper":
         return planning.paper_runs(args.seed, [args.model])
     if args.grid:

@@ -111,11 +111,21 @@ def grid_runs(path: str, models: Sequence[str] = (MODEL,)) -> list[Run]:
 
 
 def plan(runs: Iterable[Run]) -> list[Step]:
-    """Return the steps of all runs in a valid order of execution; steps shared by several runs appear once."""
+    """Return the steps of all runs in a valid order of execution; steps shared by several runs appear once.
+
+    Raises:
+        ConfigError: two runs would write the same file with different commands.
+    """
     steps: dict[str, Step] = {}
     for run in runs:
         for step in run.steps():
-            steps.setdefault(step.output, step)
+            same = steps.setdefault(step.output, step)
+            if same.arguments != step.arguments:
+                different = ", ".join(sorted({*same.arguments} ^ {*step.arguments}))
+                raise ConfigError(
+                    f"{below_root(step.output)}: two experiments write this file with different arguments "
+                    f"({different}); give each its own ROOT"
+                )
     return list(steps.values())
 
 

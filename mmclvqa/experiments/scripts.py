@@ -20,7 +20,7 @@ from pathlib import Path
 
 from mmclvqa.answer_models import check_model
 from mmclvqa.clove.errors import ConfigError
-from mmclvqa.clove.experiment_paths import MODEL, language_model_name
+from mmclvqa.clove.experiment_paths import MODEL
 from mmclvqa.clove.files import atomic_write
 from mmclvqa.clove.tasks import REPORTED_ORDERS, SETTINGS, find_setting, order_index
 from mmclvqa.clove.text import run_command
@@ -79,19 +79,12 @@ def script_name(experiment: Experiment) -> str:
 
     That of another model than UniVQA has the model's name before that of the method.
     """
-    start, method, settings = find_setting(experiment.setting).abbreviation, experiment.method, experiment.settings
+    start, method = find_setting(experiment.setting).abbreviation, experiment.method
     model = "" if experiment.model == MODEL or method.steps == "chance" else f"{experiment.model}_"
     if method.steps in ("multitask", "chance"):
         return f"multitask/{start}_{model}{method.name}.sh"
-    name = experiment.name
-    if method.name == "srm":
-        tokens = "wtt" if settings.task_token else "wott"
-        trained = "" if settings.train_perc == 1 else f"_tr{settings.train_perc}"
-        prompts = "wgt" if settings.use_gt else "wogt"
-        model_name = language_model_name(settings.language_model, settings.lora_rank)
-        name = f"{model_name}_{prompts}_{tokens}{trained}_{settings.restore_rate}"
     index = order_index(experiment.setting, experiment.order)
-    return f"{experiment.setting}/{start}_run_{model}{name}_S{index}.sh"
+    return f"{experiment.setting}/{start}_run_{model}{method.script_name(experiment.settings)}_S{index}.sh"
 
 
 def published_experiments() -> Iterator[Experiment]:
@@ -155,10 +148,18 @@ def _run(args: argparse.Namespace, project: Path) -> int:
             for order in ([args.order] if args.order else find_setting(setting).orders)
             for method in args.method
         ]
-    for path in dict.fromkeys(write_script(experiment, folder, project) for experiment in experiments):
+    by_name: dict[str, Experiment] = {}
+    for experiment in experiments:
+        if by_name.setdefault(script_name(experiment), experiment).settings != experiment.settings:
+            raise ConfigError(
+                f"{script_name(experiment)}: two methods differ only in settings that the name of the script does not "
+                "state; write their scripts to different folders (--out)"
+            )
+    for experiment in by_name.values():
+        path = write_script(experiment, folder, project)
         if args.method is not None:
             print(path)
-    print(f"{len({script_name(experiment) for experiment in experiments})} scripts written below {folder}")
+    print(f"{len(by_name)} scripts written below {folder}")
     return 0
 
 
@@ -182,7 +183,7 @@ def _described_methods() -> Iterator[str]:
     for cls in registered_methods().values():
         yield f"{cls.name}: {cls.label}"
         for one in fields(cls.Settings):
-            yield f"    {one.name}={one.default}  {one.metadata['help']}"
+            yield f"    {one.name}={one.default}  {one.metadata.get('help', '')}".rstrip()
 
 
 def _project_from(folder: Path, project: Path) -> str:

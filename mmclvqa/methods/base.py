@@ -24,8 +24,9 @@ part of this package is a file given as ``env.user_dir``. The keys of the publis
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -249,24 +250,21 @@ class Method:
     @classmethod
     def experiment(cls, settings: Settings) -> str:
         """Return the name of the experiment's folder, which includes settings that differ from their defaults."""
-        parts = [f"_{key}_{_folder_value(value)}" for key, value in changed_settings(settings).items()]
-        return "".join((cls.name, *parts))
+        return cls.name + folder_suffix(changed_settings(settings))
+
+    @classmethod
+    def script_name(cls, settings: Settings) -> str:
+        """Return the part of a run script's name that states the method: by default, the name of the folder."""
+        return cls.experiment(settings)
 
     @classmethod
     def parse_experiment(cls, experiment: str) -> str | None:
         """Return the label for an experiment's folder name; None if the folder is not of this method."""
-        if experiment == cls.name:
-            return cls.label
-        if not experiment.startswith(f"{cls.name}_"):
+        values = parse_folder_suffix(experiment.removeprefix(cls.name), [one.name for one in fields(cls.Settings)])
+        if values is None or not experiment.startswith(cls.name):
             return None
-        changed, rest = [], experiment.removeprefix(cls.name)
-        for declared in fields(cls.Settings):
-            prefix = f"_{declared.name}_"
-            if rest.startswith(prefix):
-                value, separator, following = rest.removeprefix(prefix).partition("_")
-                changed.append(f"{declared.name} {value}")
-                rest = separator + following
-        return f"{cls.label} ({', '.join(changed)})" if changed and not rest else None
+        changed = ", ".join(f"{key} {value}" for key, value in values.items())
+        return f"{cls.label} ({changed})" if changed else cls.label
 
     @classmethod
     def short_label(cls, experiment: str) -> str:
@@ -285,7 +283,7 @@ class Method:
             if key not in declared:
                 hint = did_you_mean(key, declared)
                 raise ConfigError(f"training.CL.{cls.name}.{key}: {cls.name} has no such setting{hint}")
-            _check_type(f"training.CL.{cls.name}.{key}", value, declared[key].default)
+            _check_type(f"training.CL.{cls.name}.{key}", value, declared[key])
         return cls.Settings(**values)
 
     @classmethod
@@ -373,6 +371,22 @@ def changed_settings(settings: Any) -> dict[str, Any]:
             if getattr(settings, one.name) != one.default}  # fmt: skip
 
 
+def folder_suffix(values: Mapping[str, Any]) -> str:
+    """Return the end of a folder name that states settings, such as ``_reg_lambda_1e5``."""
+    return "".join(f"_{key}_{_folder_value(value)}" for key, value in values.items())
+
+
+def parse_folder_suffix(suffix: str, keys: Sequence[str]) -> dict[str, str] | None:
+    """Return the settings that the end of a folder name states; None if it has another form.
+
+    Args:
+        suffix: end of a folder name, see :func:`folder_suffix`.
+        keys: the settings that it may state, in this order.
+    """
+    match = re.fullmatch("".join(rf"(?:_{re.escape(key)}_(?P<{key}>.+?))?" for key in keys), suffix)
+    return match and {key: value for key, value in match.groupdict().items() if value is not None}
+
+
 def require_number(key: str, value: Any, what: str, is_legal: Callable[[float], bool]) -> float:
     """Return ``value`` if it is a finite number that ``is_legal`` accepts.
 
@@ -384,18 +398,20 @@ def require_number(key: str, value: Any, what: str, is_legal: Callable[[float], 
     return float(value)
 
 
-def _check_type(key: str, value: Any, default: Any) -> None:
+def _check_type(key: str, value: Any, declared: Field[Any]) -> None:
+    default = declared.default
     if value is None or default is None:
         return
     if isinstance(default, bool):
-        fits = isinstance(value, bool)
+        fits, expected = isinstance(value, bool), "true or false"
+    elif declared.type in (int, "int"):
+        fits, expected = isinstance(value, int) and not isinstance(value, bool), "a whole number"
     elif isinstance(default, int | float):
-        fits = isinstance(value, int | float) and not isinstance(value, bool)
+        fits = isinstance(value, int | float) and not isinstance(value, bool) and not math.isnan(value)
+        expected = "a number"
     else:
-        fits = isinstance(value, type(default))
+        fits, expected = isinstance(value, type(default)), "a text"
     if not fits:
-        kinds = ((bool, "true or false"), (int | float, "a number"), (object, "a text"))
-        expected = next(text for kind, text in kinds if isinstance(default, kind))
         raise ConfigError(f"{key}={value}: it must be {expected}")
 
 
@@ -414,4 +430,7 @@ def _parse_value(text: str, key: str, value: str, default: Any) -> Any:
 
 
 def _folder_value(value: Any) -> str:
-    return f"{value:g}".replace("e+0", "e").replace("e+", "e") if isinstance(value, float) else str(value)
+    if not isinstance(value, float):
+        return str(value)
+    text = f"{value:g}" if float(f"{value:g}") == value else str(value)
+    return text.replace("e+0", "e").replace("e+", "e")

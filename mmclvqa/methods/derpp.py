@@ -10,19 +10,19 @@ decoding steps of its answer. ‖·‖² is averaged over answers and steps, and
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
 
-from mmclvqa.clove.data_root import train_size
+from mmclvqa.clove.data_root import split_size
 from mmclvqa.clove.errors import ConfigError, DataError
 from mmclvqa.clove.files import atomic_write
 from mmclvqa.lazy import LazyModule, torch
 from mmclvqa.methods import replay
 from mmclvqa.methods.base import Method, Stored, register_method, require_number, setting
-from mmclvqa.methods.episodic_memory import EpisodicMemory
+from mmclvqa.methods.episodic_memory import EpisodicMemory, record_key
 from mmclvqa.methods.importances import without_dropout
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 safetensors_torch = LazyModule("safetensors.torch")
 
 FILE = "models/dark_scores.safetensors"
-"""File in the save folder: question_id -> scores (steps of the answer × answers and OCR slots, float16)."""
+"""File in the save folder: stage and question_id -> scores (steps of the answer × answers and OCR slots, float16)."""
 MASKED_SCORE = -9000.0  # scores below it belong to OCR slots without a token
 
 
@@ -78,7 +78,7 @@ class DERPlusPlus(Method):
         scores = trainer.report(self._memory.batch(keys))["scores"].float()
         distances = []
         for row, (number, index) in enumerate(keys):
-            stored = self._scores[self._memory.question_id(number, index)].to(scores)
+            stored = self._scores[record_key(self._memory.record(number, index))].to(scores)
             present = stored > MASKED_SCORE
             distances.append((scores[row, : len(stored)] - stored)[present].square().mean())
         labelled = trainer.report(self._memory.batch(self._memory.draw(size, tasks, "labels")[0]))
@@ -87,19 +87,20 @@ class DERPlusPlus(Method):
 
     def on_task_end(self, trainer: Trainer) -> None:
         """Add scores of records of this task to the buffer and write it."""
-        order, number = self._position.order, len(self._position.earlier)
+        order, number, current = self._position.order, len(self._position.earlier), self._position.current
         if number + 1 == len(order):
             return
-        records = replay.real_records(self._root, self._position.current)
-        sizes = [train_size(self._root, one.setting, one) for one in order]
+        records = replay.real_records(self._root, current)
+        sizes = [split_size(self._root, one, "train") for one in order]
         chosen = [records[i] for i in replay.ceiling_choice(len(records), self._rate, sizes, number, number + 1)]
-        memory, size = EpisodicMemory(trainer, {self._position.current.name: chosen}), trainer.training.batch_size
+        memory, size = EpisodicMemory(trainer, {current.name: chosen}), trainer.training.batch_size
         with torch.no_grad(), without_dropout(trainer.network):
             for start in range(0, len(chosen), size):
                 batch = memory.batch([(0, index) for index in range(len(chosen))[start : start + size]])
                 scores = trainer.report(batch)["scores"].half().cpu()
                 for row, steps in enumerate(batch.train_loss_mask.sum(1).int().tolist()):
-                    self._scores[memory.question_id(0, start + row)] = scores[row, :steps].contiguous()
+                    self._scores[record_key(memory.record(0, start + row))] = scores[row, :steps].contiguous()
+        self._scores = {key: self._scores[key] for key in map(record_key, sum(self._kept.values(), chosen))}
         if trainer.is_main:
             with atomic_write(trainer.files.folder / FILE, "wb") as file:
                 file.write(safetensors_torch.save(self._scores))
@@ -108,8 +109,7 @@ class DERPlusPlus(Method):
         """Return number and size of the buffered records, including their scores."""
         records, what = sum(self._kept.values(), []), "records of earlier tasks and their scores"
         stored = replay.stored_records(records, self.config.dataset_config.clvqa, what)
-        scores = sum(2 * self._scores[str(record["question_id"])].numel() for record in records)
-        return Stored(stored.records, stored.bytes + scores, what)
+        return replace(stored, bytes=stored.bytes + sum(2 * self._scores[record_key(r)].numel() for r in records))
 
 
 def _read_scores(path: Path) -> dict[str, Tensor]:

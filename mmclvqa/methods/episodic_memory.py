@@ -43,9 +43,9 @@ class EpisodicMemory:
         batch = self.datasets[0].assemble([self.datasets[number].draw(index) for number, index in keys])
         return self._trainer.prepare(batch, self.datasets[0])
 
-    def question_id(self, task: int, index: int) -> str:
-        """Return the id of a record."""
-        return str(self.datasets[task].records[index]["question_id"])
+    def record(self, task: int, index: int) -> dict[str, Any]:
+        """Return a record."""
+        return self.datasets[task].records[index]
 
     def draw(self, size: int | None, tasks: Sequence[int], purpose: str = "") -> tuple[list[tuple[int, int]], int]:
         """Draw ``size`` records of some tasks without replacement; None, or too large a size, returns all.
@@ -92,6 +92,11 @@ class EpisodicMemory:
         for start in range(0, len(keys), size):
             part = keys[start : start + size]
             yield self.batch(part), len(part) / len(keys)
+
+
+def record_key(record: dict[str, Any]) -> str:
+    """Return a text that identifies a record among those of all tasks, whose question ids may repeat."""
+    return f"{record['stage']} {record['question_id']}"
 
 
 def flatten(tensors: Iterator[Tensor]) -> Tensor:

@@ -13,7 +13,7 @@ records of each memory instead.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -135,8 +135,8 @@ class GradientProjection(Method):
 
     @classmethod
     def experiment(cls, settings: Any) -> str:
-        """Return the published folder name."""
-        return cls.name
+        """Return the published folder name, to which another ``replay_rate`` is appended."""
+        return super().experiment(replace(settings, gem_memory_batch=None))
 
 
 @register_method

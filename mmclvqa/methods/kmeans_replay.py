@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mmclvqa.clove.data_root import train_size
+from mmclvqa.clove.data_root import split_size
 from mmclvqa.clove.errors import ConfigError
-from mmclvqa.clove.experiment_paths import MODEL, kmeans_experiment
+from mmclvqa.clove.experiment_paths import MODEL
 from mmclvqa.clove.records import load_records, save_records
 from mmclvqa.clove.tasks import REPLAY_SUFFIX, Task, task
 from mmclvqa.lazy import torch
@@ -129,7 +129,7 @@ class KMeansReplay(ReplayMethod):
 
     def _exemplars_per_task(self) -> int:
         position = self.position
-        size = train_size(self.config.dataset_config.clvqa.data_dir, position.current.setting, position.current)
+        size = split_size(self.config.dataset_config.clvqa.data_dir, position.current, "train")
         return int(size * self.settings.replay_rate) // (len(position.earlier) + 1)
 
     def _kept_before(self, earlier: Sequence[Task], share: int) -> list[Record]:
@@ -170,7 +170,7 @@ class KMeansReplay(ReplayMethod):
     @classmethod
     def experiment(cls, settings: Any) -> str:
         """Return the published folder name."""
-        return kmeans_experiment(settings.replay_rate)
+        return f"kmeans_replay_{settings.replay_rate}"
 
     @classmethod
     def parse_experiment(cls, experiment: str) -> str | None:

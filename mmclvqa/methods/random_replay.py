@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mmclvqa.clove.experiment_paths import random_experiment
 from mmclvqa.clove.tasks import MASKED_SUFFIX, REPLAY_SUFFIX
 from mmclvqa.methods.base import StepContext, Stored, register_method, setting
 from mmclvqa.methods.replay import (
@@ -82,7 +81,8 @@ class RandomReplay(ReplayMethod):
     @classmethod
     def experiment(cls, settings: Any) -> str:
         """Return the published folder name."""
-        return random_experiment(settings.replay_rate, settings.mask_images, settings.gt_graphs)
+        graphs, images = "gtsg_" if settings.gt_graphs else "", "maskimg_" if settings.mask_images else ""
+        return f"{graphs}{images}rnd_replay_{settings.replay_rate}"
 
     @classmethod
     def parse_experiment(cls, experiment: str) -> str | None:

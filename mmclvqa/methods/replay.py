@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from mmclvqa.clove.data_root import annotation_file, existing_annotation_file, train_size
+from mmclvqa.clove.data_root import annotation_file, existing_annotation_file, split_size
 from mmclvqa.clove.errors import ConfigError, DataError, ReplayError, TaskError
 from mmclvqa.clove.records import describe, load_records
 from mmclvqa.clove.tasks import Task, find_setting, has_image, task
@@ -164,7 +164,7 @@ def choose_by_ceiling(
         rate: replays of all earlier tasks together per real record.
         read: function that returns the records of the task at a position of the order.
     """
-    sizes = [train_size(root, one.setting, one) for one in position.order]
+    sizes = [split_size(root, one, "train") for one in position.order]
     replays = Replays()
     for past, past_task in enumerate(position.earlier):
         records = read(past)

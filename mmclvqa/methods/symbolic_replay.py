@@ -8,7 +8,6 @@ stored. Source: "Symbolic Replay: Scene Graph as Prompt for Continual Learning o
 from __future__ import annotations
 
 import re
-import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,15 @@ from mmclvqa.clove.errors import DataError, ReplayError
 from mmclvqa.clove.experiment_paths import language_model_name, replay_file, srm_experiment, srm_folder, srm_root
 from mmclvqa.clove.settings import order_text
 from mmclvqa.clove.tasks import Task, parse_order, setting_argument
-from mmclvqa.methods.base import Preparation, StepContext, register_method, setting
+from mmclvqa.methods.base import (
+    Preparation,
+    StepContext,
+    changed_settings,
+    folder_suffix,
+    parse_folder_suffix,
+    register_method,
+    setting,
+)
 from mmclvqa.methods.replay import (
     OrderPosition,
     Record,
@@ -34,8 +41,10 @@ from mmclvqa.methods.replay import (
 _REPLAY_NAME = re.compile(r"(?P<order>.+)_REPLAY\[(?P<past>[^]#]+)\]_AT\[(?P<current>[^]#]+)\]")
 _EXPERIMENT = re.compile(
     r"(?P<model>.+)_replay_qag_seq_(?P<gt>not_use_gt|use_gt)_(?P<token>task_token|wo_token)"
-    r"(?:_tr(?P<share>[0-9.]+))?_(?P<rate>.+)"
+    r"(?:_tr(?P<share>[0-9.]+))?_(?P<rate>[0-9.e-]+)(?P<more>_.+)?"
 )
+_UNPUBLISHED = ("n_train_epochs", "mask_img_prob")
+"""Settings that the published folder names do not state; those that are not the default are appended."""
 
 
 @register_method
@@ -135,8 +144,8 @@ class SymbolicReplay(ReplayMethod):
         arguments = [
             f"--cl_setting {setting_argument(setting_name)}",
             f"--task_seq {order}",
-            f"--model_name {shlex.quote(settings.language_model)}",
-            f"--model_dir_root {root}/{srm_root(setting_name, settings.use_gt, settings.task_token)}",
+            f"--model_name {settings.language_model}",
+            f"--model_dir_root {root}/{_srm_root(settings, setting_name, 1)}",
             *(["--add_task_tokens"] if settings.task_token else []),
             *(["--use_gt"] if settings.use_gt else []),
             *([f"--train_perc {settings.train_perc}"] if settings.train_perc != 1 else []),
@@ -150,11 +159,20 @@ class SymbolicReplay(ReplayMethod):
 
     @classmethod
     def experiment(cls, settings: Any) -> str:
-        """Return the published folder name."""
+        """Return the published folder name, to which other epochs and another ``mask_img_prob`` are appended."""
         model = language_model_name(settings.language_model, settings.lora_rank)
-        return srm_experiment(
+        published = srm_experiment(
             model, settings.restore_rate, settings.use_gt, settings.task_token, settings.train_perc
         )
+        return published + _unpublished(settings, *_UNPUBLISHED)
+
+    @classmethod
+    def script_name(cls, settings: Any) -> str:
+        """Return the method's part of the published script names, with what is appended to the folder name."""
+        model = language_model_name(settings.language_model, settings.lora_rank)
+        prompts, tokens = "wgt" if settings.use_gt else "wogt", "wtt" if settings.task_token else "wott"
+        trained = "" if settings.train_perc == 1 else f"_tr{settings.train_perc}"
+        return f"{model}_{prompts}_{tokens}{trained}_{settings.restore_rate}{_unpublished(settings, *_UNPUBLISHED)}"
 
     @classmethod
     def short_label(cls, experiment: str) -> str:
@@ -165,12 +183,14 @@ class SymbolicReplay(ReplayMethod):
     def parse_experiment(cls, experiment: str) -> str | None:
         """Return the label of a published folder name."""
         match = _EXPERIMENT.fullmatch(experiment)
-        if match is None:
+        changed = match and parse_folder_suffix(match["more"] or "", _UNPUBLISHED)
+        if changed is None:
             return None
         details = [match["model"], f"{match['rate']} replays per real record"]
         details += ["prompted with real items"] if match["gt"] == "use_gt" else []
         details += ["no task tokens"] if match["token"] == "wo_token" else []
         details += [f"trained on {match['share']} of the records"] if match["share"] else []
+        details += [f"{key} {value}" for key, value in changed.items()]
         return f"{cls.label} ({', '.join(details)})"
 
 
@@ -184,21 +204,33 @@ def replays_folder(experiment: str, setting_name: str, order: str, root: str) ->
         root: the folder of experiments (``ROOT``).
     """
     match = _EXPERIMENT.fullmatch(experiment)
-    if match is None:
+    changed = match and parse_folder_suffix(match["more"] or "", _UNPUBLISHED)
+    if changed is None:
         return None
     settings = SymbolicReplay.Settings(
         language_model=match["model"],
         use_gt=match["gt"] == "use_gt",
         task_token=match["token"] == "task_token",
         train_perc=match["share"] or 1,
+        n_train_epochs=int(changed.get("n_train_epochs", SymbolicReplay.Settings.n_train_epochs)),
     )
     return _srm_folder(settings, setting_name, order, root)
 
 
+def _srm_root(settings: Any, setting_name: str, train_perc: float) -> str:
+    epochs = _unpublished(settings, "n_train_epochs")
+    return srm_root(setting_name, settings.use_gt, settings.task_token, train_perc, epochs)
+
+
 def _srm_folder(settings: Any, setting_name: str, order: str, root: str) -> str:
-    srm = srm_root(setting_name, settings.use_gt, settings.task_token, settings.train_perc)
     model = language_model_name(settings.language_model, settings.lora_rank)
-    return f"{root}/{srm}/{srm_folder(model, setting_name, order)}"
+    folder = srm_folder(model, setting_name, order)
+    return f"{root}/{_srm_root(settings, setting_name, settings.train_perc)}/{folder}"
+
+
+def _unpublished(settings: Any, *keys: str) -> str:
+    changed = changed_settings(settings)
+    return folder_suffix({key: changed[key] for key in keys if key in changed})
 
 
 def _check_name(path: Path, order: str, past: Task, current: Task) -> None:

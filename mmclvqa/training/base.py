@@ -107,6 +107,8 @@ class BaseTrainer:
         register_device(self.accelerator)
         # Fast checks come before the data sets are read.
         self.metrics = Metrics(self.config.evaluation.metrics, self.config.evaluation.use_cpu)
+        if self.trains:
+            self.metrics.check_criteria(self.early_stopping.criteria)
         self.callbacks = Callbacks(self.training.callbacks)
         checkpoint = self.config.checkpoint
         self.files = CheckpointFiles(self.config.env.save_dir, self.config.model, checkpoint.max_to_keep)

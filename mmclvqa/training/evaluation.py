@@ -153,6 +153,19 @@ class Metrics:
         self._metrics = dict(_build(setting) for setting in settings or [])
         self.start("", "")
 
+    def check_criteria(self, criteria: str) -> None:
+        """Check that a value such as ``val/clvqa/textvqa_accuracy`` is evaluated, if it is that of a metric.
+
+        Raises:
+            ConfigError: it is the value of a registered metric that ``evaluation.metrics`` does not list.
+        """
+        name = criteria.rpartition("/")[2]
+        if name in registry.mapping["metric_name_mapping"] and name not in self._metrics:
+            raise ConfigError(
+                f"training.early_stop.criteria={criteria}: evaluation.metrics does not list {name} but "
+                f"{', '.join(self._metrics) or 'no metric'}; name the value of a metric that is evaluated"
+            )
+
     def start(self, split: str, dataset: str) -> None:
         """Reset the metrics; the following batches belong to this split and data set."""
         self._split, self._dataset = split, dataset

@@ -15,26 +15,26 @@ from mmclvqa.clove.data_root import (
     load_vocabulary,
     save_manifest,
     save_vocabulary,
-    sizes,
-    train_size,
+    split_size,
 )
 from mmclvqa.clove.errors import DataError
 from mmclvqa.clove.files import write_json
+from mmclvqa.clove.tasks import task
 
 
 def test_sizes_are_the_published_ones_without_manifest(tmp_path: Path) -> None:
     assert load_manifest(tmp_path) is None
-    assert train_size(tmp_path, "functional", "s") == 16868
-    assert sizes(tmp_path, "functional", "scenetext_gen") == {"train": 16868, "val": 2422}
+    scenetext = task("functional", "s")
+    assert [split_size(tmp_path, scenetext, split) for split in ("train", "val")] == [16868, 2422]
 
 
 def test_sizes_are_the_manifests_where_there_is_one(tmp_path: Path) -> None:
     manifest = Manifest("tiny", 3, {"functional": {"object": {"train": 5, "val": 2}}}, {"regions": 4})
     save_manifest(tmp_path, manifest)
     assert load_manifest(tmp_path) == manifest
-    assert train_size(tmp_path, "functional", "o") == 5
+    assert split_size(tmp_path, task("functional", "o"), "train") == 5
     with pytest.raises(DataError, match="does not have task attribute"):
-        train_size(tmp_path, "functional", "a")
+        split_size(tmp_path, task("functional", "a"), "train")
 
 
 @pytest.mark.parametrize(

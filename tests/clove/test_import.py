@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 from clove_builders import make_features, make_record, write_lmdb
 
-from mmclvqa.clove.data_root import SPECIALS, VOCABULARY, load_vocabulary, sizes
+from mmclvqa.clove.data_root import SPECIALS, VOCABULARY, load_vocabulary, split_size
 from mmclvqa.clove.errors import CloveError
 from mmclvqa.clove.importing import answer_words, import_records
 from mmclvqa.clove.records import load_records, new_record
-from mmclvqa.clove.tasks import find_setting, setting_names
+from mmclvqa.clove.tasks import find_setting, setting_names, task
 from sg_generation.__main__ import main as sample_prompts
 
 Run = Callable[..., tuple[int, str, str]]
@@ -373,7 +373,7 @@ def test_an_imported_setting_passes_the_check_once_it_has_prompts_and_features(t
     write_lmdb(tmp_path / "features/graphs/x.lmdb", {b"2405722": make_features()})
     code, out, _ = run_clove("check", tmp_path)
     assert code == 0 and "kinds/verify_train.npy" in out and "no problems" in out
-    assert sizes(tmp_path, "kinds", "query") == {"train": 2, "val": 2}
+    assert [split_size(tmp_path, task("kinds", "query"), split) for split in ("train", "val")] == [2, 2]
     assert find_setting("kinds").description == "Tasks differ in types.structural."
 
 

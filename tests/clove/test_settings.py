@@ -12,7 +12,7 @@ import pytest
 import yaml
 from clove_builders import make_record
 
-from mmclvqa.clove.data_root import Manifest, save_manifest, sizes, train_size
+from mmclvqa.clove.data_root import Manifest, save_manifest, split_size
 from mmclvqa.clove.errors import DataError, TaskError
 from mmclvqa.clove.features import databases, feature_path
 from mmclvqa.clove.records import load_records, save_records
@@ -21,10 +21,13 @@ from mmclvqa.clove.tasks import (
     REPORTED_ORDERS,
     SETTINGS,
     find_setting,
+    has_image,
+    is_real_replay,
     order_index,
     order_text,
     parse_order,
     setting_argument,
+    setting_names,
     task,
     tasks,
 )
@@ -146,17 +149,18 @@ def test_a_missing_file_and_a_taken_name_are_refused(tmp_path: Path) -> None:
 def test_records_are_counted_and_a_number_that_contradicts_them_is_refused(tmp_path: Path) -> None:
     shapes = [{"name": "shape", "train": 3}, {"name": "size", "val": 5}]
     path = write(tmp_path, {"tasks": shapes})
-    setting = find_setting(path).name
+    shape, size = find_setting(path).tasks.values()
     with pytest.raises(DataError, match=rf"shapes/shape_train.npy: there is no such file .*; {path} names it as annot"):
-        train_size(tmp_path, setting, "shape")
+        split_size(tmp_path, shape, "train")
     for name, split in itertools.product(("shape", "size"), ("train", "val")):
         save_records(tmp_path / f"shapes/{name}_{split}.npy", [make_record(name, number) for number in range(3)])
-    assert sizes(tmp_path, setting, "shape") == {"train": 3, "val": 3}
+    assert split_size(tmp_path, shape, "train") == split_size(tmp_path, shape, "val") == 3
+    assert split_size(tmp_path, size, "train") == 3
     with pytest.raises(DataError, match=rf"{path}: task size: val is 5, but .*size_val.npy has 3 records; correct"):
-        sizes(tmp_path, setting, "size")
+        split_size(tmp_path, size, "val")
     save_manifest(tmp_path, Manifest("x", None, {"shapes": {"size": {"train": 3, "val": 4}}}))
     with pytest.raises(DataError, match="val is 5, but .*manifest.json has 4 records"):
-        sizes(tmp_path, setting, "size")
+        split_size(tmp_path, size, "val")
 
 
 def test_check_names_a_wrong_number_and_a_broken_file(tmp_path: Path, data_root: Path, run_clove: Any) -> None:
@@ -193,3 +197,19 @@ def test_source_code_names_no_task_setting_order_or_image_source_of_the_package(
     for path in files:
         constants = {node.value for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Constant)}
         assert not named & {value for value in constants if isinstance(value, str)}, path
+
+
+def test_a_file_given_by_its_path_comes_before_one_of_the_data_root_with_the_same_name(tmp_path: Path) -> None:
+    (tmp_path / "else").mkdir()
+    (tmp_path / "root").mkdir()
+    given = write(tmp_path / "else", annotations="given/{name}_{split}.npy", name="twice")
+    write(tmp_path / "root", name="twice")
+    assert find_setting(given).name == "twice"
+    assert "twice" in setting_names(tmp_path / "root")
+    assert task("twice", "s").annotation_path("train") == "given/shape_train.npy"
+
+
+def test_a_task_name_may_contain_what_stages_end_with(tmp_path: Path) -> None:
+    find_setting(write(tmp_path, {"tasks": [{"name": "person_gender"}, {"name": "tv_replay_show"}]}, name="suffixes"))
+    assert has_image("person_gender") and not has_image("person_gender_gen")
+    assert not is_real_replay("tv_replay_show") and is_real_replay("tv_replay_show_replay_##")

@@ -13,7 +13,7 @@ import pytest
 import torch
 from worlds import LIMIT, ORDER, SETTING, World, write_noisy
 
-from mmclvqa.clove.data_root import sizes
+from mmclvqa.clove.data_root import split_size
 from mmclvqa.clove.errors import CloveError, DataError
 from mmclvqa.clove.tasks import parse_order, task
 from mmclvqa.evaluation import sweep as sweep_module
@@ -38,7 +38,7 @@ def test_every_pair_is_evaluated_on_all_val_records(swept_once: World, clove_min
     assert list(result.accuracies) == [key for key, _, _ in sweep_pairs(SETTING, ORDER)]
     assert any(result.accuracies.values()) and not result.missing
     assert result.data == "clove-mini"
-    val = sizes(clove_mini, SETTING, "logical")["val"]
+    val = split_size(clove_mini, task(SETTING, "logical"), "val")
     assert entry(swept_once.results / "k2l")["records"] == val
     assert result.weights == (val,) * 6
 
@@ -180,3 +180,21 @@ def test_a_checkpoint_that_cannot_be_used_names_the_file(world: World, tmp_path:
     with pytest.raises(CloveError, match=r"broken\.pth"):
         evaluate_pairs([pair], world.config, lambda line: None)
     assert not (tmp_path / "o2l").exists()
+
+
+@pytest.mark.parametrize(
+    ("visible", "device", "expected"),
+    [
+        ("", "", "auto"),
+        ("", "CPU", "cpu"),
+        ("2,3", "3", "cuda:1"),
+        ("2,3", "2,3", "cuda:0"),
+        ("GPU-1f,GPU-2e", "GPU-2e", "cuda:1"),
+        ("", 0, "cuda:0"),
+    ],
+)
+def test_devices_are_named_as_in_cuda_visible_devices(
+    visible: str, device: str | int, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert EvaluationConfig.from_environment(device).device == expected

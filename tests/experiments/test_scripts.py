@@ -65,6 +65,12 @@ def test_scripts_of_any_method_and_order_are_written_on_request(
         (["--method", "ewx"], "method=ewx: there is no such method; did you mean ewc?"),
         (["--method", "ewc:reg_lamda=1"], "ewc has no setting 'reg_lamda'; did you mean reg_lambda?"),
         (["--method", "ewc:reg_lambda=big"], "reg_lambda must be a number"),
+        (["--method", "random:replay_rate=nan"], "replay_rate=nan: it must be a number"),
+        (["--method", "srm:n_train_epochs=1.5"], "n_train_epochs=1.5: it must be a whole number"),
+        (
+            ["--method", "gem:gem_memory_batch=32", "gem:gem_memory_batch=64"],
+            "F_run_gem_S1.sh: two methods differ only in settings that the name of the script does not state",
+        ),
         (["--method", "ft", "--order", "oarlkz", "--setting", "functional"], "z is not a task of the functional"),
     ],
 )
@@ -75,6 +81,38 @@ def test_what_cannot_be_written_is_named_in_one_line(
     error = capsys.readouterr().err
     assert error.startswith("error: ") and error.count("\n") == 1 and message in error
     assert not list(tmp_path.iterdir())
+
+
+OWN_METHOD = """
+from dataclasses import dataclass
+from mmclvqa.methods.base import Method, register_method
+
+@register_method
+class Plain(Method):
+    name, label = "plain", "Plain"
+
+    @dataclass(frozen=True)
+    class Settings:
+        mode: str = "a"
+        weight: float = 0.1
+"""
+
+
+def test_settings_of_a_users_method_may_be_plain_and_contain_underscores(
+    project: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = tmp_path / "own_method.py"
+    own.write_text(OWN_METHOD)
+    assert main(project, ["--user_dir", str(own), "--list"]) == 0
+    assert "\n    weight=0.1\n" in capsys.readouterr().out
+    experiment = Experiment.of("functional", "oarlks", "plain:mode=x_y,weight=0.25")
+    assert experiment.title == "Plain (mode x_y, weight 0.25)"
+
+
+def test_a_name_with_a_space_is_quoted_once() -> None:
+    experiment = Experiment.of("functional", "oarlks", "srm:language_model=/data/my models/gpt2")
+    (srm,) = (step for step in experiment_steps(experiment) if step.kind == "srm")
+    assert '--model_name "/data/my models/gpt2" ' in command(srm).replace(" \\\n ", "")
 
 
 def test_list_names_every_method_with_its_settings(project: Path, capsys: pytest.CaptureFixture[str]) -> None:

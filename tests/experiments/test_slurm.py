@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from script_runs import calls, environment, stubbed_workflow, write_stubs
 from mmclvqa.evaluation.results import read_sweep
 
 CLUSTER = Path(__file__).with_name("slurm_cluster.sh")
-GRID = ["--method", "ft", "random:replay_rate=0.1", "--order", "oarlks", "--seed", "0", "1"]
+GRID = ["--method", "chance", "ft", "random:replay_rate=0.1", "--order", "oarlks", "--seed", "0", "1"]
 RESULTS = ("sweep.json", "unicl_final.pth")
 UPDATES = "training.max_updates=8 training.evaluation_interval=8 training.num_workers=0 training.warmup_iterations=1"
 
@@ -49,10 +50,15 @@ def test_a_grid_on_slurm_ends_with_the_results_of_a_local_run(
     local, slurm = tmp_path / "local", tmp_path / "slurm"
     run([*command, "--cores", "2"], env | {"ROOT": str(local)}, project)
     said = run(["bash", str(CLUSTER), *command, "--profile", "slurm"], env | {"ROOT": str(slurm)}, project)
-    assert "[26/26]" in said and "fine-tuning, oarlks, 2 seeds" in said
+    assert "[28/28]" in said and "fine-tuning, oarlks, 2 seeds" in said
 
     sweeps, checkpoints = ({path.relative_to(local) for path in local.rglob(name)} for name in RESULTS)
     assert len(sweeps) == 4 and len(checkpoints) == 22
+    devices = {
+        log.name: re.findall(r"DEVICE=(\S*)$", log.read_text().splitlines()[0]) for log in slurm.rglob("*.log")
+        if log.name in ("functional.json.log", "unicl_final.pth.log")
+    }  # fmt: skip
+    assert devices["functional.json.log"] == [""] and devices["unicl_final.pth.log"][0] in ("0", "1")
     for path in sweeps:
         assert read_sweep(slurm / path) == read_sweep(local / path) and not read_sweep(local / path).missing
     for path in checkpoints:

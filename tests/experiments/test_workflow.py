@@ -15,10 +15,12 @@ import psutil
 import pytest
 from script_runs import Call, calls, environment, needs_snakemake, stubbed_workflow, write_stubs
 
-from mmclvqa.clove.errors import CloveError
+from mmclvqa.clove.errors import CloveError, ConfigError
 from mmclvqa.experiments import __main__ as command_line
 from mmclvqa.experiments.planning import as_json, grid_runs, paper_runs, plan, runs_of
 from mmclvqa.experiments.progress import Journal
+from mmclvqa.methods.base import method_of_experiment
+from mmclvqa.methods.symbolic_replay import replays_folder
 
 # ------------------------------------------------------------------------------ plans
 
@@ -31,6 +33,43 @@ def test_shared_steps_are_planned_once() -> None:
     for step in steps:
         assert set(step.inputs) <= made
         made.add(step.output)
+
+
+@pytest.mark.parametrize(
+    "methods",
+    [
+        ("srm", "srm:mask_img_prob=0", "srm:n_train_epochs=3", "srm:n_train_epochs=3,mask_img_prob=0"),
+        ("gem", "gem:replay_rate=0.5"),
+        ("ewc:reg_lambda=1234567", "ewc:reg_lambda=1234568"),
+    ],
+)
+def test_other_hyperparameters_are_another_experiment(methods: tuple[str, ...]) -> None:
+    runs = runs_of(["functional"], ["oarlks"], methods, [])
+    assert len({run.result for run in runs}) == len(methods)
+    labels = [method_of_experiment(run.experiment.name).parse_experiment(run.experiment.name) for run in runs]
+    assert len(set(labels)) == len(methods)
+    plan(runs)
+
+
+def test_other_epochs_of_srm_have_replays_of_their_own() -> None:
+    runs = runs_of(["functional"], ["oarlks"], ["srm:n_train_epochs=3"], [])
+    folders = {str(Path(step.output).parent) for step in plan(runs) if step.kind == "srm"}
+    assert folders == {replays_folder(runs[0].experiment.name, "functional", "oarlks", "$ROOT")}
+    assert "_n_train_epochs_3/" in folders.pop()
+
+
+def test_two_commands_for_one_output_are_refused() -> None:
+    runs = runs_of(["functional"], ["oarlks"], ["gem:gem_memory_batch=32", "gem:gem_memory_batch=64"], [])
+    with pytest.raises(ConfigError, match="gem_memory_batch=32.*gem_memory_batch=64.*its own ROOT"):
+        plan(runs)
+
+
+@pytest.mark.parametrize(("grid", "flag"), [("paper", "--setting"), ("grid.yaml", "--seed")])
+def test_a_grid_leaves_no_room_for_what_it_determines(
+    grid: str, flag: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command_line.main(["run", "--grid", grid, flag, "1", "--dry-run"]) == 1
+    assert f"{flag}: --grid {grid} determines this" in capsys.readouterr().err
 
 
 def test_seeds_live_side_by_side_and_reach_every_training() -> None:

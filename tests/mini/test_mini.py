@@ -31,7 +31,7 @@ from mmclvqa.clove.data_root import (
     load_manifest,
     load_vocabulary,
     prompts_path,
-    train_size,
+    split_size,
 )
 from mmclvqa.clove.errors import DataError
 from mmclvqa.clove.features import FeatureDatabase, databases, feature_path
@@ -141,9 +141,8 @@ def test_the_check_command_finds_nothing(root: Path, capsys: pytest.CaptureFixtu
 
 def test_the_manifest_gives_the_sizes(root: Path) -> None:
     assert load_manifest(root).seed == TINY.seed
-    assert train_size(root, "scene", "b") == len(
-        load_records(root / tasks("scene")["b"].annotation_path("train"))
-    )
+    task = tasks("scene")["b"]
+    assert split_size(root, task, "train") == len(load_records(root / task.annotation_path("train")))
 
 
 @pytest.mark.parametrize("task", TASKS, ids=NAMES)

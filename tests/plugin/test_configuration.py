@@ -120,6 +120,8 @@ def test_a_wrong_word_is_refused_by_name(word: str, message: str) -> None:
         ("training: [\n", "while parsing"),
         ("- 1\n", "not a mapping"),
         ("includes: [nowhere.yaml]\n", "nowhere.yaml does not exist"),
+        ("includes: [mine.yaml]\n", "mine.yaml includes itself"),
+        ("includes: base.yaml\n", "includes=base.yaml: it must be a list of files"),
     ],
 )
 def test_a_wrong_file_is_refused_by_name(tmp_path: Path, text: str, message: str) -> None:

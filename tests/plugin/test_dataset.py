@@ -24,6 +24,8 @@ from mmclvqa.clove.errors import CloveError, DataError
 from mmclvqa.clove.records import load_records, save_records
 from mmclvqa.datasets.prepared import scene_graph_text
 from mmclvqa.datasets.processors import dense_targets
+from mmclvqa.models import UniVQANetwork
+from mmclvqa.models.inputs import UniVQAInputs
 
 REGIONS, WIDTH, SLOTS, STEPS = 16, 64, 10, 12
 
@@ -468,3 +470,27 @@ def test_a_tokenizer_that_cannot_be_had_is_named(
     shutil.rmtree(root / "pretrained" / "bert-base-uncased")
     with pytest.raises(DataError, match="tokenizer bert-base-uncased"):
         build("object", "train", root=root)
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_the_network_packs_a_batch_without_reading_from_the_device(build: Build, split: str) -> None:
+    """On the meta device, which has shapes and no values, every read raises an error."""
+    data = build("scenetext", split)
+    data._device = torch.device("meta")
+    batch = data.prepare_batch(data.load_batch(range(6)))
+    assert batch.text.device.type == batch.targets.device.type == "meta" and batch.text_len.device.type == "cpu"
+    config = registry.get("config").model_config.unicl
+    with torch.device("meta"):
+        network = UniVQANetwork(config, data.answer_processor.get_true_vocab_size())
+    for module in (network.train(), network.eval()):
+        assert module.answer(UniVQAInputs.of(batch))["scores"].shape == batch.targets.shape
+
+
+def test_slots_in_use_are_those_that_the_dense_targets_refer_to(build: Build) -> None:
+    data = build("scenetext", "train")
+    batch = data.prepare_batch(data.load_batch(range(40)))
+    inputs = UniVQAInputs.of(batch)
+    num_answers = data.answer_processor.get_true_vocab_size()
+    real = torch.arange(SLOTS) < inputs.ocr_num[:, None]
+    assert torch.equal(batch.ocr_slots, real | inputs.referenced_slots(num_answers))
+    assert batch.ocr_slots.any() and not batch.ocr_slots.all()
