@@ -40,12 +40,12 @@ def stage_sweep(
         abbr_seq: the task order.
         device: the number of a GPU, ``cuda:<n>``, ``cuda``, ``cpu`` or ``auto`` (as None); without a GPU the CPU is
             used.
-        model_name: registered name of the answer model, ``unicl`` for UniVQA; a model of your own is registered by the
+        model_name: registered name of the answer model, ``unicl`` for UniVQA; a custom model is registered by the
             file that ``env.user_dir`` in ``$MMF_ARGS`` (or ``$MMF_USER_DIR``) names.
         save_dir: ``$ROOT/exp/clvqa``, whose folder ``save`` has the models, or the path of that folder.
         val_exp: name of the experiment's folder, which encodes the method.
         test_stand_alone: evaluate the single-task model of every task, unless ``test_reg``.
-        test_reg: take the first task's checkpoint from the run, too, instead of the single-task model.
+        test_reg: also use the run's own checkpoint for the first task, instead of the single-task model.
         report_metric: print the accuracy matrix and the metrics, then the three closing lines of the published tool.
         print_acc: print the accuracy of each pair before that.
 

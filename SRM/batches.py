@@ -96,18 +96,18 @@ class TreeLayout:
         tokens = self.tokens
         width = max(map(self.length, examples))
         rows, targets = [], []
-        trunk = np.empty(len(examples), dtype=np.int64)
-        branch = np.empty(len(examples), dtype=np.int64)
+        prefix_length = np.empty(len(examples), dtype=np.int64)
+        question_position = np.empty(len(examples), dtype=np.int64)
         for row, example in enumerate(examples):
-            tail = [*example.question, tokens.answer, *example.answer]
-            rows.append([example.start, *example.graph, tokens.question, *tail])
-            targets.append([*example.graph, tokens.eos, *tail, tokens.eos])
-            trunk[row] = 1 + len(example.context)
-            branch[row] = 1 + len(example.graph)
+            qa_ids = [*example.question, tokens.answer, *example.answer]
+            rows.append([example.start, *example.graph, tokens.question, *qa_ids])
+            targets.append([*example.graph, tokens.eos, *qa_ids, tokens.eos])
+            prefix_length[row] = 1 + len(example.context)
+            question_position[row] = 1 + len(example.graph)
         column = np.arange(width)
-        in_branch = column[None, :] >= branch[:, None]
-        in_rest = ~in_branch & (column[None, :] >= trunk[:, None])
-        positions = np.where(in_branch, column - (branch - trunk)[:, None], column)
+        in_branch = column[None, :] >= question_position[:, None]
+        in_rest = ~in_branch & (column[None, :] >= prefix_length[:, None])
+        positions = np.where(in_branch, column - (question_position - prefix_length)[:, None], column)
         hidden = in_branch[:, :, None] & in_rest[:, None, :]
         mask = (column[:, None] >= column[None, :]) & ~hidden
         return {

@@ -1,4 +1,4 @@
-"""The input of a run: the training records of its tasks, the replays that join them, and the prompts."""
+"""The input of a run: the training records of its tasks, the replays that are added to them, and the prompts."""
 
 from __future__ import annotations
 
@@ -46,12 +46,12 @@ def training_records(settings: Settings, task: Task) -> list[Record]:
     """Read the training records of a task, limited by ``--train_perc`` and ``--debug``, in file order.
 
     Raises:
-        DataError, RecordError, UnsafePickleError: the file is missing, damaged or holds no valid records.
+        DataError, RecordError, UnsafePickleError: the file is missing, damaged or contains no valid records.
     """
     path = training_file(settings.root, task)
     records = _learned_records(path)
     if not records:
-        raise DataError(f"{path}: holds no records")
+        raise DataError(f"{path}: contains no records")
     if settings.debug:
         return records[:DEBUG_RECORDS]
     if settings.train_perc == 1:
@@ -62,7 +62,7 @@ def training_records(settings: Settings, task: Task) -> list[Record]:
 
 
 def replay_records(settings: Settings, files: Mapping[Task, Path], current: Task) -> dict[Task, list[Record]]:
-    """Select the replays that join the training records of a task, by the task that they replay.
+    """Select the replays that are added to the training records of a task, by the task that they replay.
 
     At most ``--n_replay`` records are drawn from each file; the share ``--train_perc`` of all of these is kept.
 
@@ -127,6 +127,6 @@ def related_items(record: Mapping[str, Any]) -> Prompt:
 
 def choose_prompts(settings: Settings, prompts: Prompts, past: Task, current: Task) -> list[Prompt]:
     """Draw at most ``--n_prompts`` prompts for the replay file of ``past`` before ``current``."""
-    most = min(settings.n_prompts, GEN_DEBUG_PROMPTS) if settings.gen_debug else settings.n_prompts
+    max_prompts = min(settings.n_prompts, GEN_DEBUG_PROMPTS) if settings.gen_debug else settings.n_prompts
     rng = random.Random(settings.named_seed("prompts", past.name, current.name))
-    return rng.sample(prompts.items, min(most, len(prompts.items)))
+    return rng.sample(prompts.items, min(max_prompts, len(prompts.items)))

@@ -67,16 +67,16 @@ class RunFolder:
         """The folder of the training checkpoint and of partly generated replays; removed when the run is complete."""
         return self.path / "unfinished"
 
-    def open(self, decisive: Mapping[str, Any], overwrite: bool, skipped: Sequence[Task]) -> None:
-        """Create the folder, or check that the run may continue in it, and remove temporary files.
+    def open(self, result_settings: Mapping[str, Any], overwrite: bool, skipped: Sequence[Task]) -> None:
+        """Create the folder, or check that the run may resume in it, and remove temporary files.
 
         Args:
-            decisive: the settings that determine the results, as JSON values.
+            result_settings: the settings that determine the results, as JSON values.
             overwrite: delete the files of an earlier run, except the models of ``skipped``.
             skipped: tasks that are not trained, whose models must exist.
 
         Raises:
-            SettingsError: the folder was made with other settings (the message names them), holds replays without
+            SettingsError: the folder was made with other settings (the message names them), contains replays without
                 settings, or lacks the model of a skipped task.
             OSError: the folder cannot be written.
         """
@@ -84,39 +84,38 @@ class RunFolder:
             self._clear(skipped)
         for task in skipped:
             if not self.model(task).is_dir():
-                raise SettingsError(
-                    f"--skip_tasks: {self.model(task)} is not there, so task {task.name} must be trained"
-                )
+                raise SettingsError(f"--skip_tasks: {self.model(task)} does not exist; train task {task.name} first")
         self.unfinished.mkdir(parents=True, exist_ok=True)
         for stale in [*self.path.rglob(".*.tmp")]:
             shutil.rmtree(stale) if stale.is_dir() else stale.unlink()
-        decisive = json.loads(json.dumps(decisive))
+        result_settings = json.loads(json.dumps(result_settings))
         if self.settings.exists():
-            self._check_settings(decisive)
+            self._check_settings(result_settings)
             return
         if any(self.path.glob("*.npy")):
             raise SettingsError(
-                f"{self.path}: holds replay files but no {self.settings.name}, so it is not known how they were made; "
-                "choose another --model_dir_root, or --overwrite"
+                f"{self.path}: contains replay files but no {self.settings.name}, so their settings are unknown; "
+                "choose another --model_dir_root, or pass --overwrite"
             )
-        write_json(self.settings, decisive)
+        write_json(self.settings, result_settings)
 
-    def _check_settings(self, decisive: Mapping[str, Any]) -> None:
+    def _check_settings(self, result_settings: Mapping[str, Any]) -> None:
         try:
             previous = json.loads(self.settings.read_text(encoding="utf-8"))
             changes = [
-                f"{name} was {previous.get(name)}, now {decisive.get(name)}"
-                for name in sorted({*previous, *decisive})
-                if previous.get(name) != decisive.get(name)
+                f"{name} was {previous.get(name)}, now {result_settings.get(name)}"
+                for name in sorted({*previous, *result_settings})
+                if previous.get(name) != result_settings.get(name)
             ]
         except (ValueError, TypeError, AttributeError) as error:
             raise SettingsError(
-                f"{self.settings}: is not a valid settings file ({error}); --overwrite starts from the beginning"
+                f"{self.settings}: is not a valid settings file ({error}); "
+                "--overwrite deletes the results and starts over"
             ) from None
         if changes:
             raise SettingsError(
                 f"{self.path}: was made with other settings ({'; '.join(changes)}); "
-                "choose another --model_dir_root, or --overwrite"
+                "choose another --model_dir_root, or pass --overwrite"
             )
 
     def _clear(self, skipped: Sequence[Task]) -> None:

@@ -74,14 +74,14 @@ class Generator:
         graphs = [[start_id, *joined[i][0], tokens.sep] for i in order]
         questions = [[start_id, *joined[i][0], tokens.question] for i in order]
         sources = [[question_id, *joined[i][0], question_id] for i in order] if self.encoder_decoder else questions
-        sides = [
-            self._continued(graphs, graphs, BEAMS, report),
-            self._continued(sources, questions, 1, report),
+        graph_and_qa_texts = [
+            self._generate_texts(graphs, graphs, BEAMS, report),
+            self._generate_texts(sources, questions, 1, report),
         ]
-        by_index = dict(zip(order, zip(*sides, strict=True), strict=True))
+        by_index = dict(zip(order, zip(*graph_and_qa_texts, strict=True), strict=True))
         return [by_index[i] for i in range(len(prompts))], [cut for _, cut in joined]
 
-    def _continued(
+    def _generate_texts(
         self,
         inputs: list[list[int]],
         prefixes: list[list[int]],
@@ -101,7 +101,7 @@ class Generator:
             continuations = search.run(self.rows, inputs, report)
         else:
             batches = self._equal_lengths(inputs, beams)
-            continuations = [ids for batch in batches for ids in self._library(batch, beams, report)]
+            continuations = [ids for batch in batches for ids in self._generate_with_transformers(batch, beams, report)]
         return [self.tokens.text([*prefix, *ids]) for prefix, ids in zip(prefixes, continuations, strict=True)]
 
     def _equal_lengths(self, inputs: list[list[int]], beams: int) -> Iterator[list[list[int]]]:
@@ -112,7 +112,9 @@ class Generator:
             yield from (batch[first : first + most] for first in range(0, len(batch), most))
 
     @torch.inference_mode()
-    def _library(self, batch: list[list[int]], beams: int, report: Callable[[int], object]) -> list[list[int]]:
+    def _generate_with_transformers(
+        self, batch: list[list[int]], beams: int, report: Callable[[int], object]
+    ) -> list[list[int]]:
         """Generate with transformers' ``generate()``."""
         beam = {"num_beams": beams, "early_stopping": True, "no_repeat_ngram_size": 2} if beams > 1 else {}
         input_ids = torch.tensor(batch, device=self.model.device)

@@ -62,8 +62,8 @@ def find_model(root: Path, name: str) -> str:
         hint = "" if name in PUBLISHED_MODELS else f"; the nearest published name is {nearest}"
         raise ModelError(
             f"{name}: there is no such language model. Looked in {folders}, and for {hub} in the hub's cache "
-            f"{HF_HUB_CACHE} and on the hub ({_first_line(error)}); put the model's files into the first folder, or go "
-            f"online{hint}"
+            f"{HF_HUB_CACHE} and on the hub ({_first_line(error)}); place the model files in the first folder, or "
+            f"connect to the internet{hint}"
         ) from None
 
 
@@ -76,16 +76,18 @@ def load_model(source: str | Path, name: str, dropout: float | None = None) -> t
         dropout: the rate of every dropout layer; None keeps the configured rates.
 
     Raises:
-        ModelError: the source holds no model, or one that is neither causal nor encoder-decoder, or of another type
+        ModelError: the source contains no model, or one that is neither causal nor encoder-decoder, or of another type
             than ``name``.
     """
     try:
         config = AutoConfig.from_pretrained(source, trust_remote_code=False)
     except (OSError, ValueError) as error:
-        raise ModelError(f"{source}: holds no language model (config.json: {_first_line(error)})") from None
+        raise ModelError(f"{source}: contains no language model (config.json: {_first_line(error)})") from None
     published = PUBLISHED_MODELS.get(name)
     if published and config.model_type != published[1]:
-        raise ModelError(f"{source}: holds a model of type {config.model_type}, but {name} is of type {published[1]}")
+        raise ModelError(
+            f"{source}: contains a model of type {config.model_type}, but {name} is of type {published[1]}"
+        )
     loader = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
     # Some published models are on the hub without safetensors; transformers then reads their tensors, and no code.
     options = {"dtype": torch.float32, "trust_remote_code": False, "use_safetensors": None if published else True}
@@ -111,15 +113,15 @@ def load_model(source: str | Path, name: str, dropout: float | None = None) -> t
 
 
 def _check_kind(model: Any, source: str | Path) -> None:
-    """Refuse models that attend to later tokens, such as BERT, and decoders without a token to start with."""
-    kind = f"{source}: holds a model of type {model.config.model_type}, which"
+    """Reject models that attend to later tokens, such as BERT, and decoders without a token to start with."""
+    kind = f"{source}: contains a model of type {model.config.model_type}, which"
     if model.config.is_encoder_decoder:
         if getattr(model.config, "decoder_start_token_id", None) is None:
             raise ModelError(f"{kind} has no decoder_start_token_id in its config.json")
         return
     with torch.inference_mode():
-        one, other = model.eval()(input_ids=torch.tensor([[1, 2, 3], [1, 2, 4]])).logits[:, :2]
-    if not torch.allclose(one, other, rtol=0, atol=TOLERANCE * float(one.abs().max())):
+        logits_a, logits_b = model.eval()(input_ids=torch.tensor([[1, 2, 3], [1, 2, 4]])).logits[:, :2]
+    if not torch.allclose(logits_a, logits_b, rtol=0, atol=TOLERANCE * float(logits_a.abs().max())):
         raise ModelError(f"{kind} attends to later tokens; SRM needs a causal or an encoder-decoder model")
 
 
@@ -247,22 +249,22 @@ def logits_at(model: Any, positions: Any, **inputs: Any) -> Tensor:
 
 
 def disagreement(
-    model: Any, longest: int, found: Callable[[], Tensor], expected: Tensor, size: float = 0.0
+    model: Any, longest: int, compute_optimized: Callable[[], Tensor], expected: Tensor, size: float = 0.0
 ) -> str | None:
-    """Return why a faster way of computing does not apply to a model, or None if it does.
+    """Return why an optimized computation cannot be used for a model, or None if it can.
 
     Args:
         model: the language model.
         longest: number of tokens of the longest sequence; no layer may be limited to fewer.
-        found: computes values the faster way; models refuse inputs that they do not know with errors of any kind.
-        expected: these values, computed the plain way.
+        compute_optimized: computes values the optimized way; models reject unknown inputs with errors of any kind.
+        expected: these values, computed by the baseline.
         size: the usual size of the values; the largest of ``expected`` if that is larger.
     """
     limit = min((value for name in ATTENTION_LIMITS if (value := getattr(model.config, name, None))), default=longest)
     if limit < longest:
         return f"layers attend to {limit} of up to {longest} tokens"
     try:
-        difference = float((found() - expected).abs().max())
+        difference = float((compute_optimized() - expected).abs().max())
     except Exception as error:
         return f"{type(error).__name__}: {_first_line(error)}"
     if difference <= TOLERANCE * max(size, float(expected.abs().max())):

@@ -25,14 +25,14 @@ MINI = "clove-mini"
 
 REFUSALS = {
     "graph_end": f"no {EOS} in the graph of an encoder-decoder model",
-    "graph_marks": f"the graph holds {QUESTION} or {ANSWER}",
+    "graph_marks": f"the graph contains {QUESTION} or {ANSWER}",
     "no_graph": f"the graph has no {SEP}",
     "questions": f"not exactly one {QUESTION}",
     "answers": f"not exactly one {ANSWER}",
     "no_end": f"no {EOS} after the answer",
     "order": f"not in the order {SEP} {QUESTION} {ANSWER} {EOS}",
 }
-"""Reasons for refusing a generation, in the order of the tests."""
+"""Reasons for rejecting a generation, in the order of the tests."""
 
 Judge = Callable[[str, str, Iterable[str]], bool | None]
 """Returns whether an answer to a question follows from scene-graph items; None if it cannot be decided."""
@@ -58,7 +58,7 @@ def refusal(generation: Generation, graph_must_end: bool = False) -> str | None:
 
     Args:
         generation: the generated texts.
-        graph_must_end: refuse graphs truncated at the maximum length, as for encoder-decoder models.
+        graph_must_end: reject graphs truncated at the maximum length, as for encoder-decoder models.
     """
     graph, qa = generation.graph, generation.qa
     if graph_must_end and EOS not in graph:
@@ -79,7 +79,7 @@ def refusal(generation: Generation, graph_must_end: bool = False) -> str | None:
     return None
 
 
-def finish(
+def build_replay_record(
     generation: Generation, model_name: str, task_name: str, start: str, question_id: str, rng: random.Random
 ) -> dict[str, Any]:
     """Build the replay record of an accepted generation.
@@ -114,7 +114,7 @@ def finish(
 
 
 def _graph_items(graph: str, start: str) -> list[str]:
-    """Return the items between the start token and the last ``[SEP]``, without empty ones, ``[OCR]`` set off."""
+    """Return the items up to the last ``[SEP]``; empty items are dropped, and ``[OCR]`` is separated by spaces."""
     text = graph.partition(start)[2] if start in graph else graph
     parts = text.split(SEP)[:-1][: LAST_SEPARATOR + 1]
     items = (part.replace(OCR, f" {OCR} ").strip() for part in parts)
@@ -147,7 +147,7 @@ def replay_statistics(
 
     Args:
         records: the accepted replays.
-        outcome: number of prompts that were ``accepted``, refused (by key of :data:`REFUSALS`) or ``cut`` to fit, and
+        outcome: number of prompts that were ``accepted``, rejected (by key of :data:`REFUSALS`) or ``cut`` to fit, and
             of real records ``left_out`` because they yield no prompt.
         real_answers: how often each answer occurs in the real records of the task; None if not available.
         judge: see :func:`judge_for`.

@@ -20,7 +20,7 @@ from mmclvqa.clove.tasks import Task
 from SRM.data import Prompt, Prompts, choose_prompts
 from SRM.folder import RunFolder, statistics_file
 from SRM.generate import Generator
-from SRM.records import REFUSALS, Generation, Judge, finish, refusal, replay_statistics
+from SRM.records import REFUSALS, Generation, Judge, build_replay_record, refusal, replay_statistics
 from SRM.settings import Settings
 from SRM.tokens import task_question_token, task_token
 
@@ -98,7 +98,7 @@ class ReplayWriter:
         by_task = {past.name: _read_statistics(self.folder.replay(past, current)) for past in earlier}
         outcome = Counter(accepted=len(records))
         for statistics in by_task.values():
-            outcome += Counter({reason: refused["count"] for reason, refused in statistics["refused"].items()})
+            outcome += Counter({reason: rejected["count"] for reason, rejected in statistics["refused"].items()})
             outcome += Counter(cut=statistics["prompts_cut"], left_out=statistics["records_without_prompt"])
         total = replay_statistics(records, outcome, None, self.judge)
         write_json(statistics_file(path), {"before": current.name, "tasks": list(by_task)} | total)
@@ -110,7 +110,7 @@ class ReplayWriter:
     def _generate(self, generator: Generator, part: list[Prompt], past: Task, current: Task, number: int) -> None:
         path = self._part_file(past, current, number)
         if path.exists():
-            log.info("replays of %s before %s: part %d is there already", past.name, current.name, number + 1)
+            log.info("replays of %s before %s: part %d already exists", past.name, current.name, number + 1)
             return
         start = task_token(past, self.settings.add_task_tokens)
         question_start = task_question_token(past, self.settings.add_task_tokens)
@@ -156,25 +156,25 @@ class ReplayWriter:
                 continue
             rng = random.Random(settings.named_seed("predicted", past.name, current.name, number))
             question_id = f"srm_{settings.task_seq}_{past.letter}2{current.letter}_{number:06d}"
-            records.append(finish(generation, settings.model_name, past.name, start, question_id, rng))
+            records.append(build_replay_record(generation, settings.model_name, past.name, start, question_id, rng))
         return records
 
 
 def _log_statistics(name: str, statistics: Mapping[str, Any]) -> None:
-    refused = ", ".join(f"{reason['count']} {reason['why']}" for reason in statistics["refused"].values())
+    rejected = ", ".join(f"{reason['count']} {reason['why']}" for reason in statistics["refused"].values())
     truth = f", {statistics['truth']['share']:.0%} true" if "truth" in statistics else ""
     log.info(
         "%s: %d of %d prompts accepted (%s)%s, %d distinct questions, %d duplicates",
         name,
         statistics["accepted"],
         statistics["prompts"],
-        refused or "none refused",
+        rejected or "none rejected",
         truth,
         statistics["distinct_questions"],
         statistics["duplicates"],
     )
     if not statistics["accepted"]:
-        log.warning("%s: holds no replay; the model may need more training", name)
+        log.warning("%s: no prompt was accepted; the model may need more training", name)
 
 
 def _read_statistics(replay: Path) -> dict[str, Any]:
@@ -182,4 +182,4 @@ def _read_statistics(replay: Path) -> dict[str, Any]:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read ({error}); remove {replay.name} to have both made again") from None
+        raise DataError(f"{path}: cannot be read ({error}); remove {replay.name} to regenerate both files") from None

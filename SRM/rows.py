@@ -128,10 +128,10 @@ class _Cache:
             self.keys[layer][self.first : self.first + self.rows, :, :new] = keys
             self.values[layer][self.first : self.first + self.rows, :, :new] = values
             return keys, values
-        every = torch.arange(self.rows, device=keys.device)
+        row_index = torch.arange(self.rows, device=keys.device)
         visible = []
         for buffer, new in ((self.keys[layer], keys), (self.values[layer], values)):
-            buffer[every, :, self.positions] = new[:, :, 0].to(buffer.dtype)
+            buffer[row_index, :, self.positions] = new[:, :, 0].to(buffer.dtype)
             visible.append(buffer[: self.rows, :, : self.width])
         return visible[0], visible[1]
 
@@ -320,22 +320,29 @@ def _unlike_model(rows: Rows, model: Any, longest: int) -> str | None:
     """Return why the logits of two rows are not those of the model (in float32), or None if they are."""
     prompts = [[1, 2, 3], [4, 5, 6, 7, 8]]
 
-    def plain(prompt: list[int], *generated: int) -> Tensor:
+    def reference_logits(prompt: list[int], *generated: int) -> Tensor:
         if model.config.is_encoder_decoder:
             output = [model.config.decoder_start_token_id, *generated]
             prompt = torch.tensor([prompt], device=model.device)
             return model(input_ids=prompt, decoder_input_ids=torch.tensor([output], device=model.device)).logits[0, -1]
         return logits_at(model, (0, -1), input_ids=torch.tensor([[*prompt, *generated]], device=model.device))
 
-    def grown() -> Tensor:
+    def incremental_logits() -> Tensor:
         logits = [rows.append(prompts, pad=0), rows.step(torch.tensor([8, 7], device=model.device))]
         rows.copy(torch.tensor([1], device=model.device), torch.tensor([0], device=model.device))
         return torch.cat([*logits, rows.step(torch.tensor([6, 5], device=model.device))])
 
     model.eval()
     one, two = prompts
-    expected = [plain(one), plain(two), plain(one, 8), plain(two, 7), plain(two, 7, 6), plain(two, 7, 5)]
-    return disagreement(model, longest, grown, torch.stack(expected))
+    expected = [
+        reference_logits(one),
+        reference_logits(two),
+        reference_logits(one, 8),
+        reference_logits(two, 7),
+        reference_logits(two, 7, 6),
+        reference_logits(two, 7, 5),
+    ]
+    return disagreement(model, longest, incremental_logits, torch.stack(expected))
 
 
 class OneDNNLinear(nn.Module):

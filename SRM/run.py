@@ -1,6 +1,6 @@
 """A run: it sets up processes, devices and logs, then for each task generates the replays of earlier ones and trains.
 
-Completed work is recognised by its files, so a run that was interrupted continues when it is started again.
+Completed work is recognised by its files, so a run that was interrupted resumes when it is started again.
 """
 
 from __future__ import annotations
@@ -71,12 +71,12 @@ class Run:
                 :func:`SRM.model.find_model`.
         """
         sizes = {f"size of {path.name}": path.stat().st_size for path in input_files(self.settings) if path.exists()}
-        begins = self.settings.overwrite or not self.folder.model(self.order[0]).is_dir()
-        if begins and not self.settings.skip_tasks:
+        starts_from_scratch = self.settings.overwrite or not self.folder.model(self.order[0]).is_dir()
+        if starts_from_scratch and not self.settings.skip_tasks:
             find_model(self.settings.root, self.settings.model_name)
         if self.accelerator.is_main_process:
             skipped = self.order[: len(self.settings.skip_tasks)]
-            self.folder.open(self.settings.decisive() | sizes, self.settings.overwrite, skipped)
+            self.folder.open(self.settings.result_settings() | sizes, self.settings.overwrite, skipped)
         self.accelerator.wait_for_everyone()
 
     def work(self) -> None:
@@ -88,7 +88,7 @@ class Run:
         """
         remaining = [index for index in range(len(self.order)) if not self._is_complete(index)]
         if not remaining:
-            log.info("%s: everything is done", self.folder.path)
+            log.info("%s: all tasks are already complete", self.folder.path)
             return
         self._read()
         for index in remaining:
@@ -99,7 +99,7 @@ class Run:
                 self._train(index)
         if self.accelerator.is_main_process and not any(self.folder.unfinished.iterdir()):
             self.folder.unfinished.rmdir()
-        log.info("%s: done", self.folder.path)
+        log.info("%s: run complete", self.folder.path)
 
     def _is_complete(self, index: int) -> bool:
         """Return whether the task at ``index`` of the order is trained and all replays before it are written."""
@@ -156,7 +156,13 @@ class Run:
         sources = self._sources(records, task)
         files = {past: self.folder.replay(past, task) for past in self.order[:index]}
         for past, replays in replay_records(self.settings, files, task).items():
-            log.info("task %s: %d replays of %s join its %d records", task.name, len(replays), past.name, len(records))
+            log.info(
+                "task %s: %d replays of %s are added to its %d records",
+                task.name,
+                len(replays),
+                past.name,
+                len(records),
+            )
             sources += self._sources(replays, past)
         checkpoint, rank = self.folder.unfinished / "training.safetensors", self.settings.lora_rank
         adapters = rank and add_adapters(self.model, rank, self.settings.named_seed("adapters", task.name))
@@ -178,12 +184,12 @@ class Run:
             target = self.folder.model(task)
             save_model(self.model, self.tokens, target, {ANSWERS: answer_counts(records)})
             checkpoint.unlink(missing_ok=True)
-            log.info("task %s: learned, %s", task.name, target)
+            log.info("task %s: trained, %s", task.name, target)
         self.accelerator.wait_for_everyone()
 
     def _sources(self, records: list[Record], task: Task) -> list[Source]:
-        own = self.settings.add_task_tokens
-        start, question_start = task_token(task, own), task_question_token(task, own)
+        use_task_tokens = self.settings.add_task_tokens
+        start, question_start = task_token(task, use_task_tokens), task_question_token(task, use_task_tokens)
         return read_sources(records, self.tokens, self.tokens.id(start), self.tokens.id(question_start))
 
     def _epochs(self, task: Task) -> int:
@@ -245,7 +251,9 @@ def _work_with_logs(run: Run, argv: Sequence[str]) -> None:
         settings.precision,
     )
     if settings.ignored:
-        log.info("without effect: %s", " ".join(f"--{name}" for name in settings.ignored))
+        log.info(
+            "ignored flags (no effect in the published code): %s", " ".join(f"--{name}" for name in settings.ignored)
+        )
     board = _tensorboard(run.folder.tensorboard) if settings.tensorboard else None
 
     def report(task: str, updates: int, measures: dict[str, float]) -> None:

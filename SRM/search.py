@@ -107,14 +107,14 @@ class Search:
         """
         rows.resize(0)
         results: list[list[int]] = [[] for _ in prompts]
-        most = rows.capacity // self.beams
+        max_prompts = rows.capacity // self.beams
         waiting = 0
         groups: _Groups | None = None
         while waiting < len(prompts) or groups is not None:
             active = len(groups) if groups else 0
-            room = rows.joins and most - active >= max(1, most // ROOM)
+            room = rows.joins and max_prompts - active >= max(1, max_prompts // ROOM)
             if waiting < len(prompts) and (room or not active):
-                end = min(len(prompts), waiting + most - active)
+                end = min(len(prompts), waiting + max_prompts - active)
                 new = self._begin(rows, prompts, range(waiting, end))
                 groups = groups.joined(new) if groups else new
                 waiting = end
@@ -142,8 +142,8 @@ class Search:
             finished=torch.zeros(count, dtype=torch.long, device=device),
         )
         rows.resize(first + count * self.beams)
-        every = torch.arange(count * self.beams, device=device)
-        rows.copy(first + every // self.beams, first + every)
+        row_index = torch.arange(count * self.beams, device=device)
+        rows.copy(first + row_index // self.beams, first + row_index)
         self._advance(rows, groups, logits, first, 1)
         return groups
 
@@ -191,10 +191,10 @@ class Search:
         groups.text.scatter_(2, position, token[:, :, None])
         groups.length = length
         if beams > 1 and alive > 1:
-            own = first + torch.arange(count * beams, device=rows.device)
+            target_rows = first + torch.arange(count * beams, device=rows.device)
             source = first + (torch.arange(count, device=rows.device)[:, None] * beams + parent).flatten()
-            moved = source != own
-            rows.copy(source[moved], own[moved])
+            needs_copy = source != target_rows
+            rows.copy(source[needs_copy], target_rows[needs_copy])
 
     def _scored_length(self, groups: _Groups) -> Tensor:
         """Return the divisor (int64 n) of the log-probabilities of sequences that end with the next token."""
@@ -226,8 +226,8 @@ class Search:
         text = groups.text[:, :alive, :width].reshape(-1, width)
         length = groups.length.repeat_interleave(alive)[:, None]
         last = text.gather(1, length - 1)
-        before = torch.arange(width - 1, device=text.device)[None] < length - 1
-        row, position = ((text[:, :-1] == last) & before).nonzero(as_tuple=True)
+        is_earlier_position = torch.arange(width - 1, device=text.device)[None] < length - 1
+        row, position = ((text[:, :-1] == last) & is_earlier_position).nonzero(as_tuple=True)
         logits[row, text[row, position + 1]] = -torch.inf
 
     def _retire(

@@ -33,11 +33,11 @@ LENGTH_RULES = ("published", "generated")
 DEBUG_RECORDS = 64
 GEN_DEBUG_PROMPTS = 32
 
-NOT_DECISIVE = frozenset(
+NO_EFFECT_ON_RESULTS = frozenset(
     ("data_dir", "model_dir_root", "overwrite", "skip_tasks", "skip_last_training", "ignored")
     + ("logging_steps", "tensorboard", "n_gpus", "n_workers", "n_threads")
 )
-"""Settings that do not affect the results; a run may be continued with other values of them."""
+"""Settings that do not affect the results; a run may be resumed with other values of them."""
 
 PUBLISHED_WITHOUT_EFFECT: dict[str, dict[str, Any]] = {
     "seq_train_type": {"choices": ("lll",), "help": "the only kind of training"},
@@ -92,7 +92,7 @@ def flag(
     return field(default=default, metadata={"group": group, "options": options})
 
 
-def whole(least: int) -> Callable[[str], int]:
+def integer_at_least(least: int) -> Callable[[str], int]:
     """Return a converter for integers of at least ``least``."""
 
     def whole_number(text: str) -> int:
@@ -103,7 +103,7 @@ def whole(least: int) -> Callable[[str], int]:
     return whole_number
 
 
-def number(least: float, most: float = float("inf"), above: bool = False) -> Callable[[str], float]:
+def number_in_range(least: float, most: float = float("inf"), above: bool = False) -> Callable[[str], float]:
     """Return a converter for numbers from ``least``, which ``above`` excludes, to ``most``."""
 
     def real_number(text: str) -> float:
@@ -118,61 +118,67 @@ def number(least: float, most: float = float("inf"), above: bool = False) -> Cal
     return real_number
 
 
-POSITIVE = number(0, above=True)
+POSITIVE = number_in_range(0, above=True)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """The settings of a run; each field is a flag of the command line."""
 
-    cl_setting: str = flag("what", "setting: its name, or the path of its YAML file", unit="SETTING")
-    task_seq: str = flag("what", "task order, such as oarlks or shape,colour,count", unit="ORDER")
+    cl_setting: str = flag("task order and model", "setting: its name, or the path of its YAML file", unit="SETTING")
+    task_seq: str = flag("task order and model", "task order, such as oarlks or shape,colour,count", unit="ORDER")
     model_name: str = flag(
-        "what",
+        "task order and model",
         f"language model: {', '.join(PUBLISHED_MODELS)}, or the hub id or the folder of any causal or encoder-decoder "
         "model of transformers",
         "distilgpt2",
         "MODEL",
     )
     add_task_tokens: bool = flag(
-        "what", "start the sequences of each task with a token of its own, __<task>__, instead of __gen__", False
+        "task order and model", "start the sequences of each task with its token __<task>__ instead of __gen__", False
     )
     skip_tasks: tuple[str, ...] = flag(
-        "what",
-        "first tasks of the order, by letter, which are neither trained nor preceded by generation: their models "
-        "must exist in the run folder",
+        "task order and model",
+        "first tasks of the order to skip (by letter): no replays are generated before them and they are not trained; "
+        "their models must exist in the run folder",
         (),
         "TASK",
     )
     skip_last_training: bool = flag(
-        "what", "do not train on the last task of the order: its model would generate no replays", False
+        "task order and model", "do not train on the last task of the order: its model would generate no replays", False
     )
 
-    model_dir_root: str = flag("where", "experiment folder, created if necessary", unit="DIR")
+    model_dir_root: str = flag("paths", "experiment folder, created if necessary", unit="DIR")
     data_dir: str | None = flag(
-        "where", "data root with annotations, prompts and pretrained models; default $CLOVE_ROOT", None, "DIR"
+        "paths", "data root with annotations, prompts and pretrained models; default $CLOVE_ROOT", None, "DIR"
     )
-    overwrite: bool = flag("where", "start from the beginning, also in a run folder made with other settings", False)
+    overwrite: bool = flag(
+        "paths",
+        "delete the results in the run folder and start over, even if they were made with different settings",
+        False,
+    )
 
-    n_sg_seq: int = flag("data", "maximum number of scene-graph items of an example", 30, "ITEMS", kind=whole(1))
+    n_sg_seq: int = flag(
+        "training data", "maximum number of scene-graph items of an example", 30, "ITEMS", kind=integer_at_least(1)
+    )
     train_perc: float = flag(
-        "data",
+        "training data",
         "share of each task's records and of the replays to train on; other than 1, _tr<SHARE> is appended to "
         "--model_dir_root",
         1.0,
         "SHARE",
-        kind=number(0, 1, above=True),
+        kind=number_in_range(0, 1, above=True),
     )
     n_replay: int = flag(
-        "data",
+        "training data",
         "maximum number of replays per earlier task that a task is trained on",
         5000,
         "RECORDS",
-        kind=whole(0),
+        kind=integer_at_least(0),
     )
 
     n_train_epochs: int = flag(
-        "training", "number of epochs over a task's records and replays", 15, "EPOCHS", kind=whole(1)
+        "training", "number of epochs over a task's records and replays", 15, "EPOCHS", kind=integer_at_least(1)
     )
     dynamic_epochs: bool = flag(
         "training",
@@ -180,15 +186,21 @@ class Settings:
         "its own, rounded down, at most --max_n_epochs",
         False,
     )
-    max_n_epochs: int = flag("training", "maximum number of epochs with --dynamic_epochs", 30, "EPOCHS", kind=whole(1))
+    max_n_epochs: int = flag(
+        "training", "maximum number of epochs with --dynamic_epochs", 30, "EPOCHS", kind=integer_at_least(1)
+    )
     learning_rate: float = flag("training", "peak learning rate of AdamW", 6.25e-5, "LR", kind=POSITIVE)
     adam_epsilon: float = flag("training", "epsilon of AdamW", 1e-4, "X", kind=POSITIVE)
     weight_decay: float = flag(
-        "training", "weight decay, except of biases and of weights named LayerNorm", 0.01, "X", kind=number(0)
+        "training", "weight decay, except of biases and of weights named LayerNorm", 0.01, "X", kind=number_in_range(0)
     )
     max_grad_norm: float = flag("training", "maximum norm of the gradient", 1.0, "NORM", kind=POSITIVE)
     n_warmup_ratio: float = flag(
-        "training", "length of the warm-up, as a share of the examples of one epoch", 0.005, "SHARE", kind=number(0)
+        "training",
+        "length of the warm-up, as a share of the examples of one epoch",
+        0.005,
+        "SHARE",
+        kind=number_in_range(0),
     )
     decay_style: str = flag(
         "training",
@@ -201,7 +213,7 @@ class Settings:
         "weight of the scene-graph loss; that of the question-answer loss is 1",
         0.25,
         "X",
-        kind=number(0),
+        kind=number_in_range(0),
     )
     tokens_weight: float = flag(
         "training", "loss weight of the targets [ans] [que] [OCR] [SEP], not for T5", 5.0, "X", kind=POSITIVE
@@ -211,7 +223,7 @@ class Settings:
         "rate of all dropout layers; default: as in the model's configuration",
         None,
         "P",
-        kind=number(0, 1),
+        kind=number_in_range(0, 1),
     )
     lora_rank: int | None = flag(
         "training",
@@ -219,23 +231,23 @@ class Settings:
         "peft; _lora<RANK> is appended to the model's name in folders",
         None,
         "RANK",
-        kind=whole(1),
+        kind=integer_at_least(1),
     )
-    min_batch_size: int = flag("training", "see --min_n_steps", 4, "EXAMPLES", kind=whole(1))
+    min_batch_size: int = flag("training", "see --min_n_steps", 4, "EXAMPLES", kind=integer_at_least(1))
     min_n_steps: int = flag(
         "training",
-        "minimum number of updates per epoch if batches do not get too small: a batch has at most "
-        "max(examples / min_n_steps, min_batch_size) examples",
+        "target for the minimum number of updates per epoch: the batch size is at most "
+        "max(examples / min_n_steps, min_batch_size)",
         1500,
         "UPDATES",
-        kind=whole(1),
+        kind=integer_at_least(1),
     )
     train_batch_size: int = flag(
         "training",
         "maximum number of tokens of a batch on one device, including padding",
         16384,
         "TOKENS",
-        kind=whole(1),
+        kind=integer_at_least(1),
     )
 
     use_gt: bool = flag(
@@ -244,17 +256,25 @@ class Settings:
         False,
     )
     n_prompts: int = flag(
-        "generation", "maximum number of prompts per earlier task, drawn at random", 15000, "PROMPTS", kind=whole(1)
+        "generation",
+        "maximum number of prompts per earlier task, drawn at random",
+        15000,
+        "PROMPTS",
+        kind=integer_at_least(1),
     )
     max_length: int = flag(
-        "generation", "maximum length of a generated sequence, including its prompt", 512, "TOKENS", kind=whole(8)
+        "generation",
+        "maximum length of a generated sequence, including its prompt",
+        512,
+        "TOKENS",
+        kind=integer_at_least(8),
     )
     test_batch_size: int = flag(
         "generation",
         "size of the key-value cache, sequences times max_length; 0: half of a GPU's memory, 2 GiB on the CPU",
         0,
         "TOKENS",
-        kind=whole(0),
+        kind=integer_at_least(0),
     )
     generator: str = flag(
         "generation",
@@ -270,41 +290,48 @@ class Settings:
         choices=LENGTH_RULES,
     )
 
-    seed: int = flag("machine and log", "seed of all random draws", 42, "N", kind=whole(0))
+    seed: int = flag("hardware and logging", "seed of all random draws", 42, "N", kind=integer_at_least(0))
     precision: str = flag(
-        "machine and log",
-        "computing precision; auto: bf16 on GPUs that support it, else fp16 on GPUs, fp32 on the CPU; it is logged",
+        "hardware and logging",
+        "computing precision; auto: bf16 on GPUs that support it, else fp16 on GPUs, fp32 on the CPU; "
+        "the precision in use is logged",
         "auto",
         choices=PRECISIONS,
     )
     n_gpus: int = flag(
-        "machine and log",
+        "hardware and logging",
         "number of GPUs; 0: CPU, which is also used on a machine without GPUs",
         1,
         "GPUS",
-        kind=whole(0),
+        kind=integer_at_least(0),
     )
     n_threads: int = flag(
-        "machine and log",
+        "hardware and logging",
         "number of torch's CPU threads; 0: OMP_NUM_THREADS if set, else all processors",
         0,
         "THREADS",
-        kind=whole(0),
+        kind=integer_at_least(0),
     )
     n_workers: int = flag(
-        "machine and log", "number of threads that prepare batches; 0: the main thread", 1, "THREADS", kind=whole(0)
+        "hardware and logging",
+        "number of threads that prepare batches; 0: the main thread",
+        1,
+        "THREADS",
+        kind=integer_at_least(0),
     )
-    logging_steps: int = flag("machine and log", "updates between two log lines", 500, "UPDATES", kind=whole(1))
-    tensorboard: bool = flag("machine and log", "also log to TensorBoard in the run folder", False)
+    logging_steps: int = flag(
+        "hardware and logging", "updates between two log lines", 500, "UPDATES", kind=integer_at_least(1)
+    )
+    tensorboard: bool = flag("hardware and logging", "also log to TensorBoard in the run folder", False)
     debug: bool = flag(
-        "machine and log",
-        f"for trials: {DEBUG_RECORDS} records of each task in file order, one epoch, a log line per update",
+        "hardware and logging",
+        f"for debugging: {DEBUG_RECORDS} records of each task in file order, one epoch, a log line per update",
         False,
     )
     gen_debug: bool = flag(
-        "machine and log",
-        f"for trials: {GEN_DEBUG_PROMPTS} prompts per earlier task; every generated text is logged, with the reason "
-        "if it is refused",
+        "hardware and logging",
+        f"for debugging: {GEN_DEBUG_PROMPTS} prompts per earlier task; every generated text is logged, with the reason "
+        "if it is rejected",
         False,
     )
 
@@ -327,9 +354,9 @@ class Settings:
         root = Path(self.model_dir_root)
         return root if self.train_perc == 1 else Path(f"{root}_tr{self.train_perc}")
 
-    def decisive(self) -> dict[str, Any]:
+    def result_settings(self) -> dict[str, Any]:
         """Return the settings that affect the results, by name, as JSON values."""
-        values = {name: value for name, value in asdict(self).items() if name not in NOT_DECISIVE}
+        values = {name: value for name, value in asdict(self).items() if name not in NO_EFFECT_ON_RESULTS}
         if self.lora_rank is None:
             del values["lora_rank"]  # as in runs from before there were adapters
         return values
@@ -354,16 +381,16 @@ def parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     top = _Parser(prog="python SRM/train.py", description=DESCRIPTION, fromfile_prefix_chars="@")
     groups: dict[str, Any] = {}
-    for one in fields(Settings):
-        if one.metadata:
-            heading = one.metadata["group"]
+    for settings_field in fields(Settings):
+        if settings_field.metadata:
+            heading = settings_field.metadata["group"]
             group = groups[heading] = groups.get(heading) or top.add_argument_group(heading)
-            default = {} if one.default is MISSING else {"default": one.default}
-            group.add_argument(f"--{one.name}", **one.metadata["options"], **default)
+            default = {} if settings_field.default is MISSING else {"default": settings_field.default}
+            group.add_argument(f"--{settings_field.name}", **settings_field.metadata["options"], **default)
     published = top.add_argument_group("published flags without effect")
     for name, options in PUBLISHED_WITHOUT_EFFECT.items():
         published.add_argument(f"--{name}", default=argparse.SUPPRESS, **options)
-    groups["machine and log"].add_argument("--fp32", help="same as --precision fp32", action="store_true")
+    groups["hardware and logging"].add_argument("--fp32", help="same as --precision fp32", action="store_true")
     return top
 
 
@@ -401,7 +428,9 @@ def _check(settings: Settings) -> None:
     if len(skipped) == len(order):
         raise SettingsError("--skip_tasks names all tasks, so there is nothing to do")
     if not language_model_name(settings.model_name):
-        raise SettingsError(f"--model_name {settings.model_name!r}: has no last part, which names the run folder")
+        raise SettingsError(
+            f"--model_name {settings.model_name!r}: has no final path component to name the run folder after"
+        )
     if settings.generator == "hf" and settings.length_rule != "generated":
         raise SettingsError(
             f"--generator hf: transformers' generate() does not know the length rule {settings.length_rule}; "

@@ -43,14 +43,14 @@ IGNORED = -100
 """Target of a position that is not part of the loss."""
 
 
-def task_token(task: Task, own: bool = True) -> str:
+def task_token(task: Task, use_task_tokens: bool = True) -> str:
     """Return the token that a task's sequences start with: ``__<task>__``, or ``__gen__`` shared by all tasks."""
-    return f"__{task.name}__" if own else "__gen__"
+    return f"__{task.name}__" if use_task_tokens else "__gen__"
 
 
-def task_question_token(task: Task, own: bool = True) -> str:
+def task_question_token(task: Task, use_task_tokens: bool = True) -> str:
     """Return the token of encoder-decoder questions: ``[que_<task>]``, or ``[que]`` shared by all tasks."""
-    return f"[que_{task.name}]" if own else QUESTION
+    return f"[que_{task.name}]" if use_task_tokens else QUESTION
 
 
 def bare(item: str) -> str:
@@ -186,14 +186,15 @@ def read_sources(records: Sequence[Mapping[str, Any]], tokens: Tokens, start: in
     return sources
 
 
-def draw(source: Source, rng: np.random.Generator, n_items: int, longest: int, sep: int) -> Example:
+def draw_example(source: Source, rng: np.random.Generator, n_items: int, longest: int, sep: int) -> Example:
     """Draw the items and the answer of an example.
 
     Args:
         source: the tokenised record.
         rng: the generator of the random draws.
-        n_items: maximum number of items; R is reduced to it at random, or U to what R leaves of it.
-        longest: maximum number of tokens of a sequence; what is cut see :func:`cut_items`.
+        n_items: maximum number of items: if R has more, ``n_items`` of them are drawn; otherwise items drawn from U
+            fill the remaining places.
+        longest: maximum number of tokens of a sequence; see :func:`cut_items` for what is cut.
         sep: id of ``[SEP]``.
     """
     related, others = source.related, source.others

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 if not __package__:
-    # Run as a script, Python puts this folder on its path instead of the one that holds both packages.
+    # Run as a script, Python puts this folder on its path instead of the one that contains both packages.
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from mmclvqa.clove.errors import CloveError  # noqa: E402
@@ -35,7 +35,7 @@ def main(argv: Sequence[str]) -> int:
             print(f"error: {one_line(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("interrupted; the same command continues", file=sys.stderr)
+        print("interrupted; run the same command again to resume", file=sys.stderr)
         return INTERRUPTED
 
 

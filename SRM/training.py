@@ -26,7 +26,7 @@ from SRM.batches import Batch, plan
 from SRM.model import SRMLoss, layout_for, longest_sequence
 from SRM.optimizer import Schedule, build_optimizer
 from SRM.settings import Settings
-from SRM.tokens import IGNORED, Example, Source, Tokens, draw, most_tokens
+from SRM.tokens import IGNORED, Example, Source, Tokens, draw_example, most_tokens
 
 log = logging.getLogger("SRM")
 
@@ -120,7 +120,7 @@ class TaskTraining:
         load_checkpoint(self.checkpoint, self.model, self.optimizer.optimizer)
         if progress["scale"] is not None:
             self.accelerator.scaler.load_state_dict(progress["scale"])
-        log.info("task %s: continues after epoch %d of %d", self.name, progress["epoch"], self.epochs)
+        log.info("task %s: resumes after epoch %d of %d", self.name, progress["epoch"], self.epochs)
         return progress["epoch"], progress["updates"]
 
     def _epoch(self, epoch: int, updates: int, bar: tqdm) -> int:
@@ -129,10 +129,10 @@ class TaskTraining:
         examples, batches = self._draw_epoch(epoch)
         # Dropout draws from torch's global generator, which is seeded at the start of every epoch for exact resume.
         torch.manual_seed(settings.named_seed("dropout", self.name, epoch, accelerator.process_index))
-        seen = epoch * len(self.sources)
+        num_examples_seen = epoch * len(self.sources)
         for batch, size in self._prepared(examples, batches):
-            rate = self.schedule.rate(seen + size / 2)
-            seen += size
+            rate = self.schedule.rate(num_examples_seen + size / 2)
+            num_examples_seen += size
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
             self._update(batch)
@@ -147,13 +147,13 @@ class TaskTraining:
         """Draw a few examples, with related and other items if there are such."""
         rng = np.random.default_rng(self.settings.named_seed("layout", self.name))
         sources = [source for source in self.sources if source.related and source.others] or self.sources
-        return [draw(s, rng, self.settings.n_sg_seq, self.longest, self.tokens.sep) for s in sources[:COMPARED]]
+        return [draw_example(s, rng, self.settings.n_sg_seq, self.longest, self.tokens.sep) for s in sources[:COMPARED]]
 
     def _draw_epoch(self, epoch: int) -> tuple[list[Example], list[list[int]]]:
         """Draw the examples of an epoch and assign them to batches."""
         settings = self.settings
         rng = np.random.default_rng(settings.named_seed("examples", self.name, epoch))
-        examples = [draw(s, rng, settings.n_sg_seq, self.longest, self.tokens.sep) for s in self.sources]
+        examples = [draw_example(s, rng, settings.n_sg_seq, self.longest, self.tokens.sep) for s in self.sources]
         cut = sum(example.cut for example in examples)
         if cut:
             log.info(
@@ -175,11 +175,11 @@ class TaskTraining:
         def share(indices: list[int]) -> Batch:
             return self._share([examples[i] for i in indices])
 
-        def moved(batch: Batch) -> Batch:
+        def to_device(batch: Batch) -> Batch:
             return {name: value.to(device, non_blocking=True) for name, value in batch.items()}
 
         if not self.settings.n_workers:
-            yield from ((moved(share(indices)), len(indices)) for indices in batches)
+            yield from ((to_device(share(indices)), len(indices)) for indices in batches)
             return
         with ThreadPoolExecutor(self.settings.n_workers) as workers:
             pending: deque[tuple[Future[Batch], int]] = deque()
@@ -188,14 +188,14 @@ class TaskTraining:
                 while len(pending) < PREPARED * self.settings.n_workers and (indices := next(remaining, None)):
                     pending.append((workers.submit(share, indices), len(indices)))
                 batch, size = pending.popleft()
-                yield moved(batch.result()), size
+                yield to_device(batch.result()), size
 
     def _share(self, examples: list[Example]) -> Batch:
         """Return the batch of this process; without examples, it is one example outside the loss."""
         world = self.accelerator.num_processes
-        own = examples[self.accelerator.process_index :: world]
-        batch = self.layout.batch(own or examples[:1])
-        if not own:
+        local_examples = examples[self.accelerator.process_index :: world]
+        batch = self.layout.batch(local_examples or examples[:1])
+        if not local_examples:
             batch["targets"].fill_(IGNORED)
         return batch
 

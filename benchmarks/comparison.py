@@ -19,7 +19,7 @@ class Timing:
 
 
 def alternate(sides: Mapping[str, Callable[[], object]], repeats: int, device: torch.device) -> dict[str, Timing]:
-    """Time the sides in turns, so that other processes disturb all of them alike, after one untimed run of each."""
+    """Time the sides alternately, so that other processes disturb all of them alike, after one untimed run of each."""
     peaks: dict[str, int | None] = {}
     for name, run in sides.items():
         if device.type == "cuda":

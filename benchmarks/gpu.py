@@ -1,7 +1,7 @@
 """Measures UniVQA and SRM on one CUDA GPU at the published sizes: parity, speed, memory and host waits.
 
 Weights are random and data is made up in CLOVE's shape, so nothing is downloaded. Each measurement compares with the
-plain way in the same run: padded batches and 12 decoding passes for UniVQA, padded batches with all logits and
+baseline in the same run: padded batches and 12 decoding passes for UniVQA, padded batches with all logits and
 ``generate()`` in file order for SRM. It takes less than 8 minutes on an H100.
 
     python benchmarks/gpu.py --out gpu.json [--only SECTION ...] [--limit 480]
@@ -44,7 +44,7 @@ BF16 = torch.bfloat16
 FP32_TOLERANCES = {"scores": 1e-3, "loss": 1e-4, "gradients": 1e-3, "sums": 1e-4}
 """Largest differences in float32: absolute for scores, relative for the others."""
 ROUNDING = 2.0
-"""In bf16, the difference from the plain way in float32 may be this times that of the plain way in bf16."""
+"""In bf16, the difference from the baseline in float32 may be this times that of the baseline in bf16."""
 FEWEST_EQUAL = 0.98
 """Share of greedy answers and of generated texts that must be equal in float32; near ties may be broken otherwise."""
 AIMS = {"univqa_training": 5.0, "univqa_evaluation": 20.0, "srm_training": 3.0, "srm_generation": 6.0}
@@ -98,12 +98,12 @@ def relative(value: Tensor, reference: Tensor) -> float:
 
 
 def within(name: str, ours: float, plain: float, dtype: torch.dtype | None) -> bool:
-    """Return whether a difference from the plain way in float32 is small enough; ``plain`` is that of the plain way."""
+    """Return whether a difference from the baseline in float32 is small enough; ``plain`` is that of the baseline."""
     return ours <= (FP32_TOLERANCES[name] if dtype is None else ROUNDING * plain + FP32_TOLERANCES[name])
 
 
 def univqa_parity(device: torch.device, scale: Scale, dtype: torch.dtype | None) -> dict[str, Any]:
-    """Compare scores, loss and gradients of a training step, and greedy answers, with the plain way in float32."""
+    """Compare scores, loss and gradients of a training step, and greedy answers, with the baseline in float32."""
     net = univqa.build(scale.size).to(device)
     batch, mask = univqa.clove_batch(scale.parity_records)
     inputs, mask = univqa.on_device(batch, device), mask.to(device)
@@ -134,7 +134,7 @@ def univqa_parity(device: torch.device, scale: Scale, dtype: torch.dtype | None)
 
 
 def srm_parity(device: torch.device, scale: Scale, dtype: torch.dtype | None) -> dict[str, Any]:
-    """Compare the sums of SRM's loss with the plain way in float32, and generated texts with ``generate()``."""
+    """Compare the sums of SRM's loss with the baseline in float32, and generated texts with ``generate()``."""
     model, ids = srm.build(scale.size)
     model.to(device)
     reference = srm.Training(model, ids, 4).few_sums("plain")

@@ -41,7 +41,7 @@ from SRM.generate import BEAMS  # noqa: E402
 from SRM.model import SRMLoss  # noqa: E402
 from SRM.rows import rows_for  # noqa: E402
 from SRM.search import Search  # noqa: E402
-from SRM.tokens import IGNORED, Example, Source, decoder_sequences, draw  # noqa: E402
+from SRM.tokens import IGNORED, Example, Source, decoder_sequences, draw_example  # noqa: E402
 
 TARGETS = {"training": 1.5, "generation": 2.0}
 UNITS = {"training": "tokens/s", "generation": "prompts/s"}
@@ -119,7 +119,7 @@ class Training:
         rng = np.random.default_rng(1)
         self.model, self.ids, self.dtype, self.device = model, ids, dtype, model.device
         self.layout = TreeLayout(ids)
-        self.drawn = [draw(source, rng, 30, 1024, ids.sep) for source in clove_sources(ids, records)]
+        self.drawn = [draw_example(source, rng, 30, 1024, ids.sep) for source in clove_sources(ids, records)]
         lengths = [self.layout.length(one) for one in self.drawn]
         self.batches = {
             "plain": plan(lengths, EXAMPLES_PER_BATCH, 10**9, None),

@@ -1,6 +1,6 @@
 """Runs all comparisons of ``benchmarks/`` on the CPU at reduced size and checks their ratios: ``make bench``.
 
-Every ratio is the time of the plain way divided by that of this project, both measured in turns in the same run
+Every ratio is the time of the baseline divided by that of this project, both measured alternately in the same run
 (medians of 3), so that it depends little on the machine. ``reference.json`` holds the ratios that are expected. The
 exit code is 1 if a ratio fell by more than a third, has no reference, or could not be measured.
 

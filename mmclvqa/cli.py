@@ -100,8 +100,8 @@ def _main(args: argparse.Namespace, predict: bool) -> None:
 
 def _check_trainer(name: str, registered: Mapping[str, type]) -> None:
     if name == "base_trainer" or name not in registered:
-        legal = [trainer for trainer in registered if trainer != "base_trainer"]
-        raise CloveError(f"training.trainer={name}: no such trainer; legal are {', '.join(legal)}")
+        expected = [trainer for trainer in registered if trainer != "base_trainer"]
+        raise CloveError(f"training.trainer={name}: no such trainer; expected one of: {', '.join(expected)}")
 
 
 if __name__ == "__main__":

@@ -198,15 +198,15 @@ def functions_from(name: str | None) -> Iterator[None]:
     if name is None:
         yield
         return
-    present, sys.modules[name] = sys.modules.get(name), _StandIn(name)
+    original_module, sys.modules[name] = sys.modules.get(name), _StandIn(name)
     if name == "transformers.optimization":
         provide_adamw(sys.modules[name])
     try:
         yield
     finally:
         del sys.modules[name]
-        if present is not None:
-            sys.modules[name] = present
+        if original_module is not None:
+            sys.modules[name] = original_module
 
 
 def provide_transformers_names() -> None:
@@ -290,9 +290,11 @@ def import_all_of_mmf() -> bool:
     from mmf.common.registry import registry
 
     while _postponed:
-        present = [(names, dict(names)) for names in registry.mapping.values() if isinstance(names, _Registered)]
+        registered_classes = [
+            (names, dict(names)) for names in registry.mapping.values() if isinstance(names, _Registered)
+        ]
         _postponed.pop()()
-        for names, classes in present:
+        for names, classes in registered_classes:
             names.update(classes)
     return True
 

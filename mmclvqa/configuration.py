@@ -34,7 +34,7 @@ from mmclvqa.clove.tasks import ALL_TASKS, find_setting, setting_names, task
 from mmclvqa.clove.text import did_you_mean, suggestion
 from mmclvqa.lazy import LazyModule, torch
 from mmclvqa.methods.selection import method_defaults
-from mmclvqa.published_configs import meaningless, translate, translate_key
+from mmclvqa.published_configs import ignored_pattern, translate, translate_key
 from mmclvqa.user_code import import_user_code, user_file
 
 mmf_configuration = LazyModule("mmf.utils.configuration")
@@ -193,7 +193,7 @@ class PluginConfiguration:
         use_setting(config)
         ignored += self._merge_words(config, [word for word in words if word[0] not in SETTING_KEYS])
         if ignored:
-            line = f"keys that are not used here and ignored: {', '.join(ignored)}"
+            line = f"ignored keys (not used by this project): {', '.join(ignored)}"
             warnings.warn_explicit(line, UserWarning, "command line", 0, registry=_WARNED)
         if getattr(self, "_dataset_names", None):
             config.datasets = config.dataset = self._dataset_names
@@ -203,15 +203,15 @@ class PluginConfiguration:
         """Merge overrides into a configuration and return the keys that are ignored."""
         ignored = []
         for key, text, value in words:
-            present = _select(config, key)
-            if present is _ABSENT and meaningless(key):
+            current_value = _select(config, key)
+            if current_value is _ABSENT and ignored_pattern(key):
                 ignored.append(key)
                 continue
-            if present is _ABSENT:
+            if current_value is _ABSENT:
                 raise ConfigError(f"{key}={text}: unknown key {key}{suggest(key, config)}")
-            if isinstance(present, DictConfig) and not isinstance(value, Mapping):
-                raise ConfigError(f"{key}={text}: {key} is a group of keys ({', '.join(present)}), not a value")
-            _check_kind(key, text, present, value)
+            if isinstance(current_value, DictConfig) and not isinstance(value, Mapping):
+                raise ConfigError(f"{key}={text}: {key} is a group of keys ({', '.join(current_value)}), not a value")
+            _check_kind(key, text, current_value, value)
             OmegaConf.update(config, key, value, merge=False)
         return ignored
 
@@ -223,7 +223,7 @@ class PluginConfiguration:
             config.training.batch_size = config.training.batch_size_per_device * processes
         device = str(config.training.device)
         if device.split(":")[0] not in ("auto", "cpu", "cuda"):
-            raise ConfigError(f"training.device={device}: legal are auto, cpu and cuda")
+            raise ConfigError(f"training.device={device}: expected one of: auto, cpu, cuda")
         if device.startswith("cuda") and not torch.cuda.is_available():
             warnings.warn("training.device is cuda but no CUDA device is available; using cpu", stacklevel=2)
             config.training.device = "cpu"
@@ -258,8 +258,8 @@ def use_setting(config: DictConfig) -> None:
         data = OmegaConf.select(config, "dataset_config.clvqa")
         if data is None or data.annotations.train or not selection.cur_task:
             return
-        every = selection.cur_task == ALL_TASKS
-        tasks = list(setting.tasks.values()) if every else [task(setting.name, selection.cur_task)]
+        is_multitask = selection.cur_task == ALL_TASKS
+        tasks = list(setting.tasks.values()) if is_multitask else [task(setting.name, selection.cur_task)]
     except CloveError as error:
         raise ConfigError(f"training.CL.cl_setting={selection.cl_setting}: {error}") from None
     data.annotations.train = [one.annotation_path("train") for one in tasks]
@@ -280,8 +280,8 @@ def read_config(path: str) -> DictConfig:
         raise ConfigError(f"config file {error.filename or path} does not exist") from None
     except OmegaConfBaseException as error:
         is_list = "ListConfig" in str(error)
-        why = "it is not a mapping of keys to values" if is_list else _flat(error)
-        raise ConfigError(f"config file {path}: {why}") from None
+        reason = "it is not a mapping of keys to values" if is_list else _flat(error)
+        raise ConfigError(f"config file {path}: {reason}") from None
     except (yaml.YAMLError, AttributeError, UnicodeDecodeError) as error:
         raise ConfigError(f"config file {path}: {_flat(error)}") from None
     except OSError as error:

@@ -20,7 +20,7 @@ from mmclvqa.clove.errors import CloveError
 _DATA = "dataset_config.clvqa"
 _PARAMS = f"{_DATA}.processors.*.params"
 
-WITHOUT_MEANING: dict[str, str] = {
+IGNORED_KEYS: dict[str, str] = {
     "config_version": "the format has one version",
     "device_id": "torchrun and accelerate place processes on devices",
     "start_rank": "torchrun and accelerate start processes",
@@ -71,7 +71,7 @@ FEATURE_SOURCES = ("gqa", "textvqa")
 
 _FEATURES = re.compile(rf"{re.escape(_DATA)}\.features\.(train|val|test)")
 
-PLACES: dict[str, str | None] = {
+MACHINE_PATHS: dict[str, str | None] = {
     "env.cache_dir": None,
     "env.data_dir": None,
     "env.save_dir": "${env.root}/exp/clvqa/save/multitask/{name}",
@@ -97,28 +97,28 @@ class Translation:
 
     Attributes:
         config: the configuration.
-        without_meaning: entries of :data:`WITHOUT_MEANING` in the file; a file with any is treated as published.
-        elsewhere: keys of :data:`PLACES` whose path does not exist on this machine.
+        ignored_keys: entries of :data:`IGNORED_KEYS` in the file; a file with any is treated as published.
+        missing_paths: keys of :data:`MACHINE_PATHS` whose path does not exist on this machine.
     """
 
     config: DictConfig
-    without_meaning: list[str] = field(default_factory=list)
-    elsewhere: list[str] = field(default_factory=list)
+    ignored_keys: list[str] = field(default_factory=list)
+    missing_paths: list[str] = field(default_factory=list)
 
     def describe(self) -> str:
         """Return a warning line; empty if no key was ignored and no path replaced."""
         parts = []
-        if self.without_meaning:
-            parts.append(f"keys that are not used here and ignored: {', '.join(self.without_meaning)}")
-        if self.elsewhere:
-            places = ", ".join(self.elsewhere)
+        if self.ignored_keys:
+            parts.append(f"ignored keys (not used by this project): {', '.join(self.ignored_keys)}")
+        if self.missing_paths:
+            places = ", ".join(self.missing_paths)
             parts.append(f"paths that do not exist, replaced by paths in env.clove_root and env.root: {places}")
         return "; ".join(parts)
 
 
-def meaningless(key: str) -> str | None:
-    """Return the entry of :data:`WITHOUT_MEANING` that matches a dotted key; None if there is none."""
-    for pattern in WITHOUT_MEANING:
+def ignored_pattern(key: str) -> str | None:
+    """Return the entry of :data:`IGNORED_KEYS` that matches a dotted key; None if there is none."""
+    for pattern in IGNORED_KEYS:
         if fnmatch.fnmatchcase(key, pattern) or fnmatch.fnmatchcase(key, f"{pattern}.*"):
             return pattern
     return None
@@ -153,9 +153,9 @@ def translate(config: DictConfig) -> Translation:
     result = Translation(OmegaConf.create())
     content = OmegaConf.to_container(config, resolve=False)
     leaves = dict(_leaves(content))
-    used = [(path, value) for path, value in leaves.items() if not _note(path, result.without_meaning)]
-    if result.without_meaning:
-        used = _relocated(used, leaves, result.elsewhere)
+    used = [(path, value) for path, value in leaves.items() if not _note(path, result.ignored_keys)]
+    if result.ignored_keys:
+        used = _relocated(used, leaves, result.missing_paths)
     translated: dict[tuple[str, ...], tuple[str, Any]] = {}
     for path, value in used:
         dotted = ".".join(map(str, path))
@@ -170,14 +170,14 @@ def translate(config: DictConfig) -> Translation:
 
 
 def _note(path: tuple[str, ...], entries: list[str]) -> bool:
-    entry = meaningless(".".join(map(str, path)))
+    entry = ignored_pattern(".".join(map(str, path)))
     if entry is not None and entry not in entries:
         entries.append(entry)
     return entry is not None
 
 
 def _relocated(
-    entries: list[tuple[tuple[str, ...], Any]], leaves: Mapping[tuple[str, ...], Any], elsewhere: list[str]
+    entries: list[tuple[tuple[str, ...], Any]], leaves: Mapping[tuple[str, ...], Any], missing_paths: list[str]
 ) -> list[tuple[tuple[str, ...], Any]]:
     """Return the entries of a published file, with paths that do not exist replaced by those of this project."""
     setting = leaves.get(("training", "CL", "cl_setting"))
@@ -191,7 +191,7 @@ def _relocated(
     relocated = []
     for path, value in entries:
         dotted = ".".join(map(str, path))
-        if dotted not in PLACES or not value:
+        if dotted not in MACHINE_PATHS or not value:
             relocated.append((path, value))
             continue
         names = value if isinstance(value, list) else [value]
@@ -202,8 +202,8 @@ def _relocated(
                 value = [_absolute(name) for name in names] if isinstance(value, list) else _absolute(value)
             relocated.append((path, value))
             continue
-        elsewhere.append(dotted)
-        template = PLACES[dotted]
+        missing_paths.append(dotted)
+        template = MACHINE_PATHS[dotted]
         if template is not None:
             moved = [_filled(template, setting, str(name)) for name in names]
             relocated.append((path, moved if isinstance(value, list) else moved[0]))
@@ -233,13 +233,13 @@ def file_name(place: str) -> str:
     return re.split(r"[/\s]", place)[-1]
 
 
-def _leaves(content: Mapping[str, Any], above: tuple[str, ...] = ()) -> Any:
+def _leaves(content: Mapping[str, Any], prefix: tuple[str, ...] = ()) -> Any:
     """Yield path and value of each leaf: a value that is not a mapping, or an empty mapping."""
     for key, value in content.items():
         if isinstance(value, Mapping) and value:
-            yield from _leaves(value, (*above, key))
+            yield from _leaves(value, (*prefix, key))
         else:
-            yield (*above, key), value
+            yield (*prefix, key), value
 
 
 def _nested(leaves: Mapping[tuple[str, ...], Any]) -> dict[str, Any]:

@@ -21,7 +21,7 @@ def without_compiler(cls: OptimizerClass) -> OptimizerClass:
     """Return a subclass of an optimizer of torch.optim that does not import ``torch._dynamo``.
 
     Nothing here is compiled, but torch's optimizers import the compiler when they are built, which takes 1.5 to 2.5 s
-    of every training. The subclass has the methods below these decorators, and otherwise the class's name and results.
+    of every training. The subclass uses the undecorated methods, and otherwise has the class's name and results.
     A class from elsewhere is returned as it is.
     """
     if not cls.__module__.startswith("torch.optim"):

@@ -32,8 +32,8 @@ def _run(args: argparse.Namespace) -> int:
         raise CloveError(f"{out}: already exists; pass it as --out to replace it, or name another file")
     prompts = setting_prompts(root, setting, args.per_task, args.seed)
     save_prompts(out, prompts)
-    for name, of_task in prompts.items():
-        print(f"{name}: {len(of_task)} prompts, such as {' | '.join(of_task[0])}")
+    for name, task_prompts in prompts.items():
+        print(f"{name}: {len(task_prompts)} prompts, such as {' | '.join(task_prompts[0])}")
     print(f"written to {out}")
     return 0
 
@@ -44,7 +44,9 @@ def _parser() -> argparse.ArgumentParser:
         description="Sample scene-graph prompts for every task of a setting from statistics of its training records.",
     )
     parser.add_argument("--setting", required=True, help="the setting: its name, or the path of its YAML file")
-    parser.add_argument("--out", metavar="FILE", help="JSON file to write (default: that of the data root, if absent)")
+    parser.add_argument("--out", metavar="FILE",
+                        help="JSON file to write (default: scene_graph_prompts/<setting>.json in the data root, which "
+                             "must not exist yet)")  # fmt: skip
     parser.add_argument("--data_dir", metavar="DIR", help="the data root (default: $CLOVE_ROOT)")
     parser.add_argument("--per_task", type=positive, default=PUBLISHED_PROMPTS, metavar="N",
                         help="prompts per task (default: %(default)s)")  # fmt: skip

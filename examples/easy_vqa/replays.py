@@ -1,4 +1,4 @@
-"""Count the true replays of SRM, whose answer follows from the prompt: ``python -m examples.easy_vqa.replays ROOT``."""
+"""Count SRM's replays with correct answers, given the prompt: ``python -m examples.easy_vqa.replays ROOT``."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _OF_ONE_TASK = re.compile(r".+_REPLAY\[(?P<past>.+)\]_AT\[(?P<current>.+)\]\.npy
 
 
 def verdicts(file: Path) -> Counter[bool | None]:
-    """Return how many replays of a file are true, false, and (None) no question of easy-VQA.
+    """Return how many replays of a file have a correct answer, a wrong one, and (None) no question of easy-VQA.
 
     Raises:
         DataError, RecordError, UnsafePickleError: the file cannot be read.
@@ -31,7 +31,7 @@ def verdicts(file: Path) -> Counter[bool | None]:
 
 
 def run(root: Path) -> int:
-    """Print the share of true replays of every replay file below ``root``, and of all; return 0.
+    """Print the share of replays with correct answers of every replay file below ``root``, and of all; return 0.
 
     Raises:
         DataError: there are no replay files.

@@ -11,8 +11,8 @@ from mmclvqa.clove.text import run_command
 
 COMMANDS = {
     "mini": ("mmclvqa.mini.generator", "generate clove-mini, a small data set in every format of CLOVE"),
-    "import": ("mmclvqa.clove.importing", "turn VQA v2, GQA or TextVQA into tasks of your own"),
-    "check": ("mmclvqa.clove.check", "verify a data root; exit 1 with every finding listed"),
+    "import": ("mmclvqa.clove.importing", "turn VQA v2, GQA or TextVQA into custom tasks"),
+    "check": ("mmclvqa.clove.check", "verify a data root; exit with code 1 if problems are found"),
     "stats": ("mmclvqa.clove.stats", "sizes, answers and input lengths by task"),
     "download": ("mmclvqa.clove.download", "download the published data and features"),
 }
@@ -23,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command.
 
     Returns:
-        The exit code: 0; 1 after an error that a user can fix, or findings; 130 when interrupted.
+        The exit code: 0; 1 after an error that a user can fix, or problems in the data; 130 when interrupted.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     parser = argparse.ArgumentParser(

@@ -1,8 +1,8 @@
 """Verify a data root: files, records, features, vocabulary, prompts and the numbers of records.
 
 A setting is checked if one of its annotation files exists, if the manifest names it, or if ``--setting`` requires it;
-then all its files must exist. A root without either setting is a finding. Deviations from the published format that
-are accepted on reading are notes, not findings.
+then all its files must exist. A root without annotation files of any known setting is a problem. Deviations from the
+published format that are accepted on reading are notes, not problems.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ SAMPLES = 32
 """Number of feature values read from each database."""
 
 EXAMPLES = 20
-"""Number of findings of one kind that are printed unless all are requested."""
+"""Number of problems of one kind that are printed unless all are requested."""
 
 
 @dataclass
@@ -50,39 +50,39 @@ class Report:
     findings: dict[str, dict[str, list[str]]] = field(default_factory=lambda: defaultdict(lambda: defaultdict(list)))
     notes: list[str] = field(default_factory=list)
 
-    def add(self, what: str, kind: str, detail: str) -> None:
-        """Add one finding about the file ``what``."""
-        self.findings[what][kind].append(detail)
+    def add(self, file: str, kind: str, detail: str) -> None:
+        """Add one problem of the file ``file``."""
+        self.findings[file][kind].append(detail)
 
-    def count(self, what: str | None = None) -> int:
-        """Return the number of findings about the file ``what``, or of all findings."""
-        kinds = self.findings.values() if what is None else [self.findings.get(what, {})]
+    def count(self, file: str | None = None) -> int:
+        """Return the number of problems of the file ``file``, or of all files."""
+        kinds = self.findings.values() if file is None else [self.findings.get(file, {})]
         return sum(len(details) for by_kind in kinds for details in by_kind.values())
 
 
 def format_report(report: Report, examples: int | None = EXAMPLES) -> str:
-    """Format a report as a table, followed by the notes and the findings grouped by file and kind.
+    """Format a report as a table, followed by the notes and the problems grouped by file and kind.
 
     Args:
         report: result of :meth:`Checker.run`.
-        examples: number of findings of one kind that are listed, the others are counted; None lists all.
+        examples: number of problems of one kind that are listed, the others are counted; None lists all.
     """
-    listed = dict.fromkeys(what for what, _ in report.rows)
-    rows = [(what, contents, report.count(what) or "-") for what, contents in report.rows]
+    listed = dict.fromkeys(file for file, _ in report.rows)
+    rows = [(file, contents, report.count(file) or "-") for file, contents in report.rows]
     lines = [
-        format_table(("file", "contents", "findings"), rows, text_columns=2),
+        format_table(("file", "contents", "problems"), rows, text_columns=2),
         "",
         *(f"note: {note}" for note in report.notes),
     ]
-    for what in [*listed, *(what for what in report.findings if what not in listed)]:
-        for kind, details in report.findings.get(what, {}).items():
+    for file in [*listed, *(file for file in report.findings if file not in listed)]:
+        for kind, details in report.findings.get(file, {}).items():
             shown = details if examples is None else details[:examples]
-            lines += [f"{what}: {detail}" for detail in shown]
+            lines += [f"{file}: {detail}" for detail in shown]
             if len(details) > len(shown):
                 rest = len(details) - len(shown)
-                lines.append(f"{what}: ... and {rest} more of this kind ({kind}); --all lists them")
+                lines.append(f"{file}: ... and {rest} more of this kind ({kind}); --all lists them")
     total = report.count()
-    lines.append(f"{total} finding{'' if total == 1 else 's'}" if total else "no findings")
+    lines.append(f"{total} problem{'' if total == 1 else 's'}" if total else "no problems")
     return "\n".join(lines)
 
 
@@ -109,7 +109,7 @@ class Checker:
         self._referenced: dict[tuple[str, bool], dict[str, str]] = defaultdict(dict)
 
     def run(self) -> Report:
-        """Check everything; errors in the data are findings and never raised."""
+        """Check everything; errors in the data are reported as problems, never raised."""
         manifest = self._manifest()
         present = [setting for setting in list(self.settings) if self._is_present(setting, manifest)]
         self._vocabulary(own=bool(present) and not any(find_setting(setting).in_package for setting in present))
@@ -119,7 +119,7 @@ class Checker:
             else:
                 self.report.rows.append((setting, "not requested" if self.required else "absent"))
         if not present:
-            self.report.add(str(self.root), "setting", "has annotations of neither setting")
+            self.report.add(str(self.root), "setting", "contains no annotation files of any known setting")
             self.report.rows.append((str(self.root), "no annotations"))
         for (database, has_boxes), referenced in self._referenced.items():
             self._database(database, has_boxes, referenced)
@@ -139,15 +139,15 @@ class Checker:
         return manifest
 
     def _vocabulary(self, own: bool) -> None:
-        what = data_root.VOCABULARY
+        file = data_root.VOCABULARY
         try:
-            words = load_vocabulary(self.root / what)
+            words = load_vocabulary(self.root / file)
         except CloveError as error:
-            self._unusable(what, error)
+            self._unusable(file, error)
             return
-        self.report.rows.append((what, f"{len(words)} answer words"))
+        self.report.rows.append((file, f"{len(words)} answer words"))
         if self._published_sizes and not own and len(words) != data_root.PUBLISHED_SIZE:
-            self.report.add(what, "size", f"{len(words)} lines, CLOVE's vocabulary has {data_root.PUBLISHED_SIZE}")
+            self.report.add(file, "size", f"{len(words)} lines, CLOVE's vocabulary has {data_root.PUBLISHED_SIZE}")
 
     def _is_present(self, setting: str, manifest: Manifest | None) -> bool:
         if self.required:
@@ -164,141 +164,143 @@ class Checker:
 
     def _setting(self, setting: str, manifest: Manifest | None) -> None:
         in_manifest = manifest.tasks.get(setting, {}) if manifest else {}
-        found = find_setting(setting)
-        all_tasks = list(found.tasks.values())
+        setting_definition = find_setting(setting)
+        all_tasks = list(setting_definition.tasks.values())
         # Generated data may have a subset of the tasks, which its manifest lists.
         expected = [task for task in all_tasks if task.name in in_manifest] or all_tasks
-        if manifest and not in_manifest and found.in_package:
+        if manifest and not in_manifest and setting_definition.in_package:
             self.report.add(MANIFEST, "setting", f"does not name the {setting} setting")
         for task in expected:
             for split in SPLITS:
                 sizes = {}
-                if not found.in_package or (self._published_sizes and not in_manifest):
-                    sizes[str(found.file)] = task.train_size if split == "train" else task.val_size
+                if not setting_definition.in_package or (self._published_sizes and not in_manifest):
+                    sizes[str(setting_definition.file)] = task.train_size if split == "train" else task.val_size
                 if task.name in in_manifest:
                     sizes[MANIFEST] = in_manifest[task.name][split]
                 self._annotations(task, split, sizes)
         self._prompts(setting, expected)
 
     def _annotations(self, task: Task, split: str, expected: dict[str, int | None]) -> None:
-        what = task.annotation_path(split)
+        file = task.annotation_path(split)
         path = annotation_file(self.root, task, split)
         if path is None:
-            self.report.add(what, "file", "there is no such file, nor a .json in its place")
-            self.report.rows.append((what, "missing"))
+            self.report.add(file, "file", "there is no such file, nor a .json in its place")
+            self.report.rows.append((file, "missing"))
             return
-        what = str(path.relative_to(self.root) if path.is_relative_to(self.root) else path)
+        file = str(path.relative_to(self.root) if path.is_relative_to(self.root) else path)
         try:
             records = read_annotations(path)
         except CloveError as error:
-            self._unusable(what, error)
+            self._unusable(file, error)
             return
         coercions = Coercions()
-        for index, record in enumerate(self._bar(records, what)):
-            where = f"record {index}"
-            self._record(what, where, coercions.apply(record, describe(record, where)), task)
-        self.report.notes += [f"{what}: {line}" for line in coercions.lines()]
-        self.report.rows.append((what, f"{len(records)} records"))
+        for index, record in enumerate(self._bar(records, file)):
+            record_label = f"record {index}"
+            self._record(file, record_label, coercions.apply(record, describe(record, record_label)), task)
+        self.report.notes += [f"{file}: {line}" for line in coercions.lines()]
+        self.report.rows.append((file, f"{len(records)} records"))
         for source, size in expected.items():
             if size not in (None, len(records)):
                 detail = f"{len(records)} records instead of {size}, the number of {split} records in {source}"
-                self.report.add(what, "size", detail)
+                self.report.add(file, "size", detail)
 
-    def _record(self, what: str, where: str, record: Any, task: Task) -> None:
-        faults = set()
+    def _record(self, file: str, record_label: str, record: Any, task: Task) -> None:
+        invalid_fields = set()
         for name, problem in record_problems(record):
-            faults.add(name)
+            invalid_fields.add(name)
             kind = f"field {name}" if name else "record"
-            self.report.add(what, kind, f"{describe(record, where)}: {f'field {name} ' if name else ''}{problem}")
-        if faults & {"", "stage", "image_source", "feature_path"}:
+            self.report.add(
+                file, kind, f"{describe(record, record_label)}: {f'field {name} ' if name else ''}{problem}"
+            )
+        if invalid_fields & {"", "stage", "image_source", "feature_path"}:
             return
         stage = record["stage"]
         if stage != task.name:
-            detail = f"{describe(record, where)}: field stage is {stage!r} instead of {task.name!r}"
-            self.report.add(what, "stage", detail)
+            detail = f"{describe(record, record_label)}: field stage is {stage!r} instead of {task.name!r}"
+            self.report.add(file, "stage", detail)
         if not has_image(stage):
             return
         path = feature_path(record)
         if path is None or not path.endswith(".npy"):
             problem = f"is {record['feature_path']!r}, not a path that ends in .npy"
-            self.report.add(what, "feature path", f"{describe(record, where)}: field feature_path {problem}")
+            self.report.add(file, "feature path", f"{describe(record, record_label)}: field feature_path {problem}")
             return
         for number, database in enumerate(databases(record["image_source"])):
-            self._referenced[database, number == 0].setdefault(path, f"{what}, {describe(record, where)}")
+            self._referenced[database, number == 0].setdefault(path, f"{file}, {describe(record, record_label)}")
 
     def _prompts(self, setting: str, expected: list[Task]) -> None:
-        what = data_root.prompts_path(setting)
+        file = data_root.prompts_path(setting)
         try:
-            prompts = load_prompts(self.root / what, setting)
+            prompts = load_prompts(self.root / file, setting)
         except CloveError as error:
-            self._unusable(what, error)
+            self._unusable(file, error)
             return
-        self.report.rows.append((what, f"{sum(map(len, prompts.values()))} prompts"))
+        self.report.rows.append((file, f"{sum(map(len, prompts.values()))} prompts"))
         for task in expected:
             if not prompts.get(task.name):
-                self.report.add(what, "task", f"has no prompt for task {task.name}")
+                self.report.add(file, "task", f"has no prompt for task {task.name}")
 
-    def _database(self, what: str, has_boxes: bool, referenced: dict[str, str]) -> None:
+    def _database(self, file: str, has_boxes: bool, referenced: dict[str, str]) -> None:
         try:
-            database = shared_database(self.root / what)
+            database = shared_database(self.root / file)
         except CloveError as error:
-            self._unusable(what, error, f", {len(referenced)} images refer to it")
+            self._unusable(file, error, f", {len(referenced)} images refer to it")
             return
         keys = []
-        for path, where in self._bar(referenced.items(), what):
+        for path, record_label in self._bar(referenced.items(), file):
             key = database.key(path)
             if key is None:
-                self.report.add(what, "key", f"no feature {path} for {where}")
+                self.report.add(file, "key", f"no feature {path} for {record_label}")
             elif not database.holds(key):
-                detail = f"key {key.decode(errors='replace')} is in its list and has no value, for {where}"
-                self.report.add(what, "value", detail)
+                detail = f"key {key.decode(errors='replace')} is in the key list but has no value, for {record_label}"
+                self.report.add(file, "value", detail)
             else:
                 keys.append(key)
-        rng = random.Random(f"check {what}")
+        rng = random.Random(f"check {file}")
         sampled = sorted(rng.sample(keys, min(self.samples, len(keys))))
-        widths = self._values(database, what, has_boxes, sampled)
-        held = f"{len(database.keys)} features" + (f" of width {widths}" if widths else "")
-        self.report.rows.append((what, f"{held}, {len(referenced)} referenced, {len(sampled)} read"))
+        widths = self._values(database, file, has_boxes, sampled)
+        stored_features = f"{len(database.keys)} features" + (f" of width {widths}" if widths else "")
+        self.report.rows.append((file, f"{stored_features}, {len(referenced)} referenced, {len(sampled)} read"))
 
-    def _values(self, database: FeatureDatabase, what: str, has_boxes: bool, keys: list[bytes]) -> str:
+    def _values(self, database: FeatureDatabase, file: str, has_boxes: bool, keys: list[bytes]) -> str:
         widths: dict[int, bytes] = {}
         without_boxes: list[str] = []
-        for key in self._bar(keys, f"{what}, values"):
+        for key in self._bar(keys, f"{file}, values"):
             name = f"key {key.decode(errors='replace')}"
             try:
                 value = database.read(key)
             except CloveError as error:
-                self.report.add(what, "value", self._within(what, error))
+                self.report.add(file, "value", self._within(file, error))
                 continue
             problem = value_problem(value, has_boxes)
             if problem:
-                self.report.add(what, "value", f"{name}: {problem}")
+                self.report.add(file, "value", f"{name}: {problem}")
                 continue
             widths.setdefault(value["features"].shape[1], key)
             if has_boxes and "bbox" not in value:
                 without_boxes.append(name)
         if without_boxes:
             self.report.notes.append(
-                f"{what}: bbox is absent, boxes are zero, in {len(without_boxes)} of the {len(keys)} values read "
+                f"{file}: bbox is absent, boxes are zero, in {len(without_boxes)} of the {len(keys)} values read "
                 f"(first {without_boxes[0]})"
             )
         if len(widths) > 1:
-            each = ", ".join(f"{width} (key {key.decode(errors='replace')})" for width, key in widths.items())
-            self.report.add(what, "width", f"features have different widths: {each}")
+            widths_text = ", ".join(f"{width} (key {key.decode(errors='replace')})" for width, key in widths.items())
+            self.report.add(file, "width", f"features have different widths: {widths_text}")
         return "/".join(map(str, widths))
 
     def _pretrained(self) -> None:
-        """List the pretrained weights; absence is not a finding, because configurations may name other paths."""
-        for what in PRETRAINED:
-            self.report.rows.append((what, "present" if (self.root / what).exists() else "absent"))
+        """List the pretrained weights; absence is not a problem, because configurations may name other paths."""
+        for file in PRETRAINED:
+            self.report.rows.append((file, "present" if (self.root / file).exists() else "absent"))
 
-    def _unusable(self, what: str, error: CloveError, more: str = "") -> None:
-        self.report.rows.append((what, f"unusable{more}"))
-        self.report.add(what, "file", self._within(what, error))
+    def _unusable(self, file: str, error: CloveError, more: str = "") -> None:
+        self.report.rows.append((file, f"unusable{more}"))
+        self.report.add(file, "file", self._within(file, error))
 
-    def _within(self, what: str, error: CloveError) -> str:
-        """Return the text of an error without the path with which the finding begins."""
-        return str(error).removeprefix(str(self.root / what)).lstrip(":, ")
+    def _within(self, file: str, error: CloveError) -> str:
+        """Return the text of an error without the path with which the problem begins."""
+        return str(error).removeprefix(str(self.root / file)).lstrip(":, ")
 
     def _bar(self, items: Any, label: str) -> Any:
         return tqdm(items, desc=label, unit="", leave=False, disable=not self.progress, file=sys.stderr)
@@ -309,11 +311,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("dir", nargs="?", metavar="DIR", help="the data root (default: $CLOVE_ROOT)")
     parser.add_argument("--setting", action="append", help="require this setting (may be repeated)")
     parser.add_argument("--samples", type=int, default=SAMPLES, help="feature values read from each database")
-    parser.add_argument("--all", action="store_true", help=f"list more than {EXAMPLES} findings of one kind")
+    parser.add_argument("--all", action="store_true", help=f"list more than {EXAMPLES} problems of one kind")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Check a data root and print table and findings; return 1 if there are findings."""
+    """Check a data root and print a table and the problems; return 1 if there are problems."""
     root = data_root.existing_root(args.dir)
     checker = Checker(root, args.setting or (), max(0, args.samples), progress=sys.stderr.isatty())
     report = checker.run()

@@ -74,7 +74,7 @@ def existing_root(path: str | os.PathLike[str] | None) -> Path:
     """
     path = path or os.environ.get("CLOVE_ROOT")
     if not path:
-        raise DataError("no data root: name its folder or set CLOVE_ROOT")
+        raise DataError("no data root given; pass its folder or set CLOVE_ROOT")
     root = Path(path)
     if not root.is_dir():
         raise DataError(f"{root}: there is no such folder; `python -m mmclvqa.clove mini {root}` makes one")

@@ -41,7 +41,7 @@ FASTTEXT_URL = "https://dl.fbaipublicfiles.com/pythia/pretrained_models/fasttext
 CLOVE_URL = "https://github.com/showlab/CLVQA/releases/download/v1.0"
 CLOVE_FILES_URL = "https://raw.githubusercontent.com/showlab/CLVQA/main/files"
 
-Place = Callable[[PurePosixPath], str | None]
+TargetOf = Callable[[PurePosixPath], str | None]
 """Target of a file of an archive, relative to the root of the source; None if the file is not needed."""
 
 
@@ -51,25 +51,25 @@ class Source:
 
     Attributes:
         name: name on the command line.
-        what: description.
+        description: what the file is.
         url: address of the file.
         sha256: published checksum, None if none is published.
         size: length in bytes, None if unknown.
         target: target path of a single file; None for an archive.
-        place: target of each file of an archive; None for a single file.
-        wants: required contents of an archive, for error messages.
+        target_of: target of each file of an archive; None for a single file.
+        required_files: required contents of an archive, for error messages.
         default: whether the file is downloaded if no names are given.
         experiments: whether targets are relative to the experiment root instead of the data root.
     """
 
     name: str
-    what: str
+    description: str
     url: str
     sha256: str | None = None
     size: int | None = None
     target: str | None = None
-    place: Place | None = None
-    wants: str = ""
+    target_of: TargetOf | None = None
+    required_files: str = ""
     default: bool = False
     experiments: bool = False
 
@@ -124,7 +124,7 @@ def _checkpoint(setting: str, order: str) -> str:
 SOURCES: tuple[Source, ...] = (
     Source(
         name="vocabulary",
-        what="answer vocabulary",
+        description="answer vocabulary",
         url=f"{CLOVE_FILES_URL}/clvqa_answer_6k.txt",
         sha256="1a97f1167fe9ea02dd251e0ff4d6ba634699091ff0a917d7568584d18558eebf",
         size=41_128,
@@ -133,7 +133,7 @@ SOURCES: tuple[Source, ...] = (
     ),
     Source(
         name="prompts-scene",
-        what="scene-graph prompts, scene setting",
+        description="scene-graph prompts, scene setting",
         url=f"{CLOVE_FILES_URL}/stage_sg_scene_setting_50u-50c.json",
         sha256="c328eeec4061ace3c3ca9271b9cf924695d1eb4833e2db591cfbe4ed95bc6161",
         size=3_640_477,
@@ -142,82 +142,82 @@ SOURCES: tuple[Source, ...] = (
     ),
     Source(
         name="clove",
-        what="CLOVE annotations (.npy)",
+        description="CLOVE annotations (.npy)",
         url=f"{CLOVE_URL}/CLOVE-npy.zip",
-        place=partial(_annotation, "npy"),
-        wants="fcl_mmf_<task>_<train|val>.npy",
+        target_of=partial(_annotation, "npy"),
+        required_files="fcl_mmf_<task>_<train|val>.npy",
         default=True,
     ),
     Source(
         name="gqa-features",
-        what="object features of GQA",
+        description="object features of GQA",
         url=f"{MMF_URL}/datasets/gqa/defaults/features/features.tar.gz",
         sha256="530e62e398faa5c9f2d4f7edc2223cce4a679b2837fa4252976f0eff4127f9ce",
-        place=partial(_lmdb, data_root.GQA_FEATURES),
-        wants=PurePosixPath(data_root.GQA_FEATURES).name,
+        target_of=partial(_lmdb, data_root.GQA_FEATURES),
+        required_files=PurePosixPath(data_root.GQA_FEATURES).name,
         default=True,
     ),
     Source(
         name="textvqa-features",
-        what="object features of TextVQA",
+        description="object features of TextVQA",
         url=f"{MMF_URL}/datasets/textvqa/defaults/features/features.tar.gz",
         sha256="960f69c651f5c6532b4e9d8310597aa8d21c65074768c9702ea822e4b2867a0d",
-        place=partial(_lmdb, data_root.TEXTVQA_FEATURES),
-        wants=PurePosixPath(data_root.TEXTVQA_FEATURES).name,
+        target_of=partial(_lmdb, data_root.TEXTVQA_FEATURES),
+        required_files=PurePosixPath(data_root.TEXTVQA_FEATURES).name,
         default=True,
     ),
     Source(
         name="textvqa-ocr-features",
-        what="OCR token features of TextVQA",
+        description="OCR token features of TextVQA",
         url=f"{MMF_URL}/datasets/textvqa/ocr_en/features/features.tar.gz",
         sha256="3542dff9338540ff2add59bb2db290d9ea5f82a4f21ab07fe39351a82b699ee0",
-        place=partial(_lmdb, data_root.TEXTVQA_OCR_FEATURES),
-        wants=PurePosixPath(data_root.TEXTVQA_OCR_FEATURES).name,
+        target_of=partial(_lmdb, data_root.TEXTVQA_OCR_FEATURES),
+        required_files=PurePosixPath(data_root.TEXTVQA_OCR_FEATURES).name,
         default=True,
     ),
     Source(
         name="fc7",
-        what="weights of the detector's fc7 layer",
+        description="weights of the detector's fc7 layer",
         url=f"{MMF_URL}/models/detectron/vmb_weights.tar.gz",
         sha256="582d85748b2df60e3c6e045b8213c0fd7084054483a3388c55aed5b25bbc3c93",
-        place=partial(_named, (data_root.FC7_WEIGHT, data_root.FC7_BIAS)),
-        wants="fc7_w.pkl and fc7_b.pkl",
+        target_of=partial(_named, (data_root.FC7_WEIGHT, data_root.FC7_BIAS)),
+        required_files="fc7_w.pkl and fc7_b.pkl",
         default=True,
     ),
     Source(
         name="fasttext",
-        what="fastText vectors of English",
+        description="fastText vectors of English",
         url=FASTTEXT_URL,
         target=data_root.FASTTEXT,
         default=True,
     ),
     Source(
         name="clove-json",
-        what="CLOVE annotations (.json)",
+        description="CLOVE annotations (.json)",
         url=f"{CLOVE_URL}/CLOVE-json.zip",
-        place=partial(_annotation, "json"),
-        wants="fcl_mmf_<task>_<train|val>.json",
+        target_of=partial(_annotation, "json"),
+        required_files="fcl_mmf_<task>_<train|val>.json",
     ),
     Source(
         name="replays-functional",
-        what="SRM's replays, functional setting",
+        description="SRM's replays, functional setting",
         url=f"{CLOVE_URL}/function_distilgpt2_replay.zip",
-        place=partial(_replay, "functional"),
-        wants="<order>_REPLAY[<task>]_AT[<task>].npy",
+        target_of=partial(_replay, "functional"),
+        required_files="<order>_REPLAY[<task>]_AT[<task>].npy",
         experiments=True,
     ),
     Source(
         name="replays-scene",
-        what="SRM's replays, scene setting",
+        description="SRM's replays, scene setting",
         url=f"{CLOVE_URL}/secne_distilgpt2_replay.zip",  # published under this spelling
-        place=partial(_replay, "scene"),
-        wants="<order>_REPLAY[<task>]_AT[<task>].npy",
+        target_of=partial(_replay, "scene"),
+        required_files="<order>_REPLAY[<task>]_AT[<task>].npy",
         experiments=True,
     ),
     *(
         Source(
             name=f"checkpoint-{setting}",
-            what=f"UniVQA after {order}, {setting} setting, replay rate 1.5",
+            description=f"UniVQA after {order}, {setting} setting, replay rate 1.5",
             url=f"{CLOVE_URL}/{word}_{order}_distilgpt2_replay_qag_seq_not_use_gt_task_token_1.5_unicl_final.pth",
             target=_checkpoint(setting, order),
             experiments=True,
@@ -239,7 +239,7 @@ def select(names: list[str], sources: tuple[Source, ...] = SOURCES) -> list[Sour
     by_name = {source.name: source for source in sources}
     unknown = [name for name in names if name not in by_name]
     if unknown:
-        raise DataError(f"nothing named {', '.join(unknown)} to fetch; there are {', '.join(by_name)} and all")
+        raise DataError(f"unknown download {', '.join(unknown)}; available: {', '.join(by_name)}, all")
     return [by_name[name] for name in dict.fromkeys(names)] or [s for s in sources if s.default]
 
 
@@ -302,7 +302,7 @@ class Downloader:
             return [f"{source.name}: already downloaded"]
         url, target = self.url(source), self.target(source)
         lines = []
-        if source.place is None:
+        if source.target_of is None:
             placed = [str(source.target)]
             sha256 = fetch(url, target / placed[0], source.sha256, self.progress)
         else:
@@ -310,16 +310,16 @@ class Downloader:
             sha256 = fetch(url, archive, source.sha256, self.progress)
             try:
                 staging = target / f".extracting-{source.name}"
-                extracted = extract(archive, target, source.place, source.wants, staging)
+                extracted = extract(archive, target, source.target_of, source.required_files, staging)
             except BrokenArchiveError:
                 archive.unlink()
                 raise
             shutil.rmtree(archive.parent)
             placed = extracted.placed
-            if extracted.left:
-                lines.append(f"{source.name}: left out {len(extracted.left)} other files of the archive")
+            if extracted.skipped:
+                lines.append(f"{source.name}: left out {len(extracted.skipped)} other files of the archive")
         if source.sha256 is None:
-            lines.append(f"{source.name}: no checksum is published; what came has sha256 {sha256}")
+            lines.append(f"{source.name}: no published checksum; the downloaded file has sha256 {sha256}")
         write_json(
             self._receipt(source),
             {"url": url, "sha256": sha256, "files": {name: _size(target / name) for name in placed}},
@@ -338,15 +338,20 @@ class Downloader:
             is_done = self.is_done(source)
             size = sum(self._placed(source).values()) if is_done else source.size
             lines += [
-                f"{source.name}: {source.what}{'' if source in sources else ' (only when named)'}",
+                f"{source.name}: {source.description}{'' if source in sources else ' (only when named)'}",
                 "  already downloaded" if is_done else f"  from {self.url(source)}",
                 f"  size {'not published' if size is None else f'{size:,} bytes'}",
                 f"  sha256 {source.sha256 or 'not published'}",
                 f"  to {self.target(source) / (source.target or '')}",
             ]
-        left = [source for source in sources if not self.is_done(source)]
-        size, unknown = sum(source.size or 0 for source in left), sum(source.size is None for source in left)
-        lines.append(f"to fetch: {len(left)} of {len(sources)}; {size:,} bytes, and {unknown} of unpublished size")
+        pending_sources = [source for source in sources if not self.is_done(source)]
+        size, unknown = (
+            sum(source.size or 0 for source in pending_sources),
+            sum(source.size is None for source in pending_sources),
+        )
+        lines.append(
+            f"to fetch: {len(pending_sources)} of {len(sources)}; {size:,} bytes, and {unknown} of unpublished size"
+        )
         return "\n".join(lines)
 
     def _receipt(self, source: Source) -> Path:

@@ -62,10 +62,10 @@ class FeatureDatabase:
         self._environment = open_lmdb(self.path)
         try:
             with self._environment.begin(buffers=True) as transaction:
-                packed = transaction.get(KEY_LIST)
-                if packed is None:
+                pickled_value = transaction.get(KEY_LIST)
+                if pickled_value is None:
                     raise DataError(f"{self.path}: has no entry 'keys', which lists its features")
-                keys = safe_loads(packed, f"{self.path}, entry 'keys'")
+                keys = safe_loads(pickled_value, f"{self.path}, entry 'keys'")
             if not isinstance(keys, (list, tuple)) or not all(isinstance(key, bytes) for key in keys):
                 raise DataError(f"{self.path}: entry 'keys' is not a list of bytes")
         except BaseException:
@@ -100,11 +100,11 @@ class FeatureDatabase:
             self._environment = open_lmdb(self.path)
             self._read_bytes = 0
         with self._environment.begin(buffers=True) as transaction:
-            packed = transaction.get(key)
-            if packed is None:
+            pickled_value = transaction.get(key)
+            if pickled_value is None:
                 raise DataError(f"{name}: there is no such entry")
-            self._read_bytes += len(packed)
-            return safe_loads(packed, name)
+            self._read_bytes += len(pickled_value)
+            return safe_loads(pickled_value, name)
 
     def close(self) -> None:
         """Close the database."""
@@ -189,7 +189,7 @@ def open_lmdb(path: str | os.PathLike[str]) -> lmdb.Environment:
     """Open an LMDB for reading, without a lock file.
 
     LMDB maps the file into memory, and access to a missing page of a truncated file would end the process with a bus
-    error. Truncated files are therefore refused here.
+    error. Truncated files are therefore rejected here.
 
     Raises:
         DataError: the database is missing, truncated or not an LMDB.

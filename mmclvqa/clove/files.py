@@ -1,8 +1,8 @@
-"""Reading untrusted files without running code, and writing files atomically.
+"""Reads untrusted files without executing code in them, and writes files atomically.
 
 CLOVE's records (``.npy`` object arrays) and MMF's feature databases are pickles, and a pickle is a program that may
 call any importable object. Here each name that a pickle refers to is looked up in a short allow-list of plain Python
-types and numpy arrays; any other name is refused before it is imported.
+types and numpy arrays; any other name is rejected before it is imported.
 
 numpy's own array and dtype classes are not exposed to the pickle either: ``dtype.__setstate__`` trusts the flags it
 is given, so that a forged dtype turns raw bytes into object pointers. Stand-in classes collect and check the
@@ -34,7 +34,7 @@ from mmclvqa.clove.text import one_line
 def atomic_write(path: str | os.PathLike[str], mode: str = "w") -> Iterator[IO[Any]]:
     """Open a temporary file in the same folder; on success flush it to disk and rename it to ``path``.
 
-    After a kill, ``path`` holds either the old or the new contents.
+    After a kill, ``path`` contains either the old or the new contents.
 
     Args:
         path: the file to write; its folder is created if necessary.
@@ -208,16 +208,16 @@ class _FromBuffer:
 class _Reconstruct:
     """``numpy.core.multiarray._reconstruct``: an empty array that the pickle then fills."""
 
-    __slots__ = ("_made",)
+    __slots__ = ("_created_arrays",)
 
-    def __init__(self, made: list[_Array]) -> None:
-        self._made = made
+    def __init__(self, created_arrays: list[_Array]) -> None:
+        self._created_arrays = created_arrays
 
     def __call__(self, subtype: _Inert, shape: tuple[int, ...], typecode: Any) -> _Array:
         if not isinstance(subtype, _Inert):
             raise UnsafePickleError(f"an array of class {type(subtype).__name__} is not allowed in these files")
         array = np.ndarray.__new__(_Array, (0,), np.int8)
-        self._made.append(array)
+        self._created_arrays.append(array)
         return array
 
 
@@ -240,12 +240,12 @@ class _AllowListUnpickler(pickle.Unpickler):
     def __init__(self, file: IO[bytes]) -> None:
         # Arrays written by Python 2 need Latin-1; other pickles do not depend on it.
         super().__init__(file, encoding="latin1")
-        self._made: list[_Array] = []
+        self._created_arrays: list[_Array] = []
 
     def find_class(self, module: str, name: str) -> Any:
         """Return the allowed object of that name; raise :class:`UnsafePickleError` for any other."""
         if (module, name) in _RECONSTRUCT:
-            return _Reconstruct(self._made)
+            return _Reconstruct(self._created_arrays)
         try:
             return _ALLOWED[module, name]
         except KeyError:
@@ -254,9 +254,9 @@ class _AllowListUnpickler(pickle.Unpickler):
     def load_plain(self) -> Any:
         """Return the value of the pickle with arrays as plain ``numpy.ndarray``."""
         value = self.load()
-        if not self._made:
+        if not self._created_arrays:
             return value
-        if len(self._made) == 1 and value is self._made[0]:
+        if len(self._created_arrays) == 1 and value is self._created_arrays[0]:
             return value.view(np.ndarray)
         return _without_stand_ins(value, {})
 
@@ -310,7 +310,7 @@ def _printable(error: Exception) -> str:
 
 
 def safe_loads(data: bytes | bytearray | memoryview, name: str = "pickle") -> Any:
-    """Unpickle plain built-in types, ``OrderedDict``, and numpy arrays and scalars; refuse everything else.
+    """Unpickle plain built-in types, ``OrderedDict``, and numpy arrays and scalars; reject everything else.
 
     Args:
         data: a pickle of protocol 0 to 5, written with numpy 1 or 2 (or by Python 2).
@@ -378,5 +378,5 @@ def _read_npy(file: IO[bytes], path: Path) -> np.ndarray:
         raise DataError(f"{path}: is truncated or broken ({reason}); download or generate it again") from None
     array = _load(file, str(path))
     if not isinstance(array, np.ndarray) or array.size != math.prod(shape):
-        raise DataError(f"{path}: its header announces an array of shape {shape}, which does not follow")
+        raise DataError(f"{path}: the header declares shape {shape}, but the data does not match")
     return array.reshape(shape)

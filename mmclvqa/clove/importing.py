@@ -95,21 +95,21 @@ def import_records(
         sizes: at most this number of records of each task, by split, drawn at random.
         seed: seed of the draws.
         description: for the report.
-        strict: refuse records that would be left out, and other findings.
+        strict: reject records that would be left out, and other problems.
         replace: replace a setting of that name.
-        findings: findings so far.
+        findings: problems found so far.
 
     Raises:
-        DataError: findings in strict mode, a task without records in a split, or a setting that exists.
+        DataError: problems in strict mode, a task without records in a split, or a setting that exists.
         RecordError: a record does not match the schema.
         TaskError: a name of the setting or of a task is not allowed.
     """
     path = Path(root) / "settings" / f"{name}.yaml"
     if path.exists() and not replace:
         raise DataError(f"{path}: already exists; choose another name, or replace it (--replace)")
-    # The records may add findings while they are read.
+    # The records may add problems while they are read.
     result = Imported(path, findings={} if findings is None else findings)
-    kept: dict[tuple[str, str], list[Record]] = defaultdict(list)
+    sampled_records: dict[tuple[str, str], list[Record]] = defaultdict(list)
     for split in SPLITS:
         rng = random.Random(f"{seed}/import/{name}/{split}")
         for index, record in enumerate(records[split]):
@@ -126,7 +126,7 @@ def import_records(
                 changed = {"stage": task, "set_name": split, "feature_path": file, "image_source": source}
                 result.counts[task][split] += 1
                 seen, size = result.counts[task][split], (sizes or {}).get(split)
-                _draw(kept[task, split], {**record, **changed}, seen, size, rng)
+                _draw(sampled_records[task, split], {**record, **changed}, seen, size, rng)
     tasks = list(tasks or result.counts)
     content = {
         "description": description,
@@ -137,12 +137,16 @@ def import_records(
     setting = new_setting(path, content)
     for task in setting.tasks.values():
         for split in SPLITS:
-            save_records(Path(root) / task.annotation_path(split), kept[task.name, split])
-            result.counts[task.name][split] = len(kept[task.name, split])
-        result.related[task.name] = sum(any(record["gt_scene_graph_mask"]) for record in kept[task.name, "train"])
+            save_records(Path(root) / task.annotation_path(split), sampled_records[task.name, split])
+            result.counts[task.name][split] = len(sampled_records[task.name, split])
+        result.related[task.name] = sum(
+            any(record["gt_scene_graph_mask"]) for record in sampled_records[task.name, "train"]
+        )
     if not (Path(root) / VOCABULARY).exists():
         result.vocabulary = Path(root) / VOCABULARY
-        save_vocabulary(result.vocabulary, answer_words(record for task in tasks for record in kept[task, "train"]))
+        save_vocabulary(
+            result.vocabulary, answer_words(record for task in tasks for record in sampled_records[task, "train"])
+        )
     with atomic_write(path) as file:
         yaml.safe_dump(content, file, sort_keys=False, allow_unicode=True)
     return result
@@ -160,12 +164,12 @@ def answer_words(records: Iterable[Record]) -> list[str]:
     return [*SPECIALS, *(word for word, _ in counts.most_common(VOCABULARY_WORDS))]
 
 
-def _draw(kept: list[Record], record: Record, seen: int, size: int | None, rng: random.Random) -> None:
+def _draw(sampled_records: list[Record], record: Record, seen: int, size: int | None, rng: random.Random) -> None:
     """Keep a uniform sample of the records seen so far (reservoir sampling)."""
-    if size is None or len(kept) < size:
-        kept.append(record)
-    elif (place := rng.randrange(seen)) < size:
-        kept[place] = record
+    if size is None or len(sampled_records) < size:
+        sampled_records.append(record)
+    elif (slot := rng.randrange(seen)) < size:
+        sampled_records[slot] = record
 
 
 def _filled(pattern: str, **fields: Any) -> str:
@@ -183,11 +187,13 @@ def _check(result: Imported, tasks: Sequence[str], strict: bool) -> None:
     for task in tasks:
         for split in SPLITS:
             if not result.counts[task][split]:
-                raise DataError(f"task {task!r} has no {split} records; nothing was written; join it with another task")
+                raise DataError(
+                    f"task {task!r} has no {split} records; nothing was written; merge it with another task (--task)"
+                )
 
 
 def finding_lines(findings: Findings) -> list[str]:
-    """Return one line for each kind of finding."""
+    """Return one line for each kind of problem."""
     return [f"{kind}: {len(places)} (first {places[0]})" for kind, places in findings.items() if places]
 
 
@@ -196,12 +202,14 @@ def _task_choice(args: argparse.Namespace, files: Iterable[QuestionFiles], findi
     questions = {question_id: row for one in files for question_id, row in one.questions.items()}
     if args.assign:
         if args.task:
-            raise DataError("--task joins values of --by; leave it out, or write its tasks into the file of --assign")
+            raise DataError("--task merges values of --by; leave it out, or write its tasks into the file of --assign")
         assigned = read_json(args.assign)
         if not isinstance(assigned, dict) or not set(map(type, assigned.values())) <= {str}:
             raise DataError(f"{args.assign}: is not a table of tasks by question id")
-        absent = [f"{args.assign}: {question_id}" for question_id in assigned if question_id not in questions]
-        findings |= {"assignments without a question": absent} if absent else {}
+        unknown_question_ids = [
+            f"{args.assign}: {question_id}" for question_id in assigned if question_id not in questions
+        ]
+        findings |= {"assignments without a question": unknown_question_ids} if unknown_question_ids else {}
         return lambda question_id, row: assigned.get(question_id)
     values = {value_at(row, args.by) for row in questions.values()} - {None}
     if not values:
@@ -231,7 +239,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                              "VQA v2 or types.structural of GQA")  # fmt: skip
     choice.add_argument("--assign", metavar="FILE", help="split into tasks by a JSON table of tasks by question id")
     parser.add_argument("--task", action="append", type=_group, metavar="NAME=VALUE,...",
-                        help="join values of --by as a task (may be repeated); others are left out")  # fmt: skip
+                        help="merge values of --by into a task (may be repeated); others are left out")  # fmt: skip
     parser.add_argument("--features", nargs="+", default=[], metavar="LMDB",
                         help=f"feature databases below {FEATURES}: of objects, then possibly of OCR tokens "
                              "(default: NAME/objects.lmdb)")  # fmt: skip
@@ -240,7 +248,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--true-graphs", action="store_true",
                         help="the answer model reads the true scene graph where none is predicted")  # fmt: skip
     parser.add_argument("--seed", type=int, default=0, help="seed of the draws (default: %(default)s)")
-    parser.add_argument("--strict", action="store_true", help="write nothing if anything does not fit together")
+    parser.add_argument(
+        "--strict", action="store_true", help="fail without writing anything if records are incomplete or inconsistent"
+    )
     parser.add_argument("--replace", action="store_true", help="replace an existing setting")
 
 

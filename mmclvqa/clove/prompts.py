@@ -84,9 +84,9 @@ def save_prompts(path: str | os.PathLike[str], prompts: Mapping[str, Sequence[Se
     """Write prompts by task name as JSON.
 
     Raises:
-        DataError: the prompts are malformed, so that :func:`load_prompts` would refuse them.
+        DataError: the prompts are malformed, so that :func:`load_prompts` would reject them.
     """
-    value = {name: [list(prompt) for prompt in of_task] for name, of_task in prompts.items()}
+    value = {name: [list(prompt) for prompt in task_prompts] for name, task_prompts in prompts.items()}
     _check(value, str(path), None)
     write_json(path, value, indent=None)
 
@@ -95,12 +95,12 @@ def _check(prompts: Any, where: str, setting: str | None) -> None:
     if not isinstance(prompts, dict):
         raise DataError(f"{where}: is {type(prompts).__name__} instead of a table of tasks")
     names = {candidate.name for candidate in tasks(setting).values()} if setting else prompts.keys()
-    for name, of_task in prompts.items():
+    for name, task_prompts in prompts.items():
         if name not in names:
             raise DataError(f"{where}: {name!r} is not a task of the {setting} setting")
-        if not isinstance(of_task, list):
-            raise DataError(f"{where}: task {name}: {type(of_task).__name__} instead of a list of prompts")
-        for index, prompt in enumerate(of_task):
+        if not isinstance(task_prompts, list):
+            raise DataError(f"{where}: task {name}: {type(task_prompts).__name__} instead of a list of prompts")
+        for index, prompt in enumerate(task_prompts):
             if not isinstance(prompt, list) or not prompt:
                 raise DataError(f"{where}: task {name}: prompt {index} is not a list of items")
             for item in prompt:
@@ -251,25 +251,25 @@ class _Pairs:
     """Draws pairs of items that share a key: first a group, then a first item of it, then a second item with its key.
 
     Args:
-        seeking: first items by group, each with its weight and the keys that its second item may have.
-        offering: second items, each with its weight and its keys.
+        first_items: first items by group, each with its weight and the keys that its second item may have.
+        second_items: second items, each with its weight and its keys.
         weights: weights of the groups.
     """
 
     def __init__(
         self,
-        seeking: Mapping[Group, Sequence[tuple[Item, float, Sequence[str]]]],
-        offering: Sequence[tuple[Item, float, Sequence[str]]],
+        first_items: Mapping[Group, Sequence[tuple[Item, float, Sequence[str]]]],
+        second_items: Sequence[tuple[Item, float, Sequence[str]]],
         weights: Mapping[Group, float],
     ) -> None:
         by_key: dict[str, list[tuple[Item, float]]] = {}
-        for item, weight, keys in offering:
+        for item, weight, keys in second_items:
             for key in keys:
                 by_key.setdefault(key, []).append((item, weight))
         self._seconds = {key: _Pool(items) for key, items in by_key.items()}
         self._keys: dict[tuple[Group, Item], list[str]] = {}
         self.firsts: dict[Group, _Pool] = {}
-        for group, items in seeking.items():
+        for group, items in first_items.items():
             usable = []
             for item, weight, keys in items:
                 open_keys = [key for key in keys if key in self._seconds and self._seconds[key].weight(item) > 0]
@@ -298,12 +298,12 @@ def _relation_pairs(items: Sequence[tuple[Item, float]], statistics: ItemStatist
 
 
 def _comparison_pairs(items: Sequence[tuple[Item, float]], statistics: ItemStatistics) -> _Pairs:
-    seeking = {
+    first_items = {
         kind: [(item, weight, sorted(values)) for item, weight in items if (values := item.values(kind))]
         for kind in KIND_WEIGHTS
     }
-    offering = [(item, weight, sorted(set().union(*map(item.values, KIND_WEIGHTS)))) for item, weight in items]
-    return _Pairs(seeking, offering, KIND_WEIGHTS)
+    second_items = [(item, weight, sorted(set().union(*map(item.values, KIND_WEIGHTS)))) for item, weight in items]
+    return _Pairs(first_items, second_items, KIND_WEIGHTS)
 
 
 def _fact_pairs(items: Sequence[tuple[Item, float]], statistics: ItemStatistics) -> _Pairs:

@@ -40,8 +40,8 @@ class QuestionFiles:
 
     Args:
         paths: JSON files: questions (VQA v2, GQA, TextVQA), annotations (VQA v2), scene graphs (GQA), OCR tokens
-            (TextVQA), or predicted scene graphs as lists of items by image id; files of the same kind are joined.
-        findings: receives what does not fit together.
+            (TextVQA), or predicted scene graphs as lists of items by image id; files of the same kind are merged.
+        findings: receives what is incomplete or inconsistent.
 
     Raises:
         DataError: a file is missing or has another form.
@@ -103,7 +103,7 @@ class QuestionFiles:
             self._find("questions without the OCR tokens of their image", question_id)
         tokens = list(ocr.get("ocr_tokens", ()))
         words = [f"{OCR} {token}{ITEM_END}" for token in tokens]
-        spelled = set(answer.lower().split())
+        answer_words = set(answer.lower().split())
         predicted = [item.removesuffix(ITEM_END) + ITEM_END for item in self._predicted.get(str(image), ())]
         if true_graphs and str(image) not in self._predicted:
             predicted = items
@@ -118,7 +118,7 @@ class QuestionFiles:
             ocr=tokens,
             ocr_info=ocr.get("ocr_info", []),
             gt_scene_graph_seq=[*items, *words],
-            gt_scene_graph_mask=[*mask, *(int(token.lower() in spelled) for token in tokens)],
+            gt_scene_graph_mask=[*mask, *(int(token.lower() in answer_words) for token in tokens)],
             pred_scene_graph_seq=[*predicted, *words],
             program=row.get("semantic"),
             raw_question_type=row.get("types", row.get("question_type")),
@@ -135,14 +135,14 @@ class QuestionFiles:
         graph = self._graphs[image]
         if image not in self._items:
             self._items[image] = [(item + ITEM_END, about) for item, about in graph_items(graph)]
-        named = (ids for part in row.get("annotations", {}).values() for ids in part.values())
-        related = {key for ids in named for key in ids.split(",")}
+        annotated_object_ids = (ids for part in row.get("annotations", {}).values() for ids in part.values())
+        related = {key for ids in annotated_object_ids for key in ids.split(",")}
         if related - graph["objects"].keys():
             self._find("questions about an object that their scene graph lacks", question_id)
         if value_at(row, "types.semantic") == "global":
             # Such a question is about the whole image; its annotations name no object.
-            place, weather = SCENE_KEYS
-            related.add(weather if str(value_at(row, "types.detailed")).startswith(weather) else place)
+            location_key, weather = SCENE_KEYS
+            related.add(weather if str(value_at(row, "types.detailed")).startswith(weather) else location_key)
         items = self._items[image]
         return [item for item, _ in items], [int(about <= related) for _, about in items]
 

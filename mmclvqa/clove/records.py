@@ -3,7 +3,7 @@
 A record is a dict with the fields of :data:`FIELDS` and possibly more. A file of records is an ``.npy`` object array
 or a ``.json`` list. Published files deviate from the schema: they spell the corner of a box in two ways, number their
 questions, or omit what a task does not use. Deviations with a clear meaning are converted to the schema on reading,
-and each kind of conversion is counted and logged. Any other deviation is refused by the check.
+and each kind of conversion is counted and logged. Any other deviation is rejected by the check.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Field:
 
     Attributes:
         types: allowed types of the value; empty allows any.
-        required: whether a record without the field is refused.
+        required: whether a record without the field is rejected.
         empty: makes the empty value; None if a new record does not have the field.
         check: describes the problem of a value of an allowed type, or returns None.
     """
@@ -74,7 +74,7 @@ def _texts(value: Any) -> str | None:
 
 def _answers(value: Any) -> str | None:
     if len(value) != ANSWERS_PER_RECORD:
-        return f"holds {len(value)} answers instead of {ANSWERS_PER_RECORD}"
+        return f"contains {len(value)} answers instead of {ANSWERS_PER_RECORD}"
     return _texts(value)
 
 
@@ -165,7 +165,7 @@ def record_problems(record: Any) -> Iterator[tuple[str, str]]:
     if not isinstance(record, Mapping):
         yield "", f"is {_kind(record)} instead of a dict"
         return
-    sound = set()
+    valid_fields = set()
     for name, field in FIELDS.items():
         if name not in record:
             if field.required:
@@ -178,11 +178,11 @@ def record_problems(record: Any) -> Iterator[tuple[str, str]]:
         elif field.check is not None and (problem := field.check(value)):
             yield name, problem
         else:
-            sound.add(name)
-    if {"gt_scene_graph_seq", "gt_scene_graph_mask"} <= sound:
-        items, marks = len(record["gt_scene_graph_seq"]), len(record["gt_scene_graph_mask"])
-        if items != marks:
-            yield "gt_scene_graph_mask", f"has {marks} values for the {items} items of gt_scene_graph_seq"
+            valid_fields.add(name)
+    if {"gt_scene_graph_seq", "gt_scene_graph_mask"} <= valid_fields:
+        items, num_mask_values = len(record["gt_scene_graph_seq"]), len(record["gt_scene_graph_mask"])
+        if items != num_mask_values:
+            yield "gt_scene_graph_mask", f"has {num_mask_values} values for the {items} items of gt_scene_graph_seq"
 
 
 def check_record(record: Any, where: str) -> None:
@@ -214,41 +214,41 @@ def new_record(**fields: Any) -> dict[str, Any]:
     return {**record, **fields}
 
 
-Change = tuple[Any, str]
+Conversion = tuple[Any, str]
 """A converted value and a description of the conversion."""
 
 _warned: set[tuple[str, str]] = set()
 
 
-def _coerced_question_id(value: Any) -> Change | None:
+def _coerced_question_id(value: Any) -> Conversion | None:
     number = _finite_number(value)
     return None if number is None else (str(number), "question_id is a number, read as text")
 
 
-def _coerced_image_id(value: Any) -> Change | None:
+def _coerced_image_id(value: Any) -> Conversion | None:
     if not isinstance(value, (float, np.floating)) or (number := _finite_number(value)) is None:
         return None  # the schema allows text and integers
     return (number if isinstance(number, int) else str(number)), "image_id is a float, read as a whole number or text"
 
 
-def _coerced_image_source(value: Any) -> Change | None:
+def _coerced_image_source(value: Any) -> Conversion | None:
     if not isinstance(value, str) or value in IMAGE_SOURCES:
         return None
     default = next(iter(IMAGE_SOURCES))
     return default, f"image_source is not {' or '.join(IMAGE_SOURCES)}, read as {default}"
 
 
-def _coerced_mask(value: Any) -> Change | None:
+def _coerced_mask(value: Any) -> Conversion | None:
     if isinstance(value, np.ndarray) and value.ndim == 1:
         value = value.tolist()
     elif not isinstance(value, (list, tuple)) or set(map(type, value)) <= {int}:
         return None
-    # A value other than 0 and 1 is refused by the check.
+    # A value other than 0 and 1 is rejected by the check.
     values = [int(item) if isinstance(item, (*_NUMBERS, np.bool_)) and item in (0, 1) else item for item in value]
-    return values, "gt_scene_graph_mask holds floats or booleans, read as 0 and 1"
+    return values, "gt_scene_graph_mask contains floats or booleans, read as 0 and 1"
 
 
-def _coerced_ocr_info(value: Any) -> Change | None:
+def _coerced_ocr_info(value: Any) -> Conversion | None:
     if not isinstance(value, (list, tuple)) or not any(map(_is_respelled, value)):
         return None
     words = [
@@ -266,7 +266,7 @@ def _respelled(box: Mapping[str, Any]) -> dict[str, Any]:
     return {(new if (new := CORNER_KEYS.get(key, key)) not in box else key): side for key, side in box.items()}
 
 
-_COERCIONS: dict[str, Callable[[Any], Change | None]] = {
+_COERCIONS: dict[str, Callable[[Any], Conversion | None]] = {
     "question_id": _coerced_question_id,
     "image_id": _coerced_image_id,
     "image_source": _coerced_image_source,
@@ -398,7 +398,7 @@ def save_records(path: str | os.PathLike[str], records: Iterable[Mapping[str, An
     Equal records give equal bytes with the same numpy version, whether or not their values share memory.
 
     Raises:
-        DataError: a value has a type that :func:`load_records` refuses.
+        DataError: a value has a type that :func:`load_records` rejects.
         OSError: the file cannot be written.
     """
     strings: dict[str, str] = {}

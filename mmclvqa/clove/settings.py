@@ -161,11 +161,11 @@ class Setting:
         Raises:
             TaskError: an unknown, repeated or missing task.
         """
-        left, index = list(self.tasks.values()), 1
-        for learned in self.parse_order(order):
-            position = left.index(learned)
-            del left[position]
-            index += position * math.factorial(len(left))
+        remaining_tasks, index = list(self.tasks.values()), 1
+        for task in self.parse_order(order):
+            position = remaining_tasks.index(task)
+            del remaining_tasks[position]
+            index += position * math.factorial(len(remaining_tasks))
         return index
 
 
@@ -238,9 +238,13 @@ class _Reader:
         for number, row in enumerate(rows):
             task = self._task(f"tasks[{number}]", row, content)
             for key, text in (("letter", task.letter), ("name", task.name)):
-                taken = next((i for i, other in enumerate(tasks) if text in (other.letter, other.name)), None)
-                if taken is not None:
-                    raise self._error(f"tasks[{number}].{key}", f"{text!r} is also that of tasks[{taken}]; rename one")
+                conflicting_index = next(
+                    (i for i, other in enumerate(tasks) if text in (other.letter, other.name)), None
+                )
+                if conflicting_index is not None:
+                    raise self._error(
+                        f"tasks[{number}].{key}", f"{text!r} is also that of tasks[{conflicting_index}]; rename one"
+                    )
             tasks.append(task)
         keys = [f"{learned.sweep_key}2{tested.sweep_key}" for learned, tested in product(tasks, tasks)]
         if len(set(keys)) < len(keys):
@@ -303,10 +307,10 @@ class _Reader:
     def _check_keys(self, key: str, content: Any) -> None:
         if not isinstance(content, dict):
             raise self._error(key or "the file", "must be a table of keys and values")
-        known = _KEYS[re.split(r"[.\[]", key)[0]]
+        allowed_keys = _KEYS[re.split(r"[.\[]", key)[0]]
         for name in content:
-            if name not in known:
-                hint = did_you_mean(name, known) or f"; the keys are {', '.join(known)}"
+            if name not in allowed_keys:
+                hint = did_you_mean(name, allowed_keys) or f"; the keys are {', '.join(allowed_keys)}"
                 raise self._error(f"{key}.{name}".lstrip("."), f"there is no such key{hint}")
 
     def _check_name(self, key: str, name: str) -> None:
@@ -317,8 +321,8 @@ class _Reader:
     def _value(self, row: Mapping[str, Any], name: str, key: str, default: Any, kind: type, what: str) -> Any:
         value = row.get(name, default)
         if type(value) is not kind:
-            found = "is missing" if value is None else f"is {value!r}"
-            raise self._error(f"{key}.{name}".lstrip("."), f"{found}; it must be {what}")
+            problem = "is missing" if value is None else f"is {value!r}"
+            raise self._error(f"{key}.{name}".lstrip("."), f"{problem}; it must be {what}")
         return value
 
     def _text(self, row: Mapping[str, Any], name: str, key: str = "", default: str | None = None) -> str:

@@ -114,7 +114,7 @@ def root_stats(root: Path, progress: bool = False) -> dict[str, dict[str, dict[s
         if (path := annotation_file(root, task, split)) is not None
     ]
     if not files:
-        raise DataError(f"{root}: has annotations of neither setting")
+        raise DataError(f"{root}: contains no annotation files of any known setting")
     vocabulary = frozenset(load_vocabulary(root / VOCABULARY))
     statistics: dict[str, dict[str, dict[str, SplitStats]]] = {}
     for task, split, path in tqdm(files, unit="file", leave=False, disable=not progress, file=sys.stderr):

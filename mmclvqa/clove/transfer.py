@@ -83,69 +83,69 @@ def fetch(
         The sha256 of the file.
 
     Raises:
-        DataError: the server refuses, the connection fails repeatedly, the disk is too small, or the checksum is wrong
-            (the received bytes are then removed).
+        DataError: the server rejects the request, the connection fails repeatedly, the disk is too small, or the
+            checksum is wrong (the received bytes are then removed).
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.part")
+    partial_file = path.with_name(f"{path.name}.part")
     if path.is_file() and (digest := _sha256(path, progress)) and sha256 in (None, digest):
         return digest
     failures = 0
     while True:
-        before = _size(part)
+        before = _size(partial_file)
         try:
-            _attempt(url, part, progress)
+            _attempt(url, partial_file, progress)
             break
         except (_Broken, requests.RequestException, urllib3.exceptions.HTTPError) as error:
             if isinstance(error, ValueError):
                 raise DataError(f"{url}: is not a valid address ({error})") from None
-            failures = 1 if _size(part) > before else failures + 1
+            failures = 1 if _size(partial_file) > before else failures + 1
             if failures >= ATTEMPTS:
                 raise DataError(
-                    f"{url}: gave up after {ATTEMPTS} attempts ({one_line(error)}); {_size(part)} bytes are kept in "
-                    f"{part}, the same command resumes from there"
+                    f"{url}: gave up after {ATTEMPTS} attempts ({one_line(error)}); {_size(partial_file)} bytes are "
+                    f"kept in {partial_file}, the same command resumes from there"
                 ) from None
             pause(min(2.0 ** (failures - 1), LONGEST_PAUSE))
-    digest = _sha256(part, progress)
+    digest = _sha256(partial_file, progress)
     if sha256 is not None and digest != sha256:
-        _discard(part)
+        _discard(partial_file)
         raise DataError(f"{url}: its sha256 is {digest}, not the published {sha256}; the file was removed")
-    os.replace(part, path)
-    _discard(part)
+    os.replace(partial_file, path)
+    _discard(partial_file)
     return digest
 
 
-def _attempt(url: str, part: Path, progress: bool) -> None:
+def _attempt(url: str, partial_file: Path, progress: bool) -> None:
     """Make one request and append its bytes to the partial file; return when the file is complete."""
-    have, version = _size(part), _version(part)
+    received_bytes, version = _size(partial_file), _version(partial_file)
     # A partial file of unknown version is not resumed, because the rest could belong to another version.
     headers = {"Accept-Encoding": "identity"}
-    if have and version:
-        headers |= {"Range": f"bytes={have}-", "If-Range": version}
+    if received_bytes and version:
+        headers |= {"Range": f"bytes={received_bytes}-", "If-Range": version}
     with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT) as response:
         status = response.status_code
         if status == 416:
-            if response.headers.get("Content-Range") == f"bytes */{have}":
+            if response.headers.get("Content-Range") == f"bytes */{received_bytes}":
                 return  # the partial file is already complete
-            _discard(part)
+            _discard(partial_file)
             raise _Broken("the server has no bytes beyond the partial file")
         if status >= 500 or status in (408, 425, 429):
-            raise _Broken(f"the server answers {status} {response.reason}")
+            raise _Broken(f"the server returned {status} {response.reason}")
         if status not in (200, 206):
-            raise DataError(f"{url}: the server answers {status} {response.reason}")
+            raise DataError(f"{url}: the server returned {status} {response.reason}")
         start = _content_start(response) if status == 206 else 0
-        if start not in (0, have):
-            _discard(part)
-            raise _Broken(f"the server sends from byte {start} instead of {have}")
+        if start not in (0, received_bytes):
+            _discard(partial_file)
+            raise _Broken(f"the server sends from byte {start} instead of {received_bytes}")
         length = response.headers.get("Content-Length", "")
         total = start + int(length) if length.isdecimal() else None
-        _require_space(url, part, (total or 0) - start)
+        _require_space(url, partial_file, (total or 0) - start)
         if start == 0:
-            _discard(part)
-            _remember(part, response)
+            _discard(partial_file)
+            _remember(partial_file, response)
         bar = tqdm(
-            desc=part.name.removesuffix(".part"),
+            desc=partial_file.name.removesuffix(".part"),
             initial=start,
             total=total,
             unit="B",
@@ -153,15 +153,15 @@ def _attempt(url: str, part: Path, progress: bool) -> None:
             disable=not progress,
             file=sys.stderr,
         )
-        with open(part, "ab") as file, bar:
+        with open(partial_file, "ab") as file, bar:
             # read1 returns the bytes received so far; iter_content would lose an incomplete last block.
             while block := response.raw.read1(CHUNK):
                 file.write(block)
                 bar.update(len(block))
             file.flush()
             os.fsync(file.fileno())
-    if total is not None and _size(part) != total:
-        raise _Broken(f"{_size(part)} of {total} bytes received")
+    if total is not None and _size(partial_file) != total:
+        raise _Broken(f"{_size(partial_file)} of {total} bytes received")
 
 
 def _content_start(response: requests.Response) -> int:
@@ -169,34 +169,36 @@ def _content_start(response: requests.Response) -> int:
     return int(match.group(1)) if match else -1
 
 
-def _require_space(url: str, part: Path, required: int) -> None:
-    free = shutil.disk_usage(part.parent).free
+def _require_space(url: str, partial_file: Path, required: int) -> None:
+    free = shutil.disk_usage(partial_file.parent).free
     if required > free:
-        raise DataError(f"{url}: {required / 1e9:.1f} GB are required, {part.parent} has {free / 1e9:.1f} GB free")
+        raise DataError(
+            f"{url}: {required / 1e9:.1f} GB are required, {partial_file.parent} has {free / 1e9:.1f} GB free"
+        )
 
 
-def _version_file(part: Path) -> Path:
-    return part.with_name(f"{part.name}.version")
+def _version_file(partial_file: Path) -> Path:
+    return partial_file.with_name(f"{partial_file.name}.version")
 
 
-def _version(part: Path) -> str | None:
+def _version(partial_file: Path) -> str | None:
     """Return the version of the file to which the part belongs, in the form of an If-Range header."""
     with contextlib.suppress(OSError):
-        return _version_file(part).read_text(encoding="utf-8").strip() or None
+        return _version_file(partial_file).read_text(encoding="utf-8").strip() or None
     return None
 
 
-def _remember(part: Path, response: requests.Response) -> None:
+def _remember(partial_file: Path, response: requests.Response) -> None:
     tag = response.headers.get("ETag", "")
     # Weak tags (W/...) may be shared by different contents and are not allowed in If-Range.
     version = tag if tag and not tag.startswith("W/") else response.headers.get("Last-Modified", "")
-    with atomic_write(_version_file(part)) as file:
+    with atomic_write(_version_file(partial_file)) as file:
         file.write(version)
 
 
-def _discard(part: Path) -> None:
-    part.unlink(missing_ok=True)
-    _version_file(part).unlink(missing_ok=True)
+def _discard(partial_file: Path) -> None:
+    partial_file.unlink(missing_ok=True)
+    _version_file(partial_file).unlink(missing_ok=True)
 
 
 def _size(path: Path) -> int:
@@ -223,30 +225,30 @@ class Extracted:
 
     Attributes:
         placed: written files, relative to the root.
-        left: names of the files that were not extracted.
+        skipped: names of the files that were not extracted.
     """
 
     placed: list[str]
-    left: list[str]
+    skipped: list[str]
 
 
 def extract(
     archive: str | os.PathLike[str],
     root: str | os.PathLike[str],
-    place: Callable[[PurePosixPath], str | None],
-    wants: str,
+    target_of: Callable[[PurePosixPath], str | None],
+    required_files: str,
     staging: str | os.PathLike[str],
 ) -> Extracted:
     """Extract the required files of an archive below ``root``; files are moved there after all of them were read.
 
-    Members are never written to the path in the archive, only to the target returned by ``place``. An archive with a
-    member that points outside (absolute or with ``..``), or with a link instead of a required file, is refused.
+    Members are never written to the path in the archive, only to the target returned by ``target_of``. An archive with
+    a member that points outside (absolute or with ``..``), or with a link instead of a required file, is rejected.
 
     Args:
         archive: a ``.zip`` or ``.tar.gz`` file.
         root: folder to which targets are relative.
-        place: returns the target of a member; None if the member is not required.
-        wants: description of the required files, for error messages.
+        target_of: returns the target of a member; None if the member is not required.
+        required_files: description of the required files, for error messages.
         staging: temporary folder on the same disk; removed at the end.
 
     Raises:
@@ -256,15 +258,15 @@ def extract(
     archive, root, staging = Path(archive), Path(root), Path(staging)
     shutil.rmtree(staging, ignore_errors=True)
     sources: dict[str, str] = {}
-    left: list[str] = []
+    skipped: list[str] = []
     try:
         for name, opened in _members(archive):
             path = _safe_path(archive, name)
             # macOS adds a hidden companion of every file.
             hidden = path.name.startswith("._") or "__MACOSX" in path.parts
-            target = None if hidden else place(path)
+            target = None if hidden else target_of(path)
             if target is None:
-                left.append(name)
+                skipped.append(name)
                 continue
             if target in sources:
                 raise DataError(f"{archive}: {sources[target]} and {name} are both meant for {target}")
@@ -276,22 +278,22 @@ def extract(
             with opened() as source, open(file, "wb") as copy:
                 shutil.copyfileobj(source, copy, 1 << 20)
         if not sources:
-            listed = ", ".join(left[:LISTED]) + (f" and {len(left) - LISTED} more" if left[LISTED:] else "")
-            raise DataError(f"{archive}: has no {wants}; it contains {listed or 'nothing'}")
+            listed = ", ".join(skipped[:LISTED]) + (f" and {len(skipped) - LISTED} more" if skipped[LISTED:] else "")
+            raise DataError(f"{archive}: has no {required_files}; it contains {listed or 'nothing'}")
         for target in sources:
             _put(staging / target, root / target)
     except _BROKEN as error:
         raise BrokenArchiveError(f"{archive}: is not a complete archive ({error}); download it again") from None
     finally:
         shutil.rmtree(staging, ignore_errors=True)
-    return Extracted(sorted(sources), left)
+    return Extracted(sorted(sources), skipped)
 
 
 def _put(file: Path, target: Path) -> None:
     blocking = next((part for part in target.parents if part.exists() and not part.is_dir()), None)
     blocking = target if target.is_dir() else blocking
     if blocking is not None:
-        raise DataError(f"{blocking}: is in the way of {target}; move it away and run again")
+        raise DataError(f"{blocking}: blocks the target {target}; move or delete it, then run the command again")
     target.parent.mkdir(parents=True, exist_ok=True)
     os.replace(file, target)
 

@@ -139,14 +139,14 @@ class CloveDataset(BaseDataset):
         self, drawn: Sequence[tuple[PreparedRecord, np.random.Generator]], regions: int | None = None
     ) -> SampleList:
         """Return a batch of records, also of other data sets with the same configuration; see :meth:`load_batch`."""
-        records, draws = [record for record, _ in drawn], [draw for _, draw in drawn]
+        records, rngs = [record for record, _ in drawn], [rng for _, rng in drawn]
         batch = SampleList()
         for field, (_, width) in self._text_processors.items():
             texts = [record.texts[field] for record in records]
             batch[field], batch[f"{field}_len"] = text_batch(texts, width)
-        self._add_regions(batch, records, draws, regions)
+        self._add_regions(batch, records, rngs, regions)
         self._add_ocr(batch, records)
-        batch.update(self.answer_processor.processor.batch([record.targets for record in records], draws))
+        batch.update(self.answer_processor.processor.batch([record.targets for record in records], rngs))
         batch.ocr_slots = used_slots(
             batch.context_info_0.max_features,
             (batch.train_prev_inds, batch.target_inds),
@@ -191,21 +191,21 @@ class CloveDataset(BaseDataset):
         self,
         batch: SampleList,
         records: list[PreparedRecord],
-        draws: list[np.random.Generator],
+        rngs: list[np.random.Generator],
         regions: int | None,
     ) -> None:
         store, slots = self.features, self.context_processor.max_length
-        masked = [draw.random() < self._mask_prob for draw in draws]
-        found = [None if record.image is None else store.read(record.image) for record in records]
+        masked = [rng.random() < self._mask_prob for rng in rngs]
+        images = [None if record.image is None else store.read(record.image) for record in records]
         # A replay has no image: its region features are zero, and all of them count as real.
-        counts = [store.max_features if image is None else len(image.objects) for image in found]
-        rows = regions or max(counts)
+        region_counts = [store.max_features if image is None else len(image.objects) for image in images]
+        rows = regions or max(region_counts)
         # Masking does not affect the OCR regions and the boxes.
-        objects = [None if image is None or hide else image.objects for image, hide in zip(found, masked, strict=True)]
-        ocr = [image.ocr if image is not None and self._use_ocr else None for image in found]
+        objects = [None if image is None or hide else image.objects for image, hide in zip(images, masked, strict=True)]
+        ocr = [image.ocr if image is not None and self._use_ocr else None for image in images]
         batch.image_feature_0 = region_batch(objects, rows, store.feature_dim)
-        batch.image_info_0 = SampleList({"max_features": torch.tensor(counts)})
-        batch.obj_bbox_coordinates = region_batch([image and image.boxes for image in found], rows, 4)
+        batch.image_info_0 = SampleList({"max_features": torch.tensor(region_counts)})
+        batch.obj_bbox_coordinates = region_batch([image and image.boxes for image in images], rows, 4)
         batch.image_feature_1 = region_batch(ocr, regions or min(slots, store.max_features), store.feature_dim)
 
     def _add_ocr(self, batch: SampleList, records: list[PreparedRecord]) -> None:

@@ -91,7 +91,7 @@ class FeatureStore:
     Args:
         features_dir: folder of the databases.
         databases: for each image source a comma-separated list of databases (``.lmdb``) or folders; the second one,
-            if present, holds OCR regions. Records whose ``image_source`` is none of these use the first.
+            if present, contains OCR regions. Records whose ``image_source`` is none of these use the first.
         max_features: maximum number of regions per image (R).
         feature_dim: width of a region feature (D).
     """

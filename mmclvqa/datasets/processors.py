@@ -215,7 +215,7 @@ class CloveFastTextProcessor(VocabProcessor):
         try:
             import fasttext
         except ImportError:
-            raise DataError("package fasttext is not installed; it is in requirements.txt") from None
+            raise DataError("the package fasttext is not installed; run pip install -r requirements.txt") from None
         try:
             # Used directly because the constructor of its wrapper class prints a deprecation warning.
             self._model = fasttext.FastText._FastText(model_path=self.model_file)

@@ -77,6 +77,6 @@ def read_split(root: str, paths: Iterable[str]) -> list[dict[str, Any]]:
             path = path.with_suffix(".json")
         file_records = load_records(path)
         if not file_records:
-            raise DataError(f"{path} holds no records")
+            raise DataError(f"{path} contains no records")
         records += file_records
     return records

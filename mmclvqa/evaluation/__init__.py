@@ -1,1 +1,1 @@
-"""Evaluation of continual learning: accuracy matrix, accuracy, transfer, forgetting, and the report page."""
+"""Evaluation of continual learning: accuracy matrix, accuracy, transfer, forgetting, and the HTML report."""

@@ -71,7 +71,11 @@ def _parser() -> argparse.ArgumentParser:
     sweep.add_argument("--setting_idx", type=int, metavar="N", help="index of the order, checked if given")
     sweep.add_argument("--exp", required=True, help="name of the experiment's folder: ft, ...")
     sweep.add_argument("--test_stand_alone", action="store_true", help="evaluate the single-task model of every task")
-    sweep.add_argument("--test_reg", action="store_true", help="take the first task's checkpoint from the run, too")
+    sweep.add_argument(
+        "--test_reg",
+        action="store_true",
+        help="also use the run's own checkpoint for the first task (EWC, online EWC, MAS, k-means, DER++)",
+    )
     sweep.add_argument("--partial", action="store_true", help="evaluate the existing checkpoints of an unfinished run")
     _add_model_arguments(sweep)
     multitask = commands.add_parser("multitask", help="the multitask model on every task")

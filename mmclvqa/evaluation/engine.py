@@ -181,12 +181,12 @@ class _WarningWriter:
 def _own_registry(writer: _WarningWriter) -> Iterator[None]:
     """Restore what a caller has in MMF's registry, which data sets and models read, on exit."""
     names = ("writer", "config", "configuration", "seed")
-    before = {name: registry.get(name, no_warning=True) for name in names}
+    saved_entries = {name: registry.get(name, no_warning=True) for name in names}
     registry.register("writer", writer)
     try:
         yield
     finally:
-        for name, value in before.items():
+        for name, value in saved_entries.items():
             if value is None:
                 registry.unregister(name)
             else:

@@ -33,7 +33,7 @@ COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#0
 
 @dataclass(frozen=True)
 class RenderedFigure:
-    """One figure of the page.
+    """One figure of the HTML report.
 
     Attributes:
         name: file name without its ending.
@@ -67,7 +67,7 @@ def matrix_figure(name: str, label: str, sweep: SweepResult) -> RenderedFigure:
     title = f"Accuracy matrix: {label}"
     learned = ", ".join(f"{n} {percent(v, '')}" for n, v in zip(names, np.diagonal(sweep.matrix), strict=True))
     final = ", ".join(f"{n} {percent(v, '')}" for n, v in zip(names, sweep.matrix[-1], strict=True))
-    alt = f"Heat map, rows are learned and columns tested tasks. In per cent, just after learning: {learned}. "
+    alt = f"Heat map, rows are learned and columns tested tasks. In %, just after learning: {learned}. "
     return _render(figure, f"{name}_matrix", title, f"{alt}After the last task: {final}.")
 
 
@@ -104,7 +104,7 @@ def training_figure(name: str, label: str, curves: Sequence[TrainingCurve]) -> R
     _finish_lines(figure, axes, "updates", f"val {ACCURACY}", "learned task")
     title = f"Training: {label}"
     ends = ", ".join(f"{axis_name(c.task)} {percent(c.accuracies[-1], '')} after {c.updates[-1]}" for c in curves)
-    return _render(figure, f"{name}_training", title, f"A line for each training. Last accuracies in per cent: {ends}.")
+    return _render(figure, f"{name}_training", title, f"A line for each training. Last accuracies in %: {ends}.")
 
 
 def comparison_figure(labels: Sequence[str], averages: Sequence[Mean], forgetting: Sequence[Mean]) -> RenderedFigure:
@@ -138,7 +138,7 @@ def comparison_figure(labels: Sequence[str], averages: Sequence[Mean], forgettin
     seeds = any(not math.isnan(mean.deviation) for mean in averages)
     spread = " Error bars: standard deviation over seeds." if seeds else ""
     text = "; ".join(f"{n}: accuracy {percent(a, '')}, forgetting {percent(f, 'none')}" for n, a, f in rows)
-    return _render(figure, "comparison", title, f"Bars for each method, in per cent. {text}.{spread}")
+    return _render(figure, "comparison", title, f"Bars for each method, in %. {text}.{spread}")
 
 
 def axis_name(task: str) -> str:

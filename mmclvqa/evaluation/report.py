@@ -1,9 +1,9 @@
-"""One HTML page that compares runs: ``python -m mmclvqa.evaluation.report RUN... [--out DIR]``.
+"""HTML report that compares runs: ``python -m mmclvqa.evaluation.report RUN... [--out DIR]``.
 
 RUN is the ``sweep.json`` of a sweep or the folder ``val_<experiment>`` that contains it, or the JSON result of
-``eval_os.py multitask`` or ``chance``. The page ``index.html`` has its images embedded; the images and the numbers of
-the comparison (``comparison.json``) are also written beside it. Runs that differ only in their seed, in folders
-``seed_<n>``, are compared by the mean and the sample standard deviation of their numbers.
+``eval_os.py multitask`` or ``chance``. The HTML report ``index.html`` has its images embedded; the images and the
+numbers of the comparison (``comparison.json``) are also written beside it. Runs that differ only in their seed, in
+folders ``seed_<n>``, are compared by the mean and the sample standard deviation of their numbers.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class ComparisonRow:
         label: method, task order and seeds.
         short_label: the same, for axes of figures.
         seeds: seeds of the runs, empty for a run without one.
-        anchor: of the first run's section on the page, empty where it has none.
+        anchor: of the first run's section in the HTML report, empty where it has none.
         data: name of the data set.
         setting: name of the setting.
         accuracy: average accuracy, in [0, 1]; for single-task models, of each model on its own task.
@@ -235,14 +235,14 @@ def _equally_weighted(sweep: SweepResult) -> dict[str, float]:
 
 
 def write_report(entries: Sequence[Run | Bound], out: str | Path) -> Path:
-    """Write the page, its images and the numbers of the comparison.
+    """Write the HTML report, its images and the numbers of the comparison.
 
     Args:
         entries: at least one run or bound.
         out: folder to write into.
 
     Returns:
-        The path of the page.
+        The path of the HTML report.
 
     Raises:
         OSError: the folder cannot be written.
@@ -312,7 +312,7 @@ def _null_for_nan(value: float) -> float | None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code, see :func:`mmclvqa.clove.text.run_command`."""
     parser = argparse.ArgumentParser(
-        prog="python -m mmclvqa.evaluation.report", description="Write an HTML page with figures that compares runs."
+        prog="python -m mmclvqa.evaluation.report", description="Write an HTML report with figures that compares runs."
     )
     parser.add_argument(
         "runs",
@@ -327,7 +327,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         entries = read_all(args.runs)
         page = write_report(entries, args.out)
         print(format_table(HEADER, [comparison_row(*group).cells() for group in grouped_by_seed(entries)]))
-        print(f"\npage: {page}")
+        print(f"\nreport: {page}")
 
     return run_command(report)
 

@@ -31,7 +31,7 @@ from mmclvqa.evaluation.matrix import (
 
 METRIC = "textvqa_accuracy"
 RESULTS_FILE = "results.json"
-"""What a training or an evaluation writes into its folder, see :mod:`mmclvqa.trainers.results`."""
+"""What a training or an evaluation writes into its folder, see :class:`mmclvqa.training.evaluation.Results`."""
 SWEEP_FILE = "sweep.json"
 """A sweep's result, in the folder ``val_<experiment>`` beside the folders of its pairs."""
 
@@ -40,7 +40,7 @@ class EvaluationResult:
     """What one command of ``eval_os.py`` prints and writes.
 
     Attributes:
-        text_columns: number of columns of the table, from the left, that hold text.
+        text_columns: number of columns of the table, from the left, that contain text.
     """
 
     text_columns: ClassVar[int] = 1

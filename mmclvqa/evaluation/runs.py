@@ -1,6 +1,6 @@
 """What a report compares: runs, with everything read from beside their sweeps, and the chance and multitask bounds.
 
-Curves, replay statistics and costs are optional: what cannot be read is left out and noted on the page.
+Curves, replay statistics and costs are optional: what cannot be read is left out and noted in the HTML report.
 """
 
 from __future__ import annotations
@@ -142,11 +142,11 @@ class Run:
 
     Attributes:
         sweep: the accuracies.
-        name: used in file names and anchors; unique on a page.
+        name: used in file names and anchors; unique in an HTML report.
         curves: of the trainings.
         replays: statistics of the replay files.
         samples: of replays.
-        notes: sentences for the page about what was not found.
+        notes: sentences for the HTML report about what was not found.
         cost: storage and training time.
         seed: of a run below a folder ``seed_<n>``, None for other runs.
     """
@@ -254,12 +254,12 @@ def grouped_by_seed(entries: Iterable[Run | Bound]) -> list[list[Run | Bound]]:
     return list(groups.values())
 
 
-def read_run(path: str | Path, taken: Sequence[str] = ()) -> Run:
+def read_run(path: str | Path, used_names: Sequence[str] = ()) -> Run:
     """Read a run from its sweep and from the folders of its trainings and replays.
 
     Args:
         path: the sweep's file or folder, see :func:`mmclvqa.evaluation.results.read_sweep`.
-        taken: names that other runs already have.
+        used_names: names that other runs already have.
 
     Raises:
         DataError: there is no valid sweep.
@@ -268,18 +268,18 @@ def read_run(path: str | Path, taken: Sequence[str] = ()) -> Run:
     sweep = read_sweep(path)
     folder = path if path.is_dir() else path.parent
     seed = _seed(path)
-    own = experiments.evaluation_name(sweep.experiment, sweep.model)
-    base = re.sub(r"[^A-Za-z0-9.]+", "_", f"{sweep.setting}_{sweep.order}_{own.removeprefix('val_')}")
+    expected_folder = experiments.evaluation_name(sweep.experiment, sweep.model)
+    base = re.sub(r"[^A-Za-z0-9.]+", "_", f"{sweep.setting}_{sweep.order}_{expected_folder.removeprefix('val_')}")
     base += "" if seed is None else f"_seed_{seed.number}"
-    name = next(n for n in (base, *(f"{base}_{i}" for i in range(2, len(taken) + 3))) if n not in taken)
-    if folder.name != own or len(folder.parents) < 3:
-        note = f"Trainings and replays are not shown: the sweep is not in its run's folder {own}."
+    name = next(n for n in (base, *(f"{base}_{i}" for i in range(2, len(used_names) + 3))) if n not in used_names)
+    if folder.name != expected_folder or len(folder.parents) < 3:
+        note = f"Trainings and replays are not shown: the sweep is not in its run's folder {expected_folder}."
         return Run(sweep, name, notes=[note], seed=seed)
     save, notes = str(folder.parents[2]), []
     curves = _training_curves(sweep, save)
-    without = [task.name for task in sweep.tasks if task.name not in {curve.task for curve in curves}]
-    if without:
-        notes.append(f"No evaluations made during training were found of: {', '.join(without)}.")
+    tasks_without_curve = [task.name for task in sweep.tasks if task.name not in {curve.task for curve in curves}]
+    if tasks_without_curve:
+        notes.append(f"No validation results from training were found for: {', '.join(tasks_without_curve)}.")
     replay_folder = _replay_folder(sweep, folder)
     replays = _replay_statistics(sweep, replay_folder) if replay_folder else []
     samples = _replay_samples(sweep, replay_folder) if replay_folder else []
@@ -349,11 +349,11 @@ def srm_seconds(log: Path) -> float | None:
         return None
     starts: list[list[datetime]] = []
     for match in filter(None, map(_LOG_LINE.match, lines)):
-        moment = datetime.strptime(match[1], _LOG_TIME)
+        timestamp = datetime.strptime(match[1], _LOG_TIME)
         if match[2]:
-            starts.append([moment])
+            starts.append([timestamp])
         elif starts:
-            starts[-1].append(moment)
+            starts[-1].append(timestamp)
     return sum((times[-1] - times[0]).total_seconds() for times in starts) if starts else None
 
 

@@ -198,7 +198,7 @@ def _parse_device(device: str | int | None) -> str:
     name = name.lower() or "auto"
     kind, _, number = name.partition(":")
     if kind not in DEVICES or (":" in name and (kind != "cuda" or not number.isdigit())):
-        raise DataError(f"device {device}: legal are {', '.join(DEVICES)}, cuda:<n> and the number of a GPU")
+        raise DataError(f"device {device}: expected one of: {', '.join(DEVICES)}, cuda:<n>, or the number of a GPU")
     return name
 
 
@@ -274,8 +274,8 @@ def checkpoints(
         experiment: name of the experiment's folder.
         save: the save folder.
         stand_alone: use the single-task model of every task, unless ``regularised``.
-        regularised: use the experiment's own model of the first task too, as EWC and MAS train it; otherwise that is
-            the single-task model.
+        regularised: use the experiment's own model of the first task too, for methods with ``trains_first_task``;
+            otherwise that is the single-task model.
         model: registered name of the answer model.
 
     Raises:
@@ -347,12 +347,12 @@ def evaluate_sweep(
     if missing and (not partial or len(missing) == len(order_tasks)):
         raise UnfinishedError(_unfinished(order_tasks, missing, paths, experiment, order, partial))
     for task in missing:
-        progress(f"left out: task {task.name} has not been learned ({paths[task.letter]} is missing)")
+        progress(f"skipped: task {task.name} is not trained ({paths[task.letter]} is missing)")
     folder = Path(experiments.evaluation_folder(setting, order, experiment, save, config.model))
     method = method_of_experiment(experiment)
     if method is not None:
-        more = method.evaluation_overrides(method.Settings(), config.model)
-        config = replace(config, overrides=(*more, *config.overrides))
+        method_overrides = method.evaluation_overrides(method.Settings(), config.model)
+        config = replace(config, overrides=(*method_overrides, *config.overrides))
     pairs = []
     for learned in order_tasks:
         for tested in order_tasks if learned not in missing else ():
@@ -415,22 +415,22 @@ def evaluate_pairs(
         CloveError: a configuration, the data or a checkpoint cannot be used.
     """
     accuracies: dict[str, float] = {}
-    waiting: dict[Task, list[tuple[Pair, dict[str, str]]]] = {}
+    pairs_by_task: dict[Task, list[tuple[Pair, dict[str, str]]]] = {}
     for pair in pairs:
         identity = pair.identity(config)
         entry = pair.read(identity)
         if entry is None:
-            waiting.setdefault(pair.tested, []).append((pair, identity))
+            pairs_by_task.setdefault(pair.tested, []).append((pair, identity))
         else:
             accuracies[pair.key] = entry["metrics"][METRIC]
-    count = sum(map(len, waiting.values()))
-    progress(f"{count} pairs to evaluate, {len(accuracies)} kept from before")
-    if not waiting:
+    count = sum(map(len, pairs_by_task.values()))
+    progress(f"{count} pairs to evaluate, {len(accuracies)} reused from an earlier run")
+    if not pairs_by_task:
         return accuracies
-    config.configuration(next(iter(waiting)))  # reports errors before torch and MMF are imported
+    config.configuration(next(iter(pairs_by_task)))  # reports errors before torch and MMF are imported
     engine = _engine(config)
     start, done = time.monotonic(), 0
-    for number, (tested, task_pairs) in enumerate(waiting.items(), start=1):
+    for number, (tested, task_pairs) in enumerate(pairs_by_task.items(), start=1):
         evaluations = engine.evaluate(tested, {pair.key: pair.checkpoint for pair, _ in task_pairs})
         for pair, identity in task_pairs:
             entry = evaluations[pair.key].entry()
@@ -441,7 +441,7 @@ def evaluate_pairs(
         done += len(task_pairs)
         seconds = time.monotonic() - start
         progress(
-            f"[{number}/{len(waiting)}] {tested.name}: {entry['records']} val records, {len(task_pairs)} "
+            f"[{number}/{len(pairs_by_task)}] {tested.name}: {entry['records']} val records, {len(task_pairs)} "
             f"checkpoint(s); {clock(seconds)} so far, about {clock(seconds / done * (count - done))} left"
         )
     return accuracies
@@ -466,6 +466,6 @@ def _unfinished(
     steps = ", ".join(f"{order_tasks.index(task) + 1} {task.name}" for task in missing)
     path = paths[missing[0].letter]
     if len(missing) == len(order_tasks):
-        return f"run {experiment} of task order {order} has no finished step ({path} is missing)"
+        return f"run {experiment} of task order {order} has no checkpoint yet ({path} is missing)"
     advice = "finish the run" if partial else "finish the run, or give --partial to evaluate the existing checkpoints"
     return f"run {experiment} of task order {order} is not finished: missing steps {steps} ({path}); {advice}"

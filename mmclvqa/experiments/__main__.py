@@ -61,12 +61,19 @@ def _parser() -> argparse.ArgumentParser:
     )
     run.add_argument("--setting", nargs="+", default=[], help=f"names or YAML files (default: {SETTINGS[0]})")
     run.add_argument("--order", nargs="+", default=[], help="task orders (default: the first reported one)")
-    run.add_argument("--method", nargs="+", default=[], metavar="NAME[:SETTING=VALUE,...]", help="default: all methods")
+    run.add_argument(
+        "--method",
+        nargs="+",
+        default=[],
+        metavar="NAME[:SETTING=VALUE,...]",
+        help="methods with their settings (default: those of the published comparison, plus more_methods in "
+        "workflow.yaml)",
+    )
     run.add_argument("--seed", nargs="+", type=int, default=[], help="run all experiments with each of these seeds")
     run.add_argument("--grid", metavar="paper|FILE.yaml", help="run the published comparison, or the blocks of a file")
     run.add_argument("--config", default="EXP_CONFIG", help="folder of configuration files (default: EXP_CONFIG)")
     run.add_argument("--model", default=MODEL, metavar="NAME", help=f"registered answer model (default: {MODEL})")
-    run.add_argument("--user_dir", metavar="PATH", help="Python file or package with your own methods and models")
+    run.add_argument("--user_dir", metavar="PATH", help="Python file or package with custom methods and models")
     run.add_argument("--cores", type=int, help="steps to run in parallel on this machine (default: cores, at most 4)")
     run.add_argument("--gpus", help="GPUs to distribute steps to, such as 0,1,2,3 (0,0: two steps per GPU)")
     run.add_argument("--profile", help="Snakemake profile: a folder, or a name in profiles/")
@@ -207,7 +214,7 @@ def _arguments(args: argparse.Namespace) -> dict[str, str]:
 
 
 def _report(runs: Sequence[planning.Run], root: Path) -> int:
-    """Write the comparison of all finished runs, one page per setting, order and model, and return the exit code."""
+    """Write one HTML report per setting, order and model that compares the finished runs; return the exit code."""
     pages: dict[str, list[Path]] = {}
     for run in runs:
         one = run.experiment

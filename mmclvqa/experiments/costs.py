@@ -46,7 +46,11 @@ def cost_lines(
     rows.append(("all", "", len(steps), "", f"{gpu_hours:.1f}"))
     lines = format_table(HEADER, rows, text_columns=2).splitlines()
     if None in minutes.values():
-        return [*lines, "the time is not known: no step of a kind has finished, and the profile has no runtime for it"]
+        return [
+            *lines,
+            "the total time cannot be estimated: some kinds of steps have neither finished steps nor a runtime in the "
+            "profile",
+        ]
     chain = longest_chain(steps, minutes)
     time = max(chain, sum(minutes[step.kind] for step in steps) / parallel)
     return [*lines, f"about {_hours(time)} with {parallel} at a time; the longest chain of steps takes {_hours(chain)}"]

@@ -31,7 +31,7 @@ def check_root(root: Path, data: Path) -> None:
     contents = [path.read_bytes() if path.is_file() else None for path in (manifest, made_with)]
     if contents[0] != contents[1]:
         raise ConfigError(
-            f"{root}: has runs on other data than those in {data} now; remove it, or choose another ROOT"
+            f"{root}: its experiments used different data than {data}; delete {root}, or choose another ROOT"
         )
 
 

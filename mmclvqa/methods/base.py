@@ -331,7 +331,9 @@ def find_method(name: str, key: str = "method") -> type[Method]:
     """
     if name not in _registered:
         legal = ", ".join(_registered)
-        raise ConfigError(f"{key}={name}: there is no such method{did_you_mean(name, _registered)}; legal are {legal}")
+        raise ConfigError(
+            f"{key}={name}: there is no such method{did_you_mean(name, _registered)}; expected one of: {legal}"
+        )
     return _registered[name]
 
 

@@ -4,6 +4,8 @@
 
 Kirkpatrick et al., "Overcoming catastrophic forgetting in neural networks", PNAS 2017, equation 3. As in the published
 CLVQA code, Ω of a task is the sum over batches of (∂ loss / ∂θ)², divided by the number of records.
+
+The penalty is applied as a decoupled step after the optimizer step; see :mod:`mmclvqa.methods.importances`.
 """
 
 from __future__ import annotations

@@ -133,8 +133,8 @@ class WeightRegularizer(Method):
         files = self.source_files("")
         if not files:
             raise ConfigError(
-                f"training.CL.reg_params_pth is missing: {settings.cur_task} comes after {before.name} in "
-                f"{settings.task_order}, whose run left {FILE}"
+                f"training.CL.reg_params_pth is missing; set it to {FILE} in the save folder of {before.name}, "
+                f"the task before {settings.cur_task} in {settings.task_order}"
             )
         (path,) = files
         if path.resolve() == own.resolve():
@@ -144,7 +144,7 @@ class WeightRegularizer(Method):
         previous = read_importances(path, trainer.network)
         if previous.reg_type not in ("", self.name):
             raise ConfigError(
-                f"training.CL.reg_type={self.name}: {path} holds importances of {previous.reg_type}"
+                f"training.CL.reg_type={self.name}: {path} contains importances of {previous.reg_type}"
             )
         return previous
 
@@ -316,7 +316,7 @@ def _read_safetensors(path: Path) -> Importances:
     for key, tensor in tensors.items():
         part, _, name = key.partition(".")
         if part not in parts:
-            raise DataError(f"training.CL.reg_params_pth={path}: holds {key}, which is neither omega nor anchor")
+            raise DataError(f"training.CL.reg_params_pth={path}: contains {key}, which is neither omega nor anchor")
         parts[part][name] = tensor
     return Importances(parts["omega"], parts["anchor"], reg_type)
 

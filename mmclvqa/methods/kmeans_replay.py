@@ -2,9 +2,9 @@
 
     exemplars of the current task = for each centre c of k-means on cls_output(x), the record x nearest to c
 
-The buffer holds int(n(task) · replay_rate) records, divided equally among the tasks so far; of earlier tasks, a
-random part of the exemplars is kept. The buffer is written to ``kmeans_replay.npy`` in the save folder, before the
-final weights; the next task reads it from ``training.CL.replay_dir``. Source: the published CLVQA code; clustering:
+The buffer holds int(n(task) · replay_rate) records, divided equally among the tasks so far; for earlier tasks,
+a random subset of their exemplars is kept. The buffer is written to ``kmeans_replay.npy`` in the save folder, before
+the final weights; the next task reads it from ``training.CL.replay_dir``. Source: the published CLVQA code; clustering:
 Lloyd, "Least squares quantization in PCM", IEEE Transactions on Information Theory 1982.
 """
 

@@ -4,6 +4,8 @@
 
 Aljundi et al., "Memory Aware Synapses: Learning what (not) to forget", ECCV 2018, equations 2 to 5. As in the published
 CLVQA code, ‖F‖² is the mean of the squared softmax of the scores, and the sum runs over batches.
+
+The penalty is applied as a decoupled step after the optimizer step; see :mod:`mmclvqa.methods.importances`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Random replay: random real records of earlier tasks are added to the training records.
 
-While task c is trained, an earlier task i has at most ceil(rate * n(j+1) / (j+1)) records, for every j = i ... c-1.
+While task c is trained, the records of an earlier task i are subsampled to at most ceil(rate * n(j+1) / (j+1)) for each
+j = i ... c-1 in turn.
 Optionally, image features of the replays are masked (``replay_mask_img``), or their ground-truth scene graph is used
 (``use_gt_sg``). Source: the published CLVQA code.
 """

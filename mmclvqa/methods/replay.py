@@ -43,7 +43,7 @@ class Replays:
     def describe(self, real: int, current: str) -> str:
         """Return a log line with the number of replays of each task and of the ``real`` records of ``current``."""
         by_task = ", ".join(f"{count} of {name}" for name, count in self.counts.items())
-        total = f"{len(self.records)} replays join {real} real records of {current}"
+        total = f"{len(self.records)} replays are added to {real} real records of {current}"
         return f"{total} ({by_task})" if by_task else total
 
     def by_task(self) -> dict[str, list[Record]]:
@@ -205,7 +205,7 @@ def load_filled(path: Path) -> list[Record]:
     """
     records = load_records(path)
     if not records:
-        raise DataError(f"{path}: holds no records")
+        raise DataError(f"{path}: contains no records")
     return records
 
 

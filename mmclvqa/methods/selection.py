@@ -71,7 +71,7 @@ def _legal_values(key: str) -> list[str]:
 def _require_legal(error: type[ConfigError], key: str, value: Any, legal: Iterable[str]) -> None:
     legal = list(legal)
     if value not in legal:
-        raise error(f"{key}={value}: legal are {', '.join(legal)}{did_you_mean(str(value), legal)}")
+        raise error(f"{key}={value}: expected one of: {', '.join(legal)}{did_you_mean(str(value), legal)}")
 
 
 def _check_published_keys(config: Any) -> None:

@@ -79,22 +79,22 @@ def render_objects(scene: Scene, codebook: Codebook, max_regions: int) -> dict[s
         ``image_height``, and ``objects`` n int64, indices into :data:`REGION_CLASSES`.
     """
     rng = named_generator(codebook.seed, "objects", scene.image_id)
-    shown: list[tuple[str, tuple[str, ...], Box]] = [(scene.place, (), (0.0, 0.0, 1.0, 1.0))]
-    shown += [(thing.name, (thing.category, thing.value), thing.box) for thing in scene.things]
-    shown += [(surface.name, (surface.color,), surface.box) for surface in scene.surfaces]
-    count = max(len(shown), int(rng.integers(max_regions // 2, max_regions * 5 // 6 + 1)))
-    once = len(shown)
-    while len(shown) < count:
+    regions: list[tuple[str, tuple[str, ...], Box]] = [(scene.place, (), (0.0, 0.0, 1.0, 1.0))]
+    regions += [(thing.name, (thing.category, thing.value), thing.box) for thing in scene.things]
+    regions += [(surface.name, (surface.color,), surface.box) for surface in scene.surfaces]
+    count = max(len(regions), int(rng.integers(max_regions // 2, max_regions * 5 // 6 + 1)))
+    num_distinct = len(regions)
+    while len(regions) < count:
         if rng.random() < BACKGROUND_SHARE:
             left, top, width, height = (
                 float(side) for side in (*rng.uniform(0, 0.6, 2), *rng.uniform(0.2, 0.4, 2))
             )
-            shown.append((BACKGROUND, (), (left, top, left + width, top + height)))
+            regions.append((BACKGROUND, (), (left, top, left + width, top + height)))
         else:
-            name, words, box = shown[rng.integers(1, once)]
-            shown.append((name, words, _shifted(box, rng)))
-    order = rng.permutation(len(shown))
-    return _entry(scene, [shown[index] for index in order], codebook, rng)
+            name, words, box = regions[rng.integers(1, num_distinct)]
+            regions.append((name, words, _shifted(box, rng)))
+    order = rng.permutation(len(regions))
+    return _entry(scene, [regions[index] for index in order], codebook, rng)
 
 
 def render_words(scene: Scene, codebook: Codebook) -> dict[str, np.ndarray | int]:
@@ -103,8 +103,8 @@ def render_words(scene: Scene, codebook: Codebook) -> dict[str, np.ndarray | int
     Returns: as :func:`render_objects`.
     """
     rng = named_generator(codebook.seed, "words", scene.image_id)
-    shown = [(TEXT, (surface.name, surface.color), surface.word_box) for surface in scene.surfaces]
-    return _entry(scene, shown, codebook, rng)
+    regions = [(TEXT, (surface.name, surface.color), surface.word_box) for surface in scene.surfaces]
+    return _entry(scene, regions, codebook, rng)
 
 
 def _shifted(box: Box, rng: np.random.Generator) -> Box:
@@ -114,25 +114,25 @@ def _shifted(box: Box, rng: np.random.Generator) -> Box:
 
 def _entry(
     scene: Scene,
-    shown: list[tuple[str, tuple[str, ...], Box]],
+    regions: list[tuple[str, tuple[str, ...], Box]],
     codebook: Codebook,
     rng: np.random.Generator,
 ) -> dict[str, np.ndarray | int]:
     codes = codebook.codes
-    noise = rng.standard_normal((len(shown), codebook.width), dtype=np.float32) * np.float32(NOISE)
+    noise = rng.standard_normal((len(regions), codebook.width), dtype=np.float32) * np.float32(NOISE)
     features = np.abs(noise)
-    for row, (name, words, _) in enumerate(shown):
+    for row, (name, words, _) in enumerate(regions):
         for word in words if name == TEXT else (name, *words):
             features[row] += codes[word]
     width, height = scene.size
-    boxes = np.array([box for _, _, box in shown], dtype=np.float32).reshape(-1, 4).clip(0.0, 1.0)
+    boxes = np.array([box for _, _, box in regions], dtype=np.float32).reshape(-1, 4).clip(0.0, 1.0)
     return {
         "features": features,
         "bbox": boxes * np.array([width, height, width, height], dtype=np.float32),
-        "num_boxes": len(shown),
+        "num_boxes": len(regions),
         "image_width": width,
         "image_height": height,
-        "objects": np.array([REGION_CLASSES.index(name) for name, _, _ in shown], dtype=np.int64),
+        "objects": np.array([REGION_CLASSES.index(name) for name, _, _ in regions], dtype=np.int64),
     }
 
 

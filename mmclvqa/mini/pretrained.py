@@ -303,20 +303,20 @@ def _hash(text: str) -> int:
 def _learn(lines: Iterable[str], words: Sequence[str], seed: int) -> tuple[Counter[str], np.ndarray]:
     """Return the counts of the words (at least 1) and their vectors of norm 1 (words x 300)."""
     row_of = {word: row for row, word in enumerate(words)}
-    near = np.zeros((len(words), len(words)))
+    cooccurrences = np.zeros((len(words), len(words)))
     counts = Counter(dict.fromkeys(words, 1))
     for line in lines:
         rows = [row_of[word] for word in line.split() if word in row_of]
         counts.update(words[row] for row in rows)
         for position, row in enumerate(rows):
             for other in rows[position + 1 : position + 1 + WINDOW]:
-                near[row, other] += 1
-                near[other, row] += 1
+                cooccurrences[row, other] += 1
+                cooccurrences[other, row] += 1
     rng = named_generator(seed, "word vectors")
-    index, own = rng.standard_normal((2, len(words), VECTOR_WIDTH))
+    index_vectors, noise = rng.standard_normal((2, len(words), VECTOR_WIDTH))
     # The logarithm limits the influence of frequent neighbours such as "the".
-    vectors = _unit(np.einsum("ij,jk->ik", np.log1p(near), index))
-    return counts, _unit(vectors + VECTOR_NOISE * own)
+    vectors = _unit(np.einsum("ij,jk->ik", np.log1p(cooccurrences), index_vectors))
+    return counts, _unit(vectors + VECTOR_NOISE * noise)
 
 
 def _subword_vectors(words: Sequence[str], vectors: np.ndarray, seed: int) -> np.ndarray:

@@ -52,10 +52,10 @@ def documents(seed: int, count: int) -> Iterator[str]:
     scenes += sample_text_scenes(seed, "pretraining", count // 4)
     for index, scene in enumerate(scenes):
         rng = named_random(seed, "pretraining", index)
-        told = {item: _statements_of(item, scene) for item in scene.items}
-        told |= {" ".join(thing.fact): _about_fact(thing) for thing in scene.things}
-        items = rng.sample(list(told), rng.randint(1, len(told)))
-        statements = [statement for item in items for statement in told[item]]
+        statements_by_item = {item: _statements_of(item, scene) for item in scene.items}
+        statements_by_item |= {" ".join(thing.fact): _about_fact(thing) for thing in scene.things}
+        items = rng.sample(list(statements_by_item), rng.randint(1, len(statements_by_item)))
+        statements = [statement for item in items for statement in statements_by_item[item]]
         statements += [statement for pair in _pairs(items, scene) for statement in _about_pair(*pair)]
         chosen = rng.sample(statements, min(len(statements), MOST_STATEMENTS))
         yield f"{', '.join(items)}. {' '.join(chosen)}"
@@ -143,7 +143,7 @@ def pretrain(model: PreTrainedModel, texts: list[list[int]], updates: int) -> No
 
 
 def pretrained_weights(file: Path, vocabulary: Sequence[str]) -> dict[str, Tensor]:
-    """Return the weights of a file of :data:`WEIGHTS` by parameter name, in float32.
+    """Return the weights of a file such as :data:`GPT2_WEIGHTS` by parameter name, in float32.
 
     Raises:
         DataError: they were trained with another vocabulary.
@@ -152,7 +152,10 @@ def pretrained_weights(file: Path, vocabulary: Sequence[str]) -> dict[str, Tenso
 
     with safe_open(file, "pt") as weights:
         if weights.metadata()["vocabulary"] != _digest(vocabulary):
-            raise DataError(f"{file}: of another vocabulary; python -m mmclvqa.mini.pretraining trains it again")
+            raise DataError(
+                f"{file}: was trained with a different vocabulary; "
+                "run `python -m mmclvqa.mini.pretraining` to retrain it"
+            )
         return {name: weights.get_tensor(name).float() for name in weights.keys()}  # noqa: SIM118 (not a dict)
 
 

@@ -150,22 +150,22 @@ def _ask_relation(kind: str, scene: Scene, things: list[Thing], rng: random.Rand
     functional setting, the other triple of the anchor is the second related item.
     """
     names = [thing.name for thing in scene.things]
-    every = len(things) == len(names)
+    is_functional = len(things) == len(names)
     own = {names.index(thing.name) for thing in things}
     candidates = [
         triple
         for triple in scene.relations
-        if kind == ("subject" if (triple[1] in HORIZONTAL if every else triple[0] in own) else "object")
+        if kind == ("subject" if (triple[1] in HORIZONTAL if is_functional else triple[0] in own) else "object")
         and (triple[0] if kind == "subject" else triple[2]) in own
     ]
     if not candidates:
         return None
     triple = subject, word, anchor = rng.choice(candidates)
-    others = [other for other in scene.relations if every and other[2] == anchor and other != triple]
+    others = [other for other in scene.relations if is_functional and other[2] == anchor and other != triple]
     related = [f"{names[s]} {w} {names[a]}" for s, w, a in (triple, *others)]
-    given, answer = (anchor, subject) if kind == "subject" else (subject, anchor)
-    text = _worded(kind, rng, relation=word, thing=names[given], category=scene.things[answer].category)
-    program = _steps(("select", names[given]), (f"relate {kind}", word), ("query", "name"))
+    mentioned, answer = (anchor, subject) if kind == "subject" else (subject, anchor)
+    text = _worded(kind, rng, relation=word, thing=names[mentioned], category=scene.things[answer].category)
+    program = _steps(("select", names[mentioned]), (f"relate {kind}", word), ("query", "name"))
     return Question(kind, text, names[answer], tuple(related), program=program)
 
 

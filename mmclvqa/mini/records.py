@@ -108,8 +108,8 @@ def _record(
 
 def _with_order(items: list[str], related: Sequence[str]) -> list[str]:
     """Permute the related items among their positions into the order of ``related``."""
-    turns = iter(related)
-    return [next(turns) if item in related else item for item in items]
+    related_in_order = iter(related)
+    return [next(related_in_order) if item in related else item for item in items]
 
 
 def _ocr_fields(scene: Scene) -> dict[str, Any]:

@@ -226,13 +226,13 @@ def _values(rng: random.Random) -> list[str]:
 
 def _grouped_boxes(rng: random.Random) -> tuple[list[Box], tuple[tuple[int, str, int], ...]]:
     """Draw four boxes and two relations: an anchor in the centre with two partners, and a box in a corner."""
-    half = rng.uniform(0.06, 0.08)
-    anchor = _box(*_jittered(rng, (0.5, 0.4), 0.04), half, half)
-    words = (rng.choice(HORIZONTAL), rng.choice(VERTICAL))
-    partners = [_partner_box(rng, anchor, word) for word in words]
+    half_size = rng.uniform(0.06, 0.08)
+    anchor = _box(*_jittered(rng, (0.5, 0.4), 0.04), half_size, half_size)
+    predicates = (rng.choice(HORIZONTAL), rng.choice(VERTICAL))
+    partners = [_partner_box(rng, anchor, word) for word in predicates]
     corner = _jittered(rng, (rng.choice((0.2, 0.8)), 0.85), 0.06)
-    apart = _box(*corner, rng.uniform(0.05, 0.08), rng.uniform(0.05, 0.08))
-    return [anchor, *partners, apart], ((1, words[0], 0), (2, words[1], 0))
+    separate_box = _box(*corner, rng.uniform(0.05, 0.08), rng.uniform(0.05, 0.08))
+    return [anchor, *partners, separate_box], ((1, predicates[0], 0), (2, predicates[1], 0))
 
 
 def _partner_box(rng: random.Random, anchor: Box, word: str) -> Box:

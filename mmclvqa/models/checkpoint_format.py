@@ -10,7 +10,7 @@ from mmclvqa.clove.errors import DataError
 
 #: Number of differing tensors that an error message lists.
 NAMED = 4
-#: A buffer of older transformers versions, present in older UniVQA checkpoints. It holds 0, 1, 2, … and is not needed.
+#: A buffer of older transformers versions, present in older UniVQA checkpoints. It has 0, 1, 2, … and is not needed.
 IGNORED_SUFFIX = "position_ids"
 
 

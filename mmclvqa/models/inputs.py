@@ -83,30 +83,30 @@ class UniVQAInputs:
         device = self.text.device
         slots = torch.arange(self.ocr_fasttext.size(1), device=self.ocr_num.device)
         real_ocr = slots < self.ocr_num[:, None]
-        used = real_ocr if num_answers is None else self.ocr_slots
-        if used is None:
+        used_slots = real_ocr if num_answers is None else self.ocr_slots
+        if used_slots is None:
             real_ocr = real_ocr.to(device, non_blocking=True)
-            used = real_ocr | self.referenced_slots(num_answers)
+            used_slots = real_ocr | self.referenced_slots(num_answers)
         lengths = [
             self.text_len.clamp(0, self.text.size(1)),
             self.knowledge_len.clamp(0, self.knowledge.size(1)),
             self.scene_graph_len.clamp(0, self.scene_graph.size(1)),
             self.object_num.clamp(0, self.objects.size(1)),
-            used.sum(1),
+            used_slots.sum(1),
             # The last slot in use, counted from 1: slots may be referenced beyond the real ones.
-            F.pad(used * (torch.arange(used.size(1), device=used.device) + 1), (1, 0)).amax(1),
+            F.pad(used_slots * (torch.arange(used_slots.size(1), device=used_slots.device) + 1), (1, 0)).amax(1),
         ]
         on_host = all(length.device.type == "cpu" for length in lengths)
-        moved = [length.to(device, non_blocking=True) for length in lengths]
+        lengths_on_device = [length.to(device, non_blocking=True) for length in lengths]
         # The only place where the host waits for the device, unless it has the lengths.
-        text, knowledge, graph, objects, ocr, last_ocr = torch.stack(lengths if on_host else moved).tolist()
+        text, knowledge, graph, objects, ocr, last_ocr = torch.stack(lengths if on_host else lengths_on_device).tolist()
         records = zip(text, knowledge, graph, objects, ocr, strict=True)
         return Packings(
-            short_texts=Packing.of_lengths(torch.cat(moved[:2]), _size(text + knowledge)),
-            scene_graph=Packing.of_lengths(moved[2], _size(graph)),
-            objects=Packing.of_lengths(moved[3], _size(objects)),
+            short_texts=Packing.of_lengths(torch.cat(lengths_on_device[:2]), _size(text + knowledge)),
+            scene_graph=Packing.of_lengths(lengths_on_device[2], _size(graph)),
+            objects=Packing.of_lengths(lengths_on_device[3], _size(objects)),
             ocr=Packing.of_mask(
-                used.to(device, non_blocking=True),
+                used_slots.to(device, non_blocking=True),
                 Size(sum(ocr), max(last_ocr, default=0)),
                 None if num_answers is None else real_ocr.to(device, non_blocking=True),
             ),
@@ -121,10 +121,10 @@ class UniVQAInputs:
         (masked) score take part in the loss, exactly as they would if padding were computed.
         """
         slots = torch.arange(self.ocr_fasttext.size(1), device=self.previous.device) + num_answers
-        named = (self.previous[:, :, None] == slots).any(dim=1)
+        is_referenced = (self.previous[:, :, None] == slots).any(dim=1)
         if self.targets is not None:
-            named |= (self.targets[:, :, num_answers:] != 0).any(dim=1)
-        return named
+            is_referenced |= (self.targets[:, :, num_answers:] != 0).any(dim=1)
+        return is_referenced
 
 
 @dataclass(frozen=True)

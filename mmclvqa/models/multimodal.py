@@ -78,24 +78,24 @@ class MultimodalTransformer(nn.Module):
         self.encoder = Encoder(settings)
         initialise(self, settings.initializer_range)
 
-    def encode(self, x: Tensor, everything: Packing, asking: Packing, steps: int) -> Prefix:
+    def encode(self, x: Tensor, prefix_packing: Packing, query_packing: Packing, steps: int) -> Prefix:
         """Encode the prefix of each record and cache the keys and values of every layer.
 
         Args:
             x: N×h, embeddings of the prefix; the order within a record does not matter.
-            everything: the N embeddings.
-            asking: the leading embeddings whose outputs are used. The last layer computes outputs for these only; the
-                others contribute only keys and values.
+            prefix_packing: the N embeddings.
+            query_packing: the leading embeddings whose outputs are used. The last layer computes outputs for these
+                only; the others contribute only keys and values.
             steps: number of decoding steps that follow, T.
         """
-        mask = decoding_mask(everything.mask(), steps)
-        attend, caches = PackedAttention(everything, self.heads), []
+        mask = decoding_mask(prefix_packing.mask(), steps)
+        attend, caches = PackedAttention(prefix_packing, self.heads), []
         *lower, last = self.encoder.layer
         for layer in lower:
             x = layer(x, attend)
             caches.append(Cache(attend.keys, attend.values, mask))
-        attend = PackedAttention(everything, self.heads, asking)
-        outputs = last(x, attend, x[: len(asking)])
+        attend = PackedAttention(prefix_packing, self.heads, query_packing)
+        outputs = last(x, attend, x[: len(query_packing)])
         caches.append(Cache(attend.keys, attend.values, mask))
         return Prefix(caches, outputs)
 

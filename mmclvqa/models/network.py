@@ -168,15 +168,15 @@ class UniVQANetwork(nn.Module):
         if self.settings.use_cls:
             streams.insert(0, (self.cls_emb.expand(batch, -1), torch.arange(batch, device=ocr.device)))
         offset = batch if self.settings.use_cls else 0
-        wanted = offset + len(packings.ocr)
+        num_queries = offset + len(packings.ocr)
         x, rows = (torch.cat(part) for part in zip(*streams, strict=True))
         real = torch.ones_like(rows, dtype=torch.bool)
         if packings.ocr.real is not None:
-            real[offset:wanted] = packings.ocr.real
-        extra = int(self.settings.use_cls)
-        everything = Packing.of_rows(rows, batch, packings.longest + extra, real)
-        asking = Packing.of_rows(rows[:wanted], batch, packings.most_ocr + extra)
-        return self.mmt.encode(x, everything, asking, inputs.previous.size(1)), ocr, packings.ocr
+            real[offset:num_queries] = packings.ocr.real
+        num_cls_tokens = int(self.settings.use_cls)
+        prefix_packing = Packing.of_rows(rows, batch, packings.longest + num_cls_tokens, real)
+        query_packing = Packing.of_rows(rows[:num_queries], batch, packings.most_ocr + num_cls_tokens)
+        return self.mmt.encode(x, prefix_packing, query_packing, inputs.previous.size(1)), ocr, packings.ocr
 
     def _texts(self, inputs: UniVQAInputs, packings: Packings) -> list[tuple[Tensor, Tensor]]:
         """Return the encoded texts with their records; question and knowledge, both short, are encoded in one pass."""

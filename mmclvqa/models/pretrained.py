@@ -64,7 +64,9 @@ def load_text_bert(text_bert: nn.Module, source: str | None, data_dir: Path) -> 
     for name, parameter in text_bert.state_dict().items():
         tensor = weights.get(name)
         if tensor is None:
-            raise DataError(f"{path}: holds no {name}; text_bert_source must be a BERT with at least that many layers")
+            raise DataError(
+                f"{path}: contains no {name}; text_bert_source must be a BERT with at least that many layers"
+            )
         rows = parameter.size(0) - 1 if name == "embeddings.word_embeddings.weight" else parameter.size(0)
         if tensor.shape[1:] != parameter.shape[1:] or tensor.size(0) not in (rows, parameter.size(0)):
             raise DataError(
@@ -90,13 +92,13 @@ def load_fc7(linear: nn.Linear, name: str, weights_file: str | None, bias_file: 
         if not path.is_file():
             raise DataError(
                 f"model_config.unicl.fc7.{key}: {path} does not exist; unpack {FC7_URL} there, or set "
-                "fc7.weights_file and fc7.bias_file to null for a random start"
+                "fc7.weights_file and fc7.bias_file to null for random initialization"
             )
         array = safe_load(path)
         if not isinstance(array, np.ndarray) or array.shape != tuple(parameter.shape):
             shape = getattr(array, "shape", type(array).__name__)
             raise DataError(
-                f"{path}: holds {shape}, but {name} needs {tuple(parameter.shape)}; set obj.in_dim and "
+                f"{path}: contains {shape}, but {name} needs {tuple(parameter.shape)}; set obj.in_dim and "
                 "obj.mmt_in_dim to the file's widths, or the file to null"
             )
         with torch.no_grad():
@@ -114,7 +116,7 @@ def _bert_file(source: str, data_dir: Path) -> Path:
     if folder.is_dir():
         files = [folder / name for name in BERT_FILES if (folder / name).is_file()]
         if not files:
-            raise DataError(f"{folder}: holds neither {' nor '.join(BERT_FILES)}; put BERT's weights there")
+            raise DataError(f"{folder}: contains neither {' nor '.join(BERT_FILES)}; put BERT's weights there")
         return files[0]
     from transformers.utils import cached_file
 
@@ -127,7 +129,7 @@ def _bert_file(source: str, data_dir: Path) -> Path:
             return Path(cached)
     raise DataError(
         f"model_config.unicl.text_bert_source: {source} is not a folder, not in {data_dir / 'pretrained'} and cannot "
-        "be downloaded; put BERT there (config.json, model.safetensors), or set it to null for a random start"
+        "be downloaded; put BERT there (config.json, model.safetensors), or set it to null for random initialization"
     )
 
 

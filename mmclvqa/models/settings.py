@@ -121,6 +121,6 @@ class UniVQASettings:
         )
 
 
-def _agree(key: str, given: Any, wanted: Any, why: str) -> None:
-    if given is not None and given != wanted:
-        raise ModelConfigError(f"model_config.unicl.{key}: {given} is given, but {wanted} is needed ({why})")
+def _agree(key: str, value: Any, required: Any, reason: str) -> None:
+    if value is not None and value != required:
+        raise ModelConfigError(f"model_config.unicl.{key}: {value} is given, but {required} is needed ({reason})")

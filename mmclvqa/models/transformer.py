@@ -31,9 +31,9 @@ class SelfAttention(nn.Module):
         self.value = nn.Linear(size, size)
         self.dropout = settings.attention_probs_dropout_prob
 
-    def forward(self, asking: Tensor, asked: Tensor, attend: Attend) -> Tensor:
+    def forward(self, query_states: Tensor, key_value_states: Tensor, attend: Attend) -> Tensor:
         dropout = self.dropout if self.training else 0.0
-        return attend(self.query(asking), self.key(asked), self.value(asked), dropout)
+        return attend(self.query(query_states), self.key(key_value_states), self.value(key_value_states), dropout)
 
 
 class ResidualOutput(nn.Module):
@@ -78,16 +78,16 @@ class Layer(nn.Module):
         self.intermediate = Intermediate(settings)
         self.output = ResidualOutput(settings, settings.intermediate_size)
 
-    def forward(self, x: Tensor, attend: Attend, asking: Tensor | None = None) -> Tensor:
-        """Return the output of the layer for the positions ``asking``, which attend to ``x``.
+    def forward(self, x: Tensor, attend: Attend, query_states: Tensor | None = None) -> Tensor:
+        """Return the output of the layer for the positions ``query_states``, which attend to ``x``.
 
         Args:
             x: (..., h), the positions that provide keys and values.
             attend: computes attention from the projections; see :class:`PackedAttention` and :class:`Cache`.
-            asking: (..., h), the positions to compute, a part of ``x``; None means all.
+            query_states: (..., h), the positions to compute, a part of ``x``; None means all.
         """
-        asking = x if asking is None else asking
-        x = self.attention.output(self.attention.self(asking, x, attend), asking)
+        query_states = x if query_states is None else query_states
+        x = self.attention.output(self.attention.self(query_states, x, attend), query_states)
         return self.output(self.intermediate(x), x)
 
 
@@ -116,12 +116,12 @@ class PackedAttention:
     Args:
         packing: the tokens that are attended to.
         heads: number of attention heads.
-        asking: the tokens that attend; None means ``packing``.
+        query_packing: the tokens that attend; None means ``packing``.
     """
 
-    def __init__(self, packing: Packing, heads: int, asking: Packing | None = None) -> None:
+    def __init__(self, packing: Packing, heads: int, query_packing: Packing | None = None) -> None:
         self.packing = packing
-        self.asking = packing if asking is None else asking
+        self.query_packing = packing if query_packing is None else query_packing
         self.heads = heads
         mask = packing.mask()
         # Avoids a division by zero for records without tokens; the result for their padding is discarded.
@@ -129,11 +129,11 @@ class PackedAttention:
         self.mask = mask[:, None, None, :]
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor, dropout: float) -> Tensor:
-        queries = _split(self.asking.pad(query), self.heads)
+        queries = _split(self.query_packing.pad(query), self.heads)
         self.keys = _split(self.packing.pad(key), self.heads)
         self.values = _split(self.packing.pad(value), self.heads)
         context = F.scaled_dot_product_attention(queries, self.keys, self.values, self.mask, dropout)
-        return self.asking.take(_merge(context))
+        return self.query_packing.take(_merge(context))
 
 
 class Cache:

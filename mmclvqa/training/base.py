@@ -90,7 +90,7 @@ class BaseTrainer:
         if config.evaluation.predict_file_format not in PREDICTION_FORMATS:
             raise ConfigError(
                 f"evaluation.predict_file_format={config.evaluation.predict_file_format}: "
-                f"legal are {', '.join(PREDICTION_FORMATS)}"
+                f"expected one of: {', '.join(PREDICTION_FORMATS)}"
             )
 
     # ------------------------------------------------------------------------------- loading
@@ -124,7 +124,7 @@ class BaseTrainer:
             self.load_model()
             load_start(self, self.start)
             if self.optimizer is not None:
-                self.start_methods(self.start.state.get("methods", {}) if self.start.own else {})
+                self.start_methods(self.start.state.get("methods", {}) if self.start.is_own_checkpoint else {})
         # Frees the checkpoint, which is as large as the model and its optimizer state.
         self.start.state = {k: v for k, v in (self.start.state or {}).items() if k == "num_updates"}
         self._save_config()

@@ -80,10 +80,10 @@ class Callbacks:
         """Return the registered names of the callbacks."""
         return [name for name, _ in self._callbacks]
 
-    def __call__(self, moment: str, *args: Any) -> None:
-        """Call the hook ``moment`` of each callback."""
+    def __call__(self, hook: str, *args: Any) -> None:
+        """Call the hook named ``hook`` of each callback."""
         for _, callback in self._callbacks:
-            getattr(callback, moment)(*args)
+            getattr(callback, hook)(*args)
 
     def __iter__(self) -> Any:
         return (callback for _, callback in self._callbacks)
@@ -120,9 +120,10 @@ def build_callback(entry: Mapping[str, Any]) -> Callback:
     """Build the callback of an entry ``{type, params}`` of ``training.callbacks``."""
     name = entry["type"]
     if name not in _REGISTERED:
-        legal = ", ".join(sorted(_REGISTERED)) or "none"
+        expected = ", ".join(sorted(_REGISTERED)) or "none"
         raise ConfigError(
-            f"training.callbacks: no callback named {name!r} (legal: {legal}){did_you_mean(name, _REGISTERED)}"
+            f"training.callbacks: no callback named {name!r} (expected one of: {expected})"
+            f"{did_you_mean(name, _REGISTERED)}"
         )
     try:
         return _REGISTERED[name](**(entry.get("params") or {}))

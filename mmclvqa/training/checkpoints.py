@@ -95,10 +95,10 @@ class CheckpointFiles:
         """Delete incomplete files of a run that was killed while writing, and return their paths."""
         folders = (self.folder, self.folder / NUMBERED_FOLDER)
         temporary = [file for folder in folders for file in folder.glob(".*.tmp")]
-        left = [file for file in temporary if _LEFTOVER.fullmatch(file.name)]
-        for file in left:
+        leftover_files = [file for file in temporary if _LEFTOVER.fullmatch(file.name)]
+        for file in leftover_files:
             file.unlink()
-        return left
+        return leftover_files
 
 
 def require_plain(value: Any, where: str) -> None:
@@ -164,11 +164,11 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
             message = " ".join(str(error).split())[:120] or type(error).__name__
             raise CheckpointError(f"checkpoint {path} is damaged ({message}); download or create it again") from None
     if not isinstance(content, Mapping):
-        raise CheckpointError(f"checkpoint {path} holds a {type(content).__name__}, not a state dict")
+        raise CheckpointError(f"checkpoint {path} contains a {type(content).__name__}, not a state dict")
     content = dict(content) if isinstance(content.get("model"), Mapping) else {"model": content}
     content["model"] = {_plain_name(name): value for name, value in content["model"].items()}
     if not any(isinstance(value, Tensor) for value in content["model"].values()):
-        raise CheckpointError(f"checkpoint {path} holds no tensors of a model")
+        raise CheckpointError(f"checkpoint {path} contains no tensors of a model")
     return content
 
 
@@ -202,7 +202,7 @@ def load_mapped_weights(
     """
     own = model.state_dict()
     state_dict = _formatted(model, state_dict)
-    chosen = {}
+    tensors_to_load = {}
     for module, source_module in mapping.items():
         pairs = {name: source_module + name.removeprefix(module) for name in own if _below(name, module)}
         tensors = {name: state_dict[other] for name, other in pairs.items() if other in state_dict}
@@ -216,9 +216,9 @@ def load_mapped_weights(
                     f"{source} does not fit the model: {pairs[name]} {tuple(tensor.shape)} "
                     f"for {name} {tuple(own[name].shape)}"
                 )
-        chosen.update(tensors)
-    nn.Module.load_state_dict(model, chosen, strict=False)
-    return list(chosen)
+        tensors_to_load.update(tensors)
+    nn.Module.load_state_dict(model, tensors_to_load, strict=False)
+    return list(tensors_to_load)
 
 
 def _below(name: str, module: str) -> bool:
@@ -243,21 +243,21 @@ class Start:
     Attributes:
         path: path of the file; None if the run starts from the initial weights.
         state: content of the file, as :func:`read_checkpoint` returns it.
-        own: whether it is a checkpoint of the same run, which then resumes exactly.
+        is_own_checkpoint: whether it is a checkpoint of the same run, which then resumes exactly.
         finished: whether the run is finished; ``path`` is then the file of its final weights.
         note: log line.
     """
 
     path: Path | None = None
     state: dict[str, Any] | None = None
-    own: bool = False
+    is_own_checkpoint: bool = False
     finished: bool = False
     note: str = "starting from the model's initial weights"
 
     @property
     def seed(self) -> int | None:
         """Seed of the run that is resumed; None if there is none."""
-        return self.state.get("seed") if self.own and self.state else None
+        return self.state.get("seed") if self.is_own_checkpoint and self.state else None
 
 
 def choose_start(settings: Any, files: CheckpointFiles, trains: bool) -> Start:
@@ -303,7 +303,7 @@ def _own_start(settings: Any, files: CheckpointFiles, trains: bool) -> Start | N
         if path.exists():
             state = read_checkpoint(path)
             note = f"resuming {path} at update {state.get('num_updates', '?')}"
-            return Start(path, state, own=True, note=note)
+            return Start(path, state, is_own_checkpoint=True, note=note)
     return None
 
 
@@ -346,7 +346,8 @@ def load_start(trainer: Any, start: Start) -> None:
     if start.state is None:
         return
     settings = trainer.config.checkpoint
-    if settings.resume_pretrained and settings.pretrained_state_mapping and not (start.own or start.finished):
+    is_other_run = not (start.is_own_checkpoint or start.finished)
+    if settings.resume_pretrained and settings.pretrained_state_mapping and is_other_run:
         mapping = dict(settings.pretrained_state_mapping)
         names = load_mapped_weights(trainer.network, start.state["model"], mapping, start.path)
         trainer.writer.write(f"{len(names)} tensors of {start.path} loaded: {', '.join(names)}")
@@ -356,13 +357,13 @@ def load_start(trainer: Any, start: Start) -> None:
         return
     # `reset` applies to checkpoint.resume_file only; a run that resumes restores everything.
     reset = settings.reset
-    if start.own or not (reset.optimizer or reset.all):
+    if start.is_own_checkpoint or not (reset.optimizer or reset.all):
         _load_optimizer(trainer, start)
-    if start.own or not (reset.counts or reset.all):
+    if start.is_own_checkpoint or not (reset.counts or reset.all):
         _load_counts(trainer, start)
     if trainer.scheduler:
         set_learning_rates(trainer.optimizer, trainer.scheduler)
-    if start.own:
+    if start.is_own_checkpoint:
         trainer.early_stopping.load_state_dict(start.state["early_stopping"])
         without = trainer.callbacks.load_state_dict(start.state["callbacks"])
         if without:
@@ -372,14 +373,15 @@ def load_start(trainer: Any, start: Start) -> None:
 def _load_optimizer(trainer: Any, start: Start) -> None:
     state = start.state
     if state.get("optimizer") is None:
-        trainer.writer.write(f"{start.path} has no optimizer state; the optimizer starts without one", "warning")
+        note = f"{start.path} has no optimizer state; the optimizer state is initialized from scratch"
+        trainer.writer.write(note, "warning")
         return
     try:
         trainer.optimizer.load_state_dict(state["optimizer"])
     except (ValueError, KeyError) as error:
         raise CheckpointError(
             f"{start.path}: its optimizer state does not match ({' '.join(str(error).split())}); "
-            "checkpoint.resume_file with checkpoint.reset.optimizer=true leaves it out"
+            "set checkpoint.resume_file and checkpoint.reset.optimizer=true to skip it"
         ) from None
     if trainer.accelerator.scaler and state.get("scaler"):
         trainer.accelerator.scaler.load_state_dict(state["scaler"])
@@ -389,7 +391,7 @@ def _load_counts(trainer: Any, start: Start) -> None:
     state, counts = start.state, trainer.counts
     counts.num_updates = state["num_updates"]
     counts.epoch = state.get("current_epoch", 1)
-    counts.evaluated_at = state.get("evaluated_at", -1) if start.own else -1
+    counts.evaluated_at = state.get("evaluated_at", -1) if start.is_own_checkpoint else -1
     counts.seconds = state.get("training_seconds", 0.0)
     counts.batch = _batches_done(trainer, start)
     if trainer.scheduler:
@@ -403,13 +405,13 @@ def _batches_done(trainer: Any, start: Start) -> int:
     """Return the number of batches of the epoch that are done, converted to the batch size of this run."""
     done, records = start.state.get("batch", 0), trainer.splits["train"].sizes
     if start.state.get("records", records) != records:
-        former = start.state["records"]
-        trainer.writer.write(f"{start.path}: records were {former} and are {records} now", "warning")
+        previous_sizes = start.state["records"]
+        trainer.writer.write(f"{start.path}: number of records changed from {previous_sizes} to {records}", "warning")
     size = trainer.config.training.batch_size
-    former = start.state.get("batch_size", size)
-    if former != size:
-        trainer.writer.write(f"{start.path}: batch_size was {former} and is {size} now", "warning")
-    return done * former // size
+    previous_batch_size = start.state.get("batch_size", size)
+    if previous_batch_size != size:
+        trainer.writer.write(f"{start.path}: batch_size changed from {previous_batch_size} to {size}", "warning")
+    return done * previous_batch_size // size
 
 
 def _load_scheduler(scheduler: Any, state: dict[str, Any]) -> None:

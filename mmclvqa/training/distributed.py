@@ -26,7 +26,7 @@ def build_accelerator(training: Any) -> Accelerator:
         ConfigError: the precision is unknown, or fp16 without a GPU.
     """
     if training.precision not in PRECISIONS:
-        raise ConfigError(f"training.precision={training.precision}: legal are {', '.join(PRECISIONS)}")
+        raise ConfigError(f"training.precision={training.precision}: expected one of: {', '.join(PRECISIONS)}")
     device = str(training.device)
     if ":" in device and PartialState(cpu=device == "cpu").num_processes == 1:
         torch.cuda.set_device(device)

@@ -101,7 +101,7 @@ class Results:
                 self.training_losses = list(content.get("training_losses", []))
                 self.run = content["run"] | run
             except (ValueError, KeyError, TypeError):
-                raise DataError(f"{self.path} is not a results file of this program; move it away") from None
+                raise DataError(f"{self.path} was not written by this program; move or delete it") from None
 
     def begin_training(self, num_updates: int) -> None:
         """Remove the evaluations and losses that a run starting or resuming at ``num_updates`` will repeat."""

@@ -47,13 +47,13 @@ class TrainingPlan:
 
     def batches(self, epoch: int) -> list[Batch]:
         """Return the batches of an epoch in order."""
-        draws = np.random.default_rng((self._seed, zlib.crc32(b"training order"), epoch))
+        rng = np.random.default_rng((self._seed, zlib.crc32(b"training order"), epoch))
         batches: list[Batch] = []
         for number, (size, count) in enumerate(zip(self._sizes, self._counts, strict=True)):
-            order = draws.permutation(size)
+            order = rng.permutation(size)
             batches += [(number, order[i * self._batch_size :][: self._batch_size]) for i in range(count)]
         if len(self._sizes) > 1:
-            batches = [batches[i] for i in draws.permutation(len(batches))]
+            batches = [batches[i] for i in rng.permutation(len(batches))]
         return batches
 
 
@@ -85,14 +85,14 @@ class _Batches:
     """A batch sampler over a list of batches, which is replaced for each epoch."""
 
     def __init__(self) -> None:
-        self.now: list[Batch] = []
+        self.batches: list[Batch] = []
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        for number, records in self.now:
+        for number, records in self.batches:
             yield [(number, int(record)) for record in records]
 
     def __len__(self) -> int:
-        return len(self.now)
+        return len(self.batches)
 
 
 class _Joined(Dataset):
@@ -272,7 +272,7 @@ class Split:
     def _load(self, loader: DataLoader, batches: list[Batch], seed: int) -> Iterator[tuple[SampleList, Any]]:
         if not batches:
             return
-        loader.batch_sampler.now = batches
+        loader.batch_sampler.batches = batches
         loader.generator.manual_seed(seed)
         iterator = iter(loader)
         try:

@@ -91,7 +91,7 @@ def _registered(kind: str, name: str) -> Any:
         names = list(registered)
         if kind == "optimizer":
             names += [name for name in dir(torch.optim) if name[0].isupper()]
-        hint = did_you_mean(name, names) or f"; legal are {', '.join(sorted(registered))}"
+        hint = did_you_mean(name, names) or f"; expected one of: {', '.join(sorted(registered))}"
         raise ConfigError(f"{kind}.type={name}: there is no such {kind}{hint}")
     return registered[name]
 
@@ -200,8 +200,8 @@ class LossMeter:
         bad = [update for update in gather(int(self._first_bad)) if update]
         if bad:
             raise TrainingError(
-                f"the loss or its gradient is NaN or infinite at update {min(bad)}; no checkpoint was "
-                "written since; try a lower learning rate or look at that batch's records"
+                f"the loss or its gradient is NaN or infinite at update {min(bad)}; no checkpoint has been "
+                "written since then; try a lower learning rate or look at that batch's records"
             )
 
     def averages(self, gather: Gather) -> dict[str, float]:

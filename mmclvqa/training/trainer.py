@@ -85,8 +85,8 @@ class Trainer(BaseTrainer):
 
     def dataset_like(self, records: list[dict[str, Any]]) -> Any:
         """Return a data set with the given records and the class, configuration and processors of the training data."""
-        own = self.splits["train"].datasets[0]
-        dataset = type(own)(own.config, "train", records, own.dataset_name)
+        train_dataset = self.splits["train"].datasets[0]
+        dataset = type(train_dataset)(train_dataset.config, "train", records, train_dataset.dataset_name)
         dataset.init_processors()
         return dataset
 
@@ -212,8 +212,8 @@ class Trainer(BaseTrainer):
         """Make one optimizer step on ``len(weights)`` batches."""
         for number, weight in enumerate(weights, 1):
             # Gradients are synchronised between processes only at the last batch of the update.
-            last = number == len(weights)
-            with contextlib.nullcontext() if last else self.accelerator.no_sync(self.model):
+            is_last_batch = number == len(weights)
+            with contextlib.nullcontext() if is_last_batch else self.accelerator.no_sync(self.model):
                 self._train_on(*next(batches), weight)
         self.accelerator.unscale_gradients(self.optimizer)
         self._gradient_norm: Tensor | None = None
@@ -230,8 +230,8 @@ class Trainer(BaseTrainer):
             self.scheduler.step()
         self.counts.num_updates += 1
         # With fp16, infinite gradients are expected: the gradient scaler skips that step.
-        watched = None if self.training.precision == "fp16" else self._gradient_norm
-        self._progress.advance(self._meter.end_update(self.num_updates, watched))
+        norm_to_check = None if self.training.precision == "fp16" else self._gradient_norm
+        self._progress.advance(self._meter.end_update(self.num_updates, norm_to_check))
 
     def _train_on(self, batch: SampleList, dataset: Any, weight: float) -> None:
         self._batch = prepare(batch, dataset)
@@ -390,7 +390,7 @@ class Trainer(BaseTrainer):
             return self.num_updates
         state = read_checkpoint(self.files.best) if self.files.best.exists() else {}
         if state.get("num_updates") != best:
-            self._warn(f"{self.files.best} is not of update {best}: the last weights become the final ones")
+            self._warn(f"{self.files.best} does not contain update {best}; the last weights are used as final weights")
             return self.num_updates
         self.writer.write(f"Restoring the best weights (update {best})")
         load_weights(self.network, state["model"], self.files.best)

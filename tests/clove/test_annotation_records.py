@@ -240,7 +240,7 @@ def test_a_mask_of_floats_or_booleans_is_read_as_zeros_and_ones(
     (record,) = read(tmp_path, make_record(gt_scene_graph_mask=mask))
     assert record["gt_scene_graph_mask"] == [1, 0]
     assert {type(value) for value in record["gt_scene_graph_mask"]} == {int}
-    assert "gt_scene_graph_mask holds floats or booleans" in coercions_said[0]
+    assert "gt_scene_graph_mask contains floats or booleans" in coercions_said[0]
 
 
 @pytest.mark.parametrize("suffix", [".npy", ".json"])
@@ -326,7 +326,7 @@ def test_check_notes_what_is_coerced_and_finds_nothing(data_root: Path, run_clov
     records = [{**without("ocr"), "feature_path": f"{n}.npy", "question_id": n, "caption": "a"} for n in range(3)]
     save_records(data_root / "functional/fcl_mmf_object_train.npy", records)
     code, out, _ = run_clove("check", data_root)
-    assert code == 0 and out.rstrip().endswith("no findings")
+    assert code == 0 and out.rstrip().endswith("no problems")
     assert "note: functional/fcl_mmf_object_train.npy: ocr is absent, read as empty in 3 records" in out
     assert "note: functional/fcl_mmf_object_train.npy: question_id is a number, read as text in 3 records" in out
 
@@ -335,5 +335,5 @@ def test_check_finds_what_loading_refuses(data_root: Path, run_clove: Run) -> No
     records = [without("question"), make_record(number=1, gt_scene_graph_mask=[1.0]), make_record(number=2)]
     save_records(data_root / "functional/fcl_mmf_object_train.npy", records)
     code, out, _ = run_clove("check", data_root)
-    assert code == 1 and out.rstrip().endswith("2 findings")
+    assert code == 1 and out.rstrip().endswith("2 problems")
     assert "field question is missing" in out and "field gt_scene_graph_mask has 1 values" in out

@@ -50,7 +50,7 @@ def only(root: Path, *parts: str) -> str:
 def test_a_sound_root_has_no_findings(data_root: Path, run_clove: Run) -> None:
     code, out, _ = run_clove("check", data_root)
     assert code == 0
-    assert out.rstrip().endswith("no findings")
+    assert out.rstrip().endswith("no problems")
     assert "scene" in out and "absent" in out
     assert "18 features" not in out and "3 features of width 4, 3 referenced, 3 read" in out
 
@@ -62,23 +62,23 @@ def test_findings_are_listed_below_the_table_and_the_exit_code_is_1(data_root: P
     assert code == 1
     assert f"{VOCABULARY}: there is no such file" in out
     assert f"{OBJECT_TRAIN}: there is no such file" in out
-    assert out.rstrip().endswith("2 findings")
+    assert out.rstrip().endswith("2 problems")
 
 
 def test_many_findings_of_a_kind_are_counted_and_all_lists_them(data_root: Path, run_clove: Run) -> None:
     broken = [make_record(number=number % 3, answers=[]) for number in range(EXAMPLES + 5)]
     save_records(data_root / OBJECT_TRAIN, broken)
     _, out, _ = run_clove("check", data_root)
-    assert out.count("field answers holds 0 answers") == EXAMPLES
+    assert out.count("field answers contains 0 answers") == EXAMPLES
     assert "and 5 more of this kind" in out
     _, out, _ = run_clove("check", data_root, "--all")
-    assert out.count("field answers holds 0 answers") == EXAMPLES + 5
+    assert out.count("field answers contains 0 answers") == EXAMPLES + 5
 
 
 def test_a_root_with_neither_setting_is_a_finding(data_root: Path) -> None:
     shutil.rmtree(data_root / "functional")
     (data_root / MANIFEST).unlink()
-    assert any("annotations of neither setting" in found for found in findings(data_root))
+    assert any("no annotation files of any known setting" in found for found in findings(data_root))
 
 
 def test_a_setting_that_is_asked_for_must_be_there(data_root: Path) -> None:
@@ -226,7 +226,7 @@ def test_no_root_is_an_error_of_one_line(tmp_path: Path, run_clove: Run, monkeyp
 
 def test_a_report_says_one_finding_in_the_singular(data_root: Path) -> None:
     (data_root / VOCABULARY).unlink()
-    assert format_report(Checker(data_root).run()).endswith("\n1 finding")
+    assert format_report(Checker(data_root).run()).endswith("\n1 problem")
 
 
 def test_clove_mini_is_sound(clove_mini: Path) -> None:

@@ -161,7 +161,7 @@ def test_a_busy_server_is_asked_again_after_growing_pauses(site: Site, tmp_path:
 @pytest.mark.parametrize("status", [403, 404])
 def test_a_refusal_is_final(site: Site, tmp_path: Path, status: int) -> None:
     site.statuses = [status]
-    with pytest.raises(DataError, match=f"{site.url}/big: the server answers {status}"):
+    with pytest.raises(DataError, match=f"{site.url}/big: the server returned {status}"):
         fetch(f"{site.url}/big", tmp_path / "big")
     assert len(site.asked) == 1
 
@@ -239,7 +239,7 @@ def test_a_broken_archive_places_nothing(
 
 def test_every_published_file_has_a_name_an_address_and_a_place() -> None:
     assert len({source.name for source in SOURCES}) == len({source.url for source in SOURCES}) == len(SOURCES)
-    assert all((source.target is None) != (source.place is None) for source in SOURCES)
+    assert all((source.target is None) != (source.target_of is None) for source in SOURCES)
     assert all(re.fullmatch("[0-9a-f]{64}", source.sha256) for source in SOURCES if source.sha256)
 
 
@@ -272,7 +272,7 @@ def test_every_published_file_has_a_name_an_address_and_a_place() -> None:
     ],
 )
 def test_files_go_where_the_layout_says(name: str, member: str, target: str | None) -> None:
-    assert BY_NAME[name].place(PurePosixPath(member)) == target
+    assert BY_NAME[name].target_of(PurePosixPath(member)) == target
 
 
 def test_checkpoints_go_where_the_sweep_looks_for_them() -> None:
@@ -287,7 +287,7 @@ def test_without_names_data_and_features_are_fetched_and_no_experiments() -> Non
     assert "clove" in [source.name for source in chosen]
     assert not any(source.experiments for source in chosen)
     assert select(["all"]) == list(SOURCES)
-    with pytest.raises(DataError, match="nothing named cloves.*clove, gqa-features"):
+    with pytest.raises(DataError, match="unknown download cloves.*clove, gqa-features"):
         select(["cloves"])
 
 
@@ -356,7 +356,7 @@ def test_a_folder_in_the_way_is_named(site: Site, tmp_path: Path, run_clove: Run
     site.files[path_of("clove")] = make_zip({"fcl_mmf_object_train.npy": b"records"})
     (tmp_path / "functional/fcl_mmf_object_train.npy").mkdir(parents=True)
     code, _, err = run_clove("download", tmp_path, "clove", "--base-url", site.url)
-    assert code == 1 and "fcl_mmf_object_train.npy: is in the way" in err
+    assert code == 1 and "fcl_mmf_object_train.npy: blocks the target" in err
 
 
 def test_databases_of_a_published_archive_land_in_the_layout(site: Site, tmp_path: Path) -> None:
@@ -364,10 +364,10 @@ def test_databases_of_a_published_archive_land_in_the_layout(site: Site, tmp_pat
     published = BY_NAME["textvqa-ocr-features"]
     source = Source(
         published.name,
-        published.what,
+        published.description,
         published.url,
         hashlib.sha256(packed).hexdigest(),
-        place=published.place,
+        target_of=published.target_of,
     )
     site.files[urlsplit(source.url).path] = packed
     Downloader(tmp_path, tmp_path, site.url).get(source)
@@ -398,7 +398,7 @@ def test_published_vocabulary_and_prompts_are_fetched_and_readable(
         assert len(site.files[path_of(name)]) == BY_NAME[name].size
     code, out, err = run_clove("download", tmp_path, *PUBLISHED_FILES, "--base-url", site.url)
     assert code == 0, err
-    assert out.count("1 file below") == 2 and "no checksum is published" not in out
+    assert out.count("1 file below") == 2 and "no published checksum" not in out
     assert len(load_vocabulary(tmp_path / VOCABULARY)) == PUBLISHED_SIZE
     assert len(load_prompts(tmp_path / prompts_path("scene"), "scene")) == 6
 

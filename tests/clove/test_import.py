@@ -372,7 +372,7 @@ def test_an_imported_setting_passes_the_check_once_it_has_prompts_and_features(t
     assert sample_prompts(["--setting", "kinds", "--data_dir", str(tmp_path), "--per_task", "3"]) == 0
     write_lmdb(tmp_path / "features/graphs/x.lmdb", {b"2405722": make_features()})
     code, out, _ = run_clove("check", tmp_path)
-    assert code == 0 and "kinds/verify_train.npy" in out and "no findings" in out
+    assert code == 0 and "kinds/verify_train.npy" in out and "no problems" in out
     assert [split_size(tmp_path, task("kinds", "query"), split) for split in ("train", "val")] == [2, 2]
     assert find_setting("kinds").description == "Tasks differ in types.structural."
 
@@ -424,7 +424,7 @@ def refused(root: Path, train: list[Any], val: list[Any], name: str = "x", **opt
 
 def test_records_that_do_not_match_the_schema_are_refused(tmp_path: Path) -> None:
     message = refused(tmp_path, [make_record("a"), make_record("b", answers=["red"])], [])
-    assert message == "train record 1 (question_id b0): field answers holds 1 answers instead of 10"
+    assert message == "train record 1 (question_id b0): field answers contains 1 answers instead of 10"
 
 
 def test_a_task_without_records_of_a_split_or_beside_the_named_ones_is_refused(tmp_path: Path) -> None:

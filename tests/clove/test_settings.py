@@ -172,7 +172,7 @@ def test_check_names_a_wrong_number_and_a_broken_file(tmp_path: Path, data_root:
     assert code == 1
     assert f"shape_train.npy: 3 records instead of 4, the number of train records in {shapes}" in out
     assert "settings/broken.yaml: is not valid YAML" in out
-    assert "scene_graph_prompts/shapes.json: there is no such file" in out and out.rstrip().endswith("3 findings")
+    assert "scene_graph_prompts/shapes.json: there is no such file" in out and out.rstrip().endswith("3 problems")
 
 
 def test_image_sources_of_a_setting_are_known_to_its_records(tmp_path: Path) -> None:

@@ -64,4 +64,4 @@ def test_every_file_gets_a_row_and_json_holds_the_same(data_root: Path, tmp_path
 
 def test_a_root_without_annotations_is_an_error(tmp_path: Path, run_clove: Run) -> None:
     code, _, err = run_clove("stats", tmp_path)
-    assert code == 1 and "neither setting" in err
+    assert code == 1 and "no annotation files of any known setting" in err

@@ -89,7 +89,7 @@ def test_a_sweep_prints_table_and_metrics_and_writes_json_and_csv(
     files = ("--json", str(tmp_path / "sweep.json"), "--csv", str(tmp_path / "sweep.csv"))
     assert sweep_command(swept_once, "--setting_idx", "1", *files) == 0
     out, err = capsys.readouterr()
-    assert err == "0 pairs to evaluate, 36 kept from before\n"
+    assert err == "0 pairs to evaluate, 36 reused from an earlier run\n"
     content = json.loads((tmp_path / "sweep.json").read_text())
     lines = out.splitlines()
     assert lines[0].split() == ["learned", "\\", "tested", *BASE_ORDER]

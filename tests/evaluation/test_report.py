@@ -108,7 +108,7 @@ def test_the_numbers_are_in_tables(page: Page) -> None:
     assert "SRM (distilgpt2, 1.5 replays per real record), oarlks" in page.text
     for number in ("46.0", "12.0", "-12.0", "60.0"):
         assert f" {number} " in page.text
-    assert "No evaluations made during training were found of: attribute" in page.text
+    assert "No validation results from training were found for: attribute" in page.text
 
 
 def test_replays_are_shown_with_acceptance_and_truth(page: Page) -> None:
@@ -176,7 +176,7 @@ def test_runs_and_bounds_share_one_table(
     page = report(out, tmp_path / "chance.json", fine_tuned, ewc / "sweep.json")
     table = capsys.readouterr().out.splitlines()
     assert [line.partition(",")[0] for line in table[2:5]] == ["chance", "fine-tuning", "EWC"]
-    assert " 46.0 " in table[3] and " -12.0 " in table[3] and table[-1] == f"page: {out / 'index.html'}"
+    assert " 46.0 " in table[3] and " -12.0 " in table[3] and table[-1] == f"report: {out / 'index.html'}"
     assert "Final accuracy on each task of the functional setting" in page.text
     assert [tag["href"] for tag in page.all("a")] == ["#functional_oarlks_ft", "#functional_oarlks_ewc"]
     comparison = next(image for image in page.all("img") if image["alt"].startswith("Bars"))

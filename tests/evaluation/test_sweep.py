@@ -72,7 +72,7 @@ def test_checkpoints_are_read_once_and_splits_built_once(swept_once: World) -> N
 def test_kept_results_are_not_evaluated_again(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sweep_module, "_engine", lambda config: pytest.fail("something is evaluated"))
     result, lines = world.sweep()
-    assert len(result.accuracies) == 36 and lines == ["0 pairs to evaluate, 36 kept from before"]
+    assert len(result.accuracies) == 36 and lines == ["0 pairs to evaluate, 36 reused from an earlier run"]
 
 
 def test_a_changed_checkpoint_is_evaluated_again(world: World) -> None:
@@ -80,7 +80,7 @@ def test_a_changed_checkpoint_is_evaluated_again(world: World) -> None:
     path = world.checkpoint("l")
     write_noisy(torch.load(path, weights_only=True), path, seed=77)
     _, lines = world.sweep()
-    assert lines[0] == "6 pairs to evaluate, 30 kept from before"
+    assert lines[0] == "6 pairs to evaluate, 30 reused from an earlier run"
     assert entry(world.results / "l2o")["loss"] != before["loss"]
 
 
@@ -91,7 +91,7 @@ def test_invalid_results_are_evaluated_again_and_come_out_the_same(world: World)
         file.unlink()
         file.write_text(text)
     result, lines = world.sweep()
-    assert lines[0] == "3 pairs to evaluate, 33 kept from before" and result == before
+    assert lines[0] == "3 pairs to evaluate, 33 reused from an earlier run" and result == before
 
 
 def test_the_identity_of_a_pair_covers_overrides_but_not_the_device(world: World, tmp_path: Path) -> None:
@@ -113,13 +113,13 @@ def test_partial_evaluates_the_existing_checkpoints(world: World) -> None:
     for letter in "lks":
         world.checkpoint(letter).unlink()
     result, lines = world.sweep(partial=True)
-    assert len(result.missing) == 18 and sum("left out" in line for line in lines) == 3
+    assert len(result.missing) == 18 and sum("is not trained" in line for line in lines) == 3
     assert result.summary is not None and result.summary.learned == 3
     assert "after 3 of 6 tasks:" in result.lines()
 
 
 def test_partial_needs_one_checkpoint(world: World) -> None:
-    with pytest.raises(UnfinishedError, match="no finished step"):
+    with pytest.raises(UnfinishedError, match="has no checkpoint yet"):
         evaluate_sweep("functional", "lkosra", "nothing", str(world.root), world.config, partial=True)
 
 
@@ -137,7 +137,7 @@ def test_the_first_checkpoint_is_the_single_task_model_unless_regularised() -> N
 def test_single_task_models_leave_the_results_of_a_method_alone(world: World) -> None:
     before = (world.results / "sweep.json").read_bytes()
     result, lines = world.sweep(stand_alone=True, partial=True)  # of these models there is only the first
-    assert "6 pairs to evaluate, 0 kept from before" in lines and result.stand_alone
+    assert "6 pairs to evaluate, 0 reused from an earlier run" in lines and result.stand_alone
     assert read_sweep(world.results.with_name("val_stand_alone")) == result
     assert (world.results / "sweep.json").read_bytes() == before
 

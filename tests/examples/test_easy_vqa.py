@@ -158,7 +158,7 @@ def test_a_question_and_its_answer_state_items(text: str, answer: str, items: li
 
 def test_the_data_root_has_no_findings(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert clove(["check", str(root), "--setting", "easy_vqa"]) == 0
-    assert "no findings" in capsys.readouterr().out
+    assert "no problems" in capsys.readouterr().out
 
 
 def test_records_have_true_answers_balanced_and_without_negated_questions(root: Path) -> None:

@@ -81,7 +81,7 @@ def test_the_documented_command_trains_evaluates_and_reports_the_example(run, pr
         assert (sweep.model, sweep.experiment, sweep.missing) == ("bag", method, [])
     assert not list(save.rglob("*unicl*")) and not list(order.glob("val_ft"))
     page = (tmp_path / "a root/report/two_colour-shape_bag/index.html").read_text()
-    assert "fine-tuning with bag, colour-shape" in page and "No evaluations made during training" not in page
+    assert "fine-tuning with bag, colour-shape" in page and "No validation results from training" not in page
 
 
 @pytest.mark.long

@@ -97,7 +97,7 @@ def test_a_demo_that_is_killed_again_and_again_ends_with_the_same_matrices(
     table = log[log.rindex("method, task order") :]
     assert re.search(r"^fine-tuning, oarlks .* 0 +0\.00 +0:00:\d\d$", table, re.MULTILINE)
     assert re.search(r"^SRM .* 0 +\d+\.\d\d +0:\d\d:\d\d$", table, re.MULTILINE)
-    page = Path(re.search(r"^page: (.+)$", table, re.MULTILINE)[1])
+    page = Path(re.search(r"^report: (.+)$", table, re.MULTILINE)[1])
     rows = json.loads((page.parent / "comparison.json").read_text())
     assert [row["label"].partition(",")[0] for row in rows] == ["fine-tuning", "SRM (distilgpt2"]
     assert rows[1]["cost"]["seconds"] > rows[0]["cost"]["seconds"] > 0

@@ -143,7 +143,7 @@ def test_the_commands_of_the_documentation_run(
         ["bash", "-ec", commands], cwd=tmp_path, env=programs, capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "no findings" in done.stdout and "training.CL.cur_task=colour #1" in done.stdout
+    assert "no problems" in done.stdout and "training.CL.cur_task=colour #1" in done.stdout
     assert "setting_2_col-shape" in done.stdout
 
 

@@ -76,7 +76,7 @@ def test_the_seeds_own_commands_run_with_only_root_changed(
         assert json.loads((folder / "results.json").read_text())["run"]["training"]["updates"] == TINY["max_updates"]
         log = next((folder / "logs").iterdir()).read_text()
         assert f"unicl_{before}/unicl_final.pth" in log
-        assert f"replays join 64 real records of {learned.name}" in log
+        assert f"replays are added to 64 real records of {learned.name}" in log
         assert f"16 of {task('functional', before).name}" in log
 
     again = subprocess.run(["bash", "-euc", text], cwd=tmp_path, env=environment, capture_output=True, text=True)

@@ -57,7 +57,7 @@ def test_records_are_kept_along_the_order(methods: Methods) -> None:
     assert {names[order[at]] for at in distances.argmin(axis=1)} <= {record["question_id"] for record in kept}
 
     second = methods.learn("attribute", *WORDS, f"training.CL.replay_dir={first}", methods.resume_file("object"))
-    assert "16 replays join 64 real records of attribute (16 of object)" in (second / "train.log").read_text()
+    assert "16 replays are added to 64 real records of attribute (16 of object)" in (second / "train.log").read_text()
     both = load_records(second / "kmeans_replay.npy")
     assert Counter(record["stage"] for record in both) == {"object": 8, "attribute": 8}
     assert {r["question_id"] for r in both if r["stage"] == "object"} < {r["question_id"] for r in kept}

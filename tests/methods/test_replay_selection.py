@@ -190,7 +190,10 @@ def test_kmeans_appends_what_the_callback_stored(root: Path, setup: Setup, tmp_p
 
 def test_the_log_line_says_how_many_of_which_task_join_how_many(root: Path, setup: Setup) -> None:
     mix = select_replays(root, setup("oarlks", "relation", restore_rate=0.5))
-    assert mix.describe(20, "relation") == "10 replays join 20 real records of relation (5 of object, 5 of attribute)"
+    assert (
+        mix.describe(20, "relation")
+        == "10 replays are added to 20 real records of relation (5 of object, 5 of attribute)"
+    )
 
 
 # ------------------------------------------------------------------------------ what is refused, in one line
@@ -288,7 +291,7 @@ def test_the_data_set_holds_the_replays_after_its_own_records(clove_mini: Path, 
     data, log = build_clvqa("attribute", "train", *words)
     assert len(data) == 64 + math.ceil(1.5 * 64)
     assert [data.records[index]["stage"] for index in (0, 63, 64)] == ["attribute", "attribute", "object_gen"]
-    assert "replay: 96 replays join 64 real records of attribute (96 of object)" in log
+    assert "replay: 96 replays are added to 64 real records of attribute (96 of object)" in log
     assert data[64].image_feature_0.abs().sum() == 0
     validation, _ = build_clvqa("attribute", "val", *words)
     assert len(validation) == 32

@@ -58,7 +58,7 @@ def test_the_same_seed_gives_the_same_weights(tmp_path: Path, monkeypatch: pytes
 
 
 def test_weights_of_another_vocabulary_are_refused() -> None:
-    with pytest.raises(DataError, match=r"of another vocabulary; python -m mmclvqa\.mini\.pretraining"):
+    with pytest.raises(DataError, match=r"different vocabulary; run `python -m mmclvqa\.mini\.pretraining`"):
         pretraining.pretrained_weights(pretraining.GPT2_WEIGHTS, ["[PAD]", "red"])
 
 

@@ -116,7 +116,7 @@ def test_an_absent_fc7_file_says_what_to_get(tmp_path):
 
 def test_fc7_of_another_width_is_refused(tmp_path, fc7):
     message = refusal(DataError, **config(tmp_path, fc7=fc7, obj={"in_dim": 8, "mmt_in_dim": 20}))
-    assert "fc7_w.pkl: holds (20, 16), but obj_faster_rcnn_fc7 needs (20, 8)" in message
+    assert "fc7_w.pkl: contains (20, 16), but obj_faster_rcnn_fc7 needs (20, 8)" in message
 
 
 def test_half_a_pair_of_fc7_files_is_refused(tmp_path, fc7):

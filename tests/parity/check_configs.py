@@ -4,7 +4,7 @@
 
 FILE is JSON: ``in_all_14`` has the dotted keys and values that all published files share, ``only_here`` those of each
 file by its path in EXP_CONFIG. Every value must be that of this project's file of the same path, be unused
-(``WITHOUT_MEANING`` in mmclvqa/published_configs.py), or be listed in ``DIFFERENT``. Other differences are printed.
+(``IGNORED_KEYS`` in mmclvqa/published_configs.py), or be listed in ``DIFFERENT``. Other differences are printed.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from mmf.utils.configuration import Configuration  # noqa: E402
 from omegaconf import DictConfig, OmegaConf  # noqa: E402
 
 import mmclvqa  # noqa: E402, F401  (before mmf)
-from mmclvqa.published_configs import PLACES, file_name, meaningless, translate_key  # noqa: E402
+from mmclvqa.published_configs import MACHINE_PATHS, file_name, ignored_pattern, translate_key  # noqa: E402
 
 DIFFERENT: dict[str, str] = {
     "config": "it is the path of the file itself",
@@ -77,7 +77,7 @@ def check(path: Path, used: set[str] | None = None) -> Iterator[str]:
     for name, values in published_files(path).items():
         ours = compose(f"config=EXP_CONFIG/{name}", "model=unicl", "dataset=clvqa")
         for key, value in values.items():
-            if meaningless(key):
+            if ignored_pattern(key):
                 continue
             for line in differences(ours, key, value):
                 pattern = next((pattern for pattern in DIFFERENT if fnmatch.fnmatchcase(key, pattern)), None)
@@ -94,7 +94,7 @@ def differences(ours: DictConfig, key: str, value: Any) -> Iterator[str]:
         own = OmegaConf.to_container(own) if OmegaConf.is_config(own) else own
         if isinstance(wanted, str) and "${pretrained:" in wanted:
             wanted = value
-        if PLACES.get(key):
+        if MACHINE_PATHS.get(key):
             own, wanted = _names(own), _names(wanted)
         if own != wanted or isinstance(own, bool) != isinstance(wanted, bool):
             called = "" if own_key == key else f" ({own_key} here)"

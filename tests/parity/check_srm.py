@@ -22,7 +22,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from SRM.records import Generation, finish, refusal  # noqa: E402
+from SRM.records import Generation, build_replay_record, refusal  # noqa: E402
 from SRM.tokens import (  # noqa: E402
     IGNORED,
     SEP,
@@ -30,7 +30,7 @@ from SRM.tokens import (  # noqa: E402
     Source,
     Tokens,
     decoder_sequences,
-    draw,
+    draw_example,
     read_sources,
 )
 
@@ -77,7 +77,7 @@ def _example(example: dict[str, Any], tokens: Tokens, starts: dict[str, str]) ->
     record, expected = example["datum"], example["expect"]
     start = tokens.id(starts[record["stage"].removesuffix("_gen")])
     [source] = read_sources([record], tokens, start, tokens.question)
-    drawn = draw(source, np.random.default_rng(0), N_SG_SEQ, N_POSITIONS, tokens.sep)
+    drawn = draw_example(source, np.random.default_rng(0), N_SG_SEQ, N_POSITIONS, tokens.sep)
     got = decoder_sequences(drawn, tokens)
     if example["deterministic"]:
         for name in SEQUENCES:
@@ -148,7 +148,7 @@ def _generation(generation: dict[str, Any], starts: dict[str, str]) -> Iterator[
     expected = generation[RECORD]
     model = expected["anno_source"].removesuffix("_replay")
     task = expected["stage"].removesuffix("_gen")
-    record = finish(made, model, task, start, "fresh", random.Random(0))
+    record = build_replay_record(made, model, task, start, "fresh", random.Random(0))
     del record["question_id"]
     record["pred_scene_graph_seq"] = sorted(record["pred_scene_graph_seq"])
     for name in dict.fromkeys([*expected, *record]):

@@ -103,7 +103,7 @@ def test_words_of_the_seeds_scripts_are_taken() -> None:
         ("training.max_updates=many", "training.max_updates must be a number"),
         ("training.CL.use_cl=maybe", "training.CL.use_cl must be true or false"),
         ("training.CL=1", "is a group of keys"),
-        ("training.device=tpu", "legal are auto, cpu and cuda"),
+        ("training.device=tpu", "expected one of: auto, cpu, cuda"),
         ("nonsense", "not of the form key=value"),
     ],
 )

@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from mmclvqa import cli
 from mmclvqa.configuration import ConfigError
-from mmclvqa.published_configs import WITHOUT_MEANING, meaningless
+from mmclvqa.published_configs import IGNORED_KEYS, ignored_pattern
 from tests.parity import check_commands, check_configs
 from tests.run_fixtures import fresh_logging, one_thread  # noqa: F401
 
@@ -77,7 +77,7 @@ def test_every_published_value_holds_or_stands_in_the_table_of_differences() -> 
 
 def test_every_key_without_meaning_is_a_published_one() -> None:
     keys = {key for values in check_configs.published_files(CONFIGS).values() for key in values}
-    assert {meaningless(key) for key in keys} - {None} == set(WITHOUT_MEANING)
+    assert {ignored_pattern(key) for key in keys} - {None} == set(IGNORED_KEYS)
 
 
 def test_a_value_that_does_not_hold_is_named(tmp_path: Path) -> None:
@@ -130,7 +130,7 @@ def test_a_published_file_loads_with_one_line_about_keys_without_meaning(publish
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         config = read(f"config={published / name}", "training.device=cpu")
-    (line,) = [str(warning.message) for warning in caught if "not used here" in str(warning.message)]
+    (line,) = [str(warning.message) for warning in caught if "not used by this project" in str(warning.message)]
     assert "\n" not in line and all(key in line for key in ("trainer", "training.wandb", "distributed", "zoo_req"))
     clvqa, setting = config.dataset_config.clvqa, config.training.CL.cl_setting
     assert (config.model, config.datasets, config.training.seed) == ("unicl", "clvqa", 42574508)
@@ -208,7 +208,7 @@ def test_words_take_published_names_and_refuse_others(published: Path) -> None:
     word = f"config=EXP_CONFIG/{OBJECT}"
     names = ("model=unicl", "dataset=clvqa")
     assert read(word, *names, "dataset_config.clvqa.n_img_feat=36").dataset_config.clvqa.max_features == 36
-    with pytest.warns(UserWarning, match=re.escape("not used here and ignored: training.detect_anomaly")):
+    with pytest.warns(UserWarning, match=re.escape("ignored keys (not used by this project): training.detect_anomaly")):
         read(word, *names, "training.detect_anomaly=True")
     with pytest.raises(ConfigError, match="unknown key training.wand"):
         read(word, *names, "training.wand.enabled=False")

@@ -75,7 +75,7 @@ def test_a_model_folder_of_the_wrong_kind(srm: Runs) -> None:
     folder = srm.data / "pretrained" / "distilgpt2"
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"model_type": "bert"}))
-    assert "holds a model of type bert, but distilgpt2 is of type gpt2" in srm.error()
+    assert "contains a model of type bert, but distilgpt2 is of type gpt2" in srm.error()
 
 
 def test_a_model_folder_without_weights(srm: Runs) -> None:
@@ -102,7 +102,7 @@ def test_a_run_folder_made_with_other_settings_names_the_difference(srm: Runs) -
     (folder / "settings.json").write_text("[]")
     assert "is not a valid settings file" in srm.error(*DEBUG)
     (folder / "settings.json").unlink()
-    assert "not known how they were made" in srm.error(*DEBUG)
+    assert "settings are unknown" in srm.error(*DEBUG)
 
 
 @pytest.mark.parametrize(("name", "flags"), [("REPLAY", DEBUG), ("training.safetensors", ())])
@@ -141,7 +141,7 @@ def test_a_full_disk_leaves_no_partial_file(
 
 
 @pytest.mark.parametrize(("flags", "message"), [
-    (("--model_name", "/"), "'/': has no last part"), (("--train_perc", "1.5"), "--train_perc: 1.5 is not"),
+    (("--model_name", "/"), "'/': has no final path component"), (("--train_perc", "1.5"), "--train_perc: 1.5 is not"),
     (("--min_batch_size", "0"), "0 is less than 1"), (("--lm_lamda", "1"), "unrecognized arguments: --lm_lamda"),
     (("@nowhere.args",), "nowhere.args"), (("--decay_style", "cosine"), "invalid choice: 'cosine'"),
     (("--seq_train_type", "gem"), "invalid choice: 'gem'"), (("--length_rule", "new"), "invalid choice: 'new'"),
@@ -162,7 +162,7 @@ def test_no_data_root(srm: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_skipping_a_task_without_a_model(srm: Runs) -> None:
-    assert "models/object is not there" in srm.error("--skip_tasks", "o")
+    assert "models/object does not exist; train task object first" in srm.error("--skip_tasks", "o")
 
 
 def test_skipping_a_task_in_the_middle(srm: Runs) -> None:

@@ -22,7 +22,7 @@ from transformers import (
 
 from SRM.batches import PairLayout, Seq2SeqLayout, TreeLayout, plan
 from SRM.model import SRMLoss, layout_for
-from SRM.tokens import Example, Tokens, decoder_sequences, draw, read_sources, seq2seq_sequences
+from SRM.tokens import Example, Tokens, decoder_sequences, draw_example, read_sources, seq2seq_sequences
 
 GPT = {"n_positions": 64, "n_embd": 32, "n_layer": 2, "n_head": 4}
 LLAMA = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -70,7 +70,7 @@ def examples(tokens: Tokens, longest: int) -> list[Example]:
         one["gt_scene_graph_mask"] = [int(number % 4 > n) for n in range(3)]
         one["question"] += " please" * (number % 3)
     sources = read_sources(records, tokens, tokens.id("__object__"), tokens.question)
-    return [draw(one, np.random.default_rng(0), 30, longest, tokens.sep) for one in sources]
+    return [draw_example(one, np.random.default_rng(0), 30, longest, tokens.sep) for one in sources]
 
 
 def separate_loss(model: torch.nn.Module, tokens: Tokens, drawn: list[Example], weight: float) -> Tensor:

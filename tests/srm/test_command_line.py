@@ -37,7 +37,15 @@ def test_help_is_printed_within_four_seconds(where: str) -> None:
     begun = time.monotonic()
     done = subprocess.run([sys.executable, script, "--help"], cwd=cwd, capture_output=True, text=True, check=True)
     assert time.monotonic() - begun <= 4
-    for text in ("what:", "where:", "training:", "generation:", "--lm_lambda", "(default 0.25)", "TOKENS"):
+    for text in (
+        "task order and model:",
+        "paths:",
+        "training:",
+        "generation:",
+        "--lm_lambda",
+        "(default 0.25)",
+        "TOKENS",
+    ):
         assert text in done.stdout
 
 
@@ -65,7 +73,7 @@ def test_published_flags_without_effect_change_nothing_and_are_named() -> None:
     settings = parse([*REQUIRED, *given])
     names = ("seq_train_type", "use_sep", "gen_lm_sample_percentage", "lr_schedule")
     assert settings.ignored == (*names, "qp_margin", "model_arch", "tasks", "replay_dir")
-    assert settings.decisive() == parse(REQUIRED).decisive()
+    assert settings.result_settings() == parse(REQUIRED).result_settings()
 
 
 def test_train_perc_is_appended_to_the_root() -> None:

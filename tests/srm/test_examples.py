@@ -10,7 +10,7 @@ from srm_runs import FIXTURES
 from transformers import GPT2Tokenizer
 
 from mmclvqa.clove.records import new_record
-from SRM.tokens import Tokens, cut_items, decoder_sequences, draw, read_sources, seq2seq_sequences
+from SRM.tokens import Tokens, cut_items, decoder_sequences, draw_example, read_sources, seq2seq_sequences
 
 
 @pytest.fixture(scope="module")
@@ -45,26 +45,26 @@ def items_of(ids: list[int], sep: int) -> int:
 def test_related_items_are_cut_first_and_others_fill_up(
     tokens: Tokens, related: int, others: int, context: int, graph: int
 ) -> None:
-    drawn = draw(source(tokens, related, others), np.random.default_rng(0), 10, 1000, tokens.sep)
+    drawn = draw_example(source(tokens, related, others), np.random.default_rng(0), 10, 1000, tokens.sep)
     assert (items_of(drawn.context, tokens.sep), items_of(drawn.graph, tokens.sep)) == (context, graph)
     assert not drawn.cut
 
 
 def test_items_are_drawn_by_seed(tokens: Tokens) -> None:
     one = source(tokens, 2, 40)
-    draws = [draw(one, np.random.default_rng(seed), 10, 1000, tokens.sep).graph for seed in (1, 1, 2)]
+    draws = [draw_example(one, np.random.default_rng(seed), 10, 1000, tokens.sep).graph for seed in (1, 1, 2)]
     assert draws[0] == draws[1] != draws[2]
 
 
 def test_answers_are_drawn_by_their_frequency(tokens: Tokens) -> None:
     one = source(tokens, 1, 0, answers=["man"] * 7 + ["lady"] * 3)
     rng = np.random.default_rng(0)
-    drawn = Counter(tokens.text(draw(one, rng, 10, 1000, tokens.sep).answer) for _ in range(1000))
+    drawn = Counter(tokens.text(draw_example(one, rng, 10, 1000, tokens.sep).answer) for _ in range(1000))
     assert drawn["man"] == pytest.approx(700, abs=60) and sum(drawn.values()) == 1000
 
 
 def test_an_example_longer_than_the_model_drops_whole_items_of_its_context(tokens: Tokens) -> None:
-    drawn = draw(source(tokens, 20, 20), np.random.default_rng(0), 30, 60, tokens.sep)
+    drawn = draw_example(source(tokens, 20, 20), np.random.default_rng(0), 30, 60, tokens.sep)
     sequences = decoder_sequences(drawn, tokens)
     assert drawn.cut
     assert all(len(sequences[name]) <= 60 for name in sequences)
@@ -78,7 +78,7 @@ def test_a_first_item_that_is_too_long_is_truncated() -> None:
 
 
 def test_encoder_decoder_graph_is_split_at_a_separator(tokens: Tokens) -> None:
-    drawn = draw(source(tokens, 2, 3), np.random.default_rng(0), 30, 1000, tokens.sep)
+    drawn = draw_example(source(tokens, 2, 3), np.random.default_rng(0), 30, 1000, tokens.sep)
     (question_source, question_target), (graph_source, graph_target) = seq2seq_sequences(drawn, tokens)
     assert tokens.text(question_source) == "[que_object]man near tree0[SEP]man near tree1[que_object]"
     assert tokens.text(question_target) == "who is it?[ans]man<|endoftext|>"

@@ -109,7 +109,7 @@ def test_a_model_that_needs_code_of_its_authors(srm: Runs) -> None:
     config["auto_map"] = {"AutoConfig": "own.Own", "AutoModelForCausalLM": "own.OwnModel"}
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "own.py").write_text("raise SystemExit('the code ran')")
-    assert "tiny-llama: holds no language model" in srm.error("--model_name", "tiny-llama")
+    assert "tiny-llama: contains no language model" in srm.error("--model_name", "tiny-llama")
 
 
 def test_weights_that_are_not_safetensors(srm: Runs) -> None:

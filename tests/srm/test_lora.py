@@ -41,7 +41,7 @@ def test_a_rank_below_one(srm: Runs) -> None:
 
 
 def test_runs_without_adapters_have_the_settings_of_before(srm: Runs) -> None:
-    assert "lora_rank" not in parse(srm.argv()).decisive()
+    assert "lora_rank" not in parse(srm.argv()).result_settings()
 
 
 def test_the_rank_is_in_every_name_so_that_results_do_not_mix(srm: Runs, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ from srm_runs import Runs
 from SRM.data import choose_prompts, read_prompts, training_records
 from SRM.generate import Generator
 from SRM.model import find_model, grow, load_model
-from SRM.records import Generation, finish, refusal
+from SRM.records import Generation, build_replay_record, refusal
 from SRM.run import DTYPES
 from SRM.settings import PUBLISHED_MODELS, parse
 from SRM.tokens import read_sources, task_question_token, task_token
@@ -40,7 +40,7 @@ def test_a_model_learns_a_task_and_generates_replays(shared_world: Path, tmp_pat
     generations = [Generation(prompt, *pair) for prompt, pair in zip(prompts, texts, strict=True)]
     accepted = [one for one in generations if refusal(one, graph_must_end=model.config.is_encoder_decoder) is None]
     assert len(accepted) > len(prompts) / 2 and not any(cut)
-    made = [finish(one, name, task.name, start, one.items[0], random.Random(0)) for one in accepted]
+    made = [build_replay_record(one, name, task.name, start, one.items[0], random.Random(0)) for one in accepted]
     assert {record["anno_source"] for record in made} == {f"{name}_replay"}
     assert all(record["gt_scene_graph_seq"][0] == f"{record['question_id']} [SEP]" for record in made)
     assert sum("color" in record["question"] for record in made) > len(made) / 2

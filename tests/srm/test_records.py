@@ -7,7 +7,7 @@ import random
 import pytest
 
 from mmclvqa.clove.records import check_record
-from SRM.records import REFUSALS, Generation, finish, refusal
+from SRM.records import REFUSALS, Generation, build_replay_record, refusal
 
 GRAPH = "__object__dog[SEP]red car[SEP]sign [OCR] stop[SEP]<|endoftext|>"
 QA = "__object__dog[que]what is it?[ans]dog<|endoftext|>"
@@ -42,7 +42,9 @@ def test_an_encoder_decoder_graph_must_end() -> None:
 
 
 def finished(graph: str) -> dict:
-    return finish(Generation(("dog",), graph, QA), "distilgpt2", "object", "__object__", "id1", random.Random(0))
+    return build_replay_record(
+        Generation(("dog",), graph, QA), "distilgpt2", "object", "__object__", "id1", random.Random(0)
+    )
 
 
 def test_a_finished_record_fits_the_schema_and_marks_the_prompt() -> None:

@@ -127,7 +127,7 @@ def test_the_last_task_is_trained_only_without_skip_last_training(srm: Runs) -> 
     assert replay(folder, "k", "s").exists() and not (folder / "models" / "scenetext").exists()
     assert not (folder / "unfinished").exists()
     srm(*DEBUG, "--n_prompts", "2", "--skip_last_training")
-    assert "everything is done" in (folder / "log_train.txt").read_text()
+    assert "all tasks are already complete" in (folder / "log_train.txt").read_text()
     srm(*DEBUG, "--n_prompts", "2")
     assert (folder / "models" / "scenetext").is_dir() and file_bytes(folder, "*.npy") == replays
 
@@ -178,7 +178,7 @@ def scene_run(shared_world: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 def test_the_log_names_the_precision_and_the_flags_without_effect(scene_run: Path) -> None:
     log = (scene_run / "log_train.txt").read_text()
     assert "training and generation compute in fp32 (--precision auto)" in log
-    assert "without effect: --use_sep --qp_margin" in log
+    assert "ignored flags (no effect in the published code): --use_sep --qp_margin" in log
 
 
 def test_tensorboard_files_are_written_on_request(scene_run: Path) -> None:
@@ -186,4 +186,4 @@ def test_tensorboard_files_are_written_on_request(scene_run: Path) -> None:
 
 
 def test_at_most_n_replay_replays_join_a_task(trained: Path) -> None:
-    assert "task scenetext: 3 replays of object join its 24 records" in (trained / "log_train.txt").read_text()
+    assert "task scenetext: 3 replays of object are added to its 24 records" in (trained / "log_train.txt").read_text()

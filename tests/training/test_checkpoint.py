@@ -181,7 +181,7 @@ def test_bad_files_are_refused_in_one_line(tiny: MakeTiny, tmp_path: Path) -> No
         if data is not None:
             (tmp_path / name).write_bytes(data)
     expected = {name: words for name, (_, words) in bad.items()}
-    expected |= {"list.ckpt": "holds a list", "no_tensors.ckpt": "no tensors", "code_in_zip.ckpt": "system"}
+    expected |= {"list.ckpt": "contains a list", "no_tensors.ckpt": "no tensors", "code_in_zip.ckpt": "system"}
     for name, words in expected.items():
         with pytest.raises(CheckpointError) as refused:
             read_checkpoint(tmp_path / name)

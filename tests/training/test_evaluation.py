@@ -117,12 +117,12 @@ def test_predictions_as_csv_in_report_dir(tiny: MakeTiny, trained: TinyRun, tmp_
 
 
 def test_an_unknown_prediction_format_is_refused(tiny: MakeTiny) -> None:
-    assert "legal are json, csv" in tiny().error("evaluation.predict_file_format=xml")
+    assert "expected one of: json, csv" in tiny().error("evaluation.predict_file_format=xml")
 
 
 def test_a_results_file_of_another_kind_is_not_overwritten(tiny: MakeTiny) -> None:
     run = tiny()
     run.save_dir.mkdir()
     (run.save_dir / "results.json").write_text("[1]")
-    assert "is not a results file" in run.error()
+    assert "was not written by this program" in run.error()
     assert (run.save_dir / "results.json").read_text() == "[1]"

@@ -146,5 +146,5 @@ def test_another_batch_size_goes_on_at_the_same_record(tiny: MakeTiny) -> None:
     state = run.load("current.ckpt")
     assert (state["current_epoch"], state["batch"]) == (2, 3)
     run.run(RESUME, "training.batch_size=4", "training.max_updates=11")
-    assert "batch_size was 8 and is 4 now" in run.log
+    assert "batch_size changed from 8 to 4" in run.log
     assert run.load("current.ckpt")["batch"] == 7

@@ -202,7 +202,7 @@ def test_wrong_callback_params_are_refused(tiny: MakeTiny) -> None:
 def test_bad_settings_are_refused_in_one_line(tiny: MakeTiny) -> None:
     cases = {
         "run_type=trian": "trian is not one of train, val",
-        "training.precision=fp64": "legal are fp32, bf16, fp16",
+        "training.precision=fp64": "expected one of: fp32, bf16, fp16",
         "training.precision=fp16": "needs a GPU",
         "training.clip_norm_mode=question": "only all",
         "training.batch_size=0": "at least 1",
