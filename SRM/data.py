@@ -23,22 +23,13 @@ Record = dict[str, Any]
 Prompt = tuple[str, ...]
 
 
-def training_file(root: Path, task: Task) -> Path:
-    """Return the path of the training records of a task.
-
-    Raises:
-        DataError: the file does not exist.
-    """
-    return existing_annotation_file(root, task, "train")
-
-
 def input_files(settings: Settings) -> list[Path]:
     """Return the files that a run reads: the training records of each task and, without ``--use_gt``, the prompts.
 
     Raises:
         DataError: a file of training records does not exist.
     """
-    files = [training_file(settings.root, task) for task in settings.order]
+    files = [existing_annotation_file(settings.root, task, "train") for task in settings.order]
     return files if settings.use_gt else [*files, settings.root / prompts_path(settings.cl_setting)]
 
 
@@ -48,7 +39,7 @@ def training_records(settings: Settings, task: Task) -> list[Record]:
     Raises:
         DataError, RecordError, UnsafePickleError: the file is missing, damaged or contains no valid records.
     """
-    path = training_file(settings.root, task)
+    path = existing_annotation_file(settings.root, task, "train")
     records = _learned_records(path)
     if not records:
         raise DataError(f"{path}: contains no records")
@@ -112,7 +103,8 @@ def read_prompts(settings: Settings, task: Task, records: Sequence[Mapping[str, 
         related = [related_items(record)[: settings.n_sg_seq] for record in records]
         items = [prompt for prompt in related if prompt]
         if not items:
-            raise DataError(f"{training_file(settings.root, task)}: no record has a related item to prompt with")
+            path = existing_annotation_file(settings.root, task, "train")
+            raise DataError(f"{path}: no record has a related item to prompt with")
         return Prompts(items, len(related) - len(items))
     path = settings.root / prompts_path(settings.cl_setting)
     prompts = task_prompts(path, task.setting, task.name)

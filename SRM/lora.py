@@ -14,6 +14,7 @@ import importlib.util
 from typing import Any
 
 from mmclvqa.clove.errors import CloveError
+from mmclvqa.clove.text import one_line
 from mmclvqa.lazy import torch
 
 REQUIREMENTS = "lora_requirements.txt"
@@ -63,7 +64,7 @@ def add_adapters(model: Any, rank: int, seed: int) -> Any:
         try:
             wrapper = get_peft_model(model, config)
         except ValueError as error:
-            raise AdapterError(f"--lora_rank {rank}: {' '.join(str(error).split())}") from None
+            raise AdapterError(f"--lora_rank {rank}: {one_line(error)}") from None
     for layer in (model.get_input_embeddings(), model.get_output_embeddings()):
         layer.weight.requires_grad_(True)
     return wrapper

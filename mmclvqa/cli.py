@@ -7,7 +7,6 @@ A user error is reported in one line on stderr with exit code 1; a bug shows its
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import warnings
 from collections.abc import Mapping
@@ -15,6 +14,7 @@ from collections.abc import Mapping
 from mmclvqa.clove.errors import CloveError
 from mmclvqa.clove.text import error_line
 from mmclvqa.configuration import PluginConfiguration
+from mmclvqa.lazy import prepare_libraries
 from mmclvqa.process_exit import INTERRUPTED, leave_process_group, run_program
 
 USAGE = "mmf_run config=EXP_CONFIG/functional/cl_object_unicl_standalone.yaml model=unicl dataset=clvqa [key=value ...]"
@@ -64,10 +64,7 @@ def _parse(opts: list[str]) -> argparse.Namespace:
 def _main(args: argparse.Namespace, predict: bool) -> None:
     # The CPU fallback of torch's attention and MMF's code of 2020 issue warnings that users cannot act on.
     warnings.filterwarnings("ignore", category=FutureWarning)
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    # Must be set before torch is imported. Data loading workers share the cores with torch's threads, which would
-    # otherwise busy-wait for each other.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    prepare_libraries()
     # Importing torch and MMF takes seconds, so that errors in the configuration are reported before.
     configuration = PluginConfiguration(args)
     from accelerate import PartialState

@@ -31,7 +31,7 @@ from mmclvqa.answer_models import check_model
 from mmclvqa.clove.data_root import pretrained_source
 from mmclvqa.clove.errors import CloveError, ConfigError
 from mmclvqa.clove.tasks import ALL_TASKS, find_setting, setting_names, task
-from mmclvqa.clove.text import did_you_mean, suggestion
+from mmclvqa.clove.text import did_you_mean, one_line, suggestion
 from mmclvqa.lazy import LazyModule, torch
 from mmclvqa.methods.selection import method_defaults
 from mmclvqa.published_configs import ignored_pattern, translate, translate_key
@@ -280,10 +280,10 @@ def read_config(path: str) -> DictConfig:
         raise ConfigError(f"config file {error.filename or path} does not exist") from None
     except OmegaConfBaseException as error:
         is_list = "ListConfig" in str(error)
-        reason = "it is not a mapping of keys to values" if is_list else _flat(error)
+        reason = "it is not a mapping of keys to values" if is_list else one_line(error)
         raise ConfigError(f"config file {path}: {reason}") from None
     except (yaml.YAMLError, AttributeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"config file {path}: {_flat(error)}") from None
+        raise ConfigError(f"config file {path}: {one_line(error)}") from None
     except OSError as error:
         raise ConfigError(f"config file {path}: {error.strerror or error}") from None
     return config
@@ -362,10 +362,6 @@ def suggest(key: str, known: DictConfig) -> str:
     leaf = key.rpartition(".")[2]
     same_leaf = [d for d in dotted if difflib.SequenceMatcher(None, d.rpartition(".")[2], leaf).ratio() > 0.85]
     return suggestion(list(dict.fromkeys(close + same_leaf))[:3])
-
-
-def _flat(error: Exception) -> str:
-    return " ".join(str(error).split())
 
 
 def _dotted(config: Mapping, prefix: str = "") -> Iterator[str]:

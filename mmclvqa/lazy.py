@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import types
 from typing import Any
 
@@ -21,3 +22,10 @@ class LazyModule(types.ModuleType):
 
 
 torch = LazyModule("torch")
+
+
+def prepare_libraries() -> None:
+    """Set the environment variables that torch and tokenizers read when they are imported."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    # Data loading workers share the cores with torch's threads, which would otherwise busy-wait for each other.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

@@ -310,14 +310,13 @@ class Downloader:
             sha256 = fetch(url, archive, source.sha256, self.progress)
             try:
                 staging = target / f".extracting-{source.name}"
-                extracted = extract(archive, target, source.target_of, source.required_files, staging)
+                placed, skipped = extract(archive, target, source.target_of, source.required_files, staging)
             except BrokenArchiveError:
                 archive.unlink()
                 raise
             shutil.rmtree(archive.parent)
-            placed = extracted.placed
-            if extracted.skipped:
-                lines.append(f"{source.name}: left out {len(extracted.skipped)} other files of the archive")
+            if skipped:
+                lines.append(f"{source.name}: left out {len(skipped)} other files of the archive")
         if source.sha256 is None:
             lines.append(f"{source.name}: no published checksum; the downloaded file has sha256 {sha256}")
         write_json(

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -109,14 +108,6 @@ class FeatureDatabase:
     def close(self) -> None:
         """Close the database."""
         self._environment.close()
-
-    def __enter__(self) -> FeatureDatabase:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 _OPEN: WeakValueDictionary[str, FeatureDatabase] = WeakValueDictionary()

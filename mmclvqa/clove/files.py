@@ -323,20 +323,18 @@ def safe_loads(data: bytes | bytearray | memoryview, name: str = "pickle") -> An
     return _load(io.BytesIO(data), name)
 
 
-def safe_load(file: str | os.PathLike[str] | IO[bytes]) -> Any:
-    """Unpickle a path or an open binary file with :func:`safe_loads`.
+def safe_load(path: str | os.PathLike[str]) -> Any:
+    """Unpickle a file with :func:`safe_loads`.
 
     Raises:
         UnsafePickleError: the pickle refers to an object outside the allow-list.
         DataError: the file is missing, unreadable, truncated or damaged.
     """
-    if isinstance(file, (str, os.PathLike)):
-        try:
-            with open(file, "rb") as opened:
-                return _load(opened, str(file))
-        except OSError as error:
-            raise DataError(f"{file}: cannot be read ({error.strerror or error})") from None
-    return _load(file, str(getattr(file, "name", "pickle")))
+    try:
+        with open(path, "rb") as file:
+            return _load(file, str(path))
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from None
 
 
 def safe_numpy_load(path: str | os.PathLike[str]) -> np.ndarray:

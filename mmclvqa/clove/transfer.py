@@ -18,7 +18,6 @@ import time
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO
 
@@ -219,26 +218,13 @@ class BrokenArchiveError(DataError):
     """A truncated or invalid archive; downloading it again may help."""
 
 
-@dataclass(frozen=True)
-class Extracted:
-    """Result of an extraction.
-
-    Attributes:
-        placed: written files, relative to the root.
-        skipped: names of the files that were not extracted.
-    """
-
-    placed: list[str]
-    skipped: list[str]
-
-
 def extract(
     archive: str | os.PathLike[str],
     root: str | os.PathLike[str],
     target_of: Callable[[PurePosixPath], str | None],
     required_files: str,
     staging: str | os.PathLike[str],
-) -> Extracted:
+) -> tuple[list[str], list[str]]:
     """Extract the required files of an archive below ``root``; files are moved there after all of them were read.
 
     Members are never written to the path in the archive, only to the target returned by ``target_of``. An archive with
@@ -250,6 +236,9 @@ def extract(
         target_of: returns the target of a member; None if the member is not required.
         required_files: description of the required files, for error messages.
         staging: temporary folder on the same disk; removed at the end.
+
+    Returns:
+        The written files, relative to the root, and the names of the files that were not extracted.
 
     Raises:
         BrokenArchiveError: the archive is truncated or invalid.
@@ -286,7 +275,7 @@ def extract(
         raise BrokenArchiveError(f"{archive}: is not a complete archive ({error}); download it again") from None
     finally:
         shutil.rmtree(staging, ignore_errors=True)
-    return Extracted(sorted(sources), skipped)
+    return sorted(sources), skipped
 
 
 def _put(file: Path, target: Path) -> None:

@@ -3,21 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any
 
 from mmf.utils.text import word_tokenize
 
 
-class AnswerSpace(Protocol):
-    """The part of an answer processor that decoding uses."""
-
-    EOS_IDX: int
-
-    def get_true_vocab_size(self) -> int: ...
-
-
 def answer_words(
-    indices: Sequence[int], ocr_tokens: Sequence[str], answer_processor: AnswerSpace
+    indices: Sequence[int], ocr_tokens: Sequence[str], answer_processor: Any
 ) -> tuple[str, list[str]]:
     """Return the answer that a record's greedy indices spell.
 

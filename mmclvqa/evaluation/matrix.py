@@ -24,9 +24,6 @@ from mmclvqa.clove.data_root import split_size
 from mmclvqa.clove.errors import DataError
 from mmclvqa.clove.tasks import Task, parse_order
 
-PUBLISHED_WEIGHT = 3000
-"""Weight of every task in the published averages, also of the task whose val split has 2422 records."""
-
 
 def sweep_key(learned: Task, tested: Task) -> str:
     """Return the key of one entry of the matrix: such as ``o2a`` or ``a#2b#``."""
@@ -81,8 +78,8 @@ def completed(matrix: np.ndarray) -> np.ndarray:
 
 
 def published_weights(count: int) -> np.ndarray:
-    """Return the weights of the published averages for ``count`` tasks (float64): the same for all tasks."""
-    return np.full(count, float(PUBLISHED_WEIGHT))
+    """Return the weights of the published averages (float64), equal although the val splits have different sizes."""
+    return np.ones(count)
 
 
 def val_weights(root: str | os.PathLike[str], setting: str, order: str) -> np.ndarray:

@@ -32,6 +32,7 @@ from mmclvqa.clove.text import clock, one_line
 from mmclvqa.configuration import CONFIG_DIR, PluginConfiguration
 from mmclvqa.evaluation.matrix import sweep_key, val_weights
 from mmclvqa.evaluation.results import METRIC, RESULTS_FILE, SWEEP_FILE, MultitaskResult, SweepResult
+from mmclvqa.lazy import prepare_libraries
 from mmclvqa.methods.base import method_of_experiment
 from mmclvqa.user_code import import_user_code, user_file
 
@@ -97,7 +98,7 @@ class EvaluationConfig:
         folder = Path(os.environ.get("CONFIG") or DEFAULT_CONFIG)
         config = cls(folder, tuple(overrides), _parse_device(device), model)
         if model != experiments.MODEL and (path := config.user_dir):
-            _prepare_libraries()
+            prepare_libraries()
             import_user_code(path)
         check_model(model)
         setting_names(config.data_root)
@@ -167,11 +168,8 @@ def file_sha256(path: str | os.PathLike[str]) -> str:
 
 @cache
 def _sha256(path: str, modified: int, size: int, inode: int) -> str:
-    digest = hashlib.sha256()
     with open(path, "rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _with_includes(path: Path) -> list[Path]:
@@ -447,14 +445,8 @@ def evaluate_pairs(
     return accuracies
 
 
-def _prepare_libraries() -> None:
-    """Set what torch and tokenizers read when they are imported; mmf_run sets the same values."""
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-
-
 def _engine(config: EvaluationConfig) -> Engine:
-    _prepare_libraries()
+    prepare_libraries()
     from mmclvqa.evaluation.engine import Engine  # torch and MMF take seconds to import
 
     return Engine(config)

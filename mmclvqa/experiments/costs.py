@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from mmclvqa.clove.errors import ConfigError
-from mmclvqa.clove.text import format_table
+from mmclvqa.clove.text import format_table, one_line
 from mmclvqa.experiments.progress import Journal
 from mmclvqa.experiments.steps import Step
 
@@ -93,7 +93,7 @@ def read_profile(profile: Path) -> dict[str, Any]:
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError) as error:
-        raise ConfigError(f"{file}: cannot be read as a profile ({' '.join(str(error).split())})") from None
+        raise ConfigError(f"{file}: cannot be read as a profile ({one_line(error)})") from None
     if not isinstance(content, dict):
         raise ConfigError(f"{file}: not a mapping of Snakemake's options")
     return content

@@ -13,6 +13,7 @@ from mmclvqa.answer_models import check_model
 from mmclvqa.clove.errors import ConfigError
 from mmclvqa.clove.experiment_paths import MODEL
 from mmclvqa.clove.tasks import REPORTED_ORDERS, SETTINGS, find_setting
+from mmclvqa.clove.text import one_line
 from mmclvqa.experiments.scripts import command
 from mmclvqa.experiments.steps import DEFAULT_METHODS, SRM_RATES, Experiment, Step, experiment_steps, result_file
 
@@ -99,7 +100,7 @@ def grid_runs(path: str, models: Sequence[str] = (MODEL,)) -> list[Run]:
     try:
         blocks = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path}: cannot be read as a grid ({' '.join(str(error).split())})") from None
+        raise ConfigError(f"{path}: cannot be read as a grid ({one_line(error)})") from None
     runs: list[Run] = []
     for number, block in enumerate(blocks if isinstance(blocks, list) else [blocks], start=1):
         if not isinstance(block, dict) or set(block) - set(GRID_KEYS):

@@ -3,9 +3,8 @@
     loss + α · ‖z − h(x′)‖² + β · CE(y″, h(x″))        (x′, x″: batches from the buffer; z: stored scores of x′)
 
 Buzzega et al., "Dark Experience for General Continual Learning: a Strong, Simple Baseline", NeurIPS 2020, equation 6.
-Task boundaries are known here, so the buffer is filled at the end of each task instead of by reservoir sampling. It
-holds real records, chosen as in random replay, each with the scores (float16) of the final model of its task at the
-decoding steps of its answer. ‖·‖² is averaged over answers and steps, and CE is the loss of the model.
+Task boundaries are known, so the buffer is filled at the end of each task: real records chosen as in random replay,
+each with float16 scores of its final model. ‖·‖² is averaged over answers and steps of the record's answer.
 """
 
 from __future__ import annotations
@@ -19,6 +18,7 @@ from safetensors import SafetensorError
 from mmclvqa.clove.data_root import split_size
 from mmclvqa.clove.errors import ConfigError, DataError
 from mmclvqa.clove.files import atomic_write
+from mmclvqa.clove.text import one_line
 from mmclvqa.lazy import LazyModule, torch
 from mmclvqa.methods import replay
 from mmclvqa.methods.base import Method, Stored, register_method, require_number, setting
@@ -116,4 +116,4 @@ def _read_scores(path: Path) -> dict[str, Tensor]:
     try:
         return safetensors_torch.load_file(path)
     except (OSError, SafetensorError) as error:
-        raise DataError(f"{path}: cannot be read as the buffer of DER++ ({' '.join(str(error).split())})") from None
+        raise DataError(f"{path}: cannot be read as the buffer of DER++ ({one_line(error)})") from None

@@ -25,6 +25,7 @@ from safetensors import SafetensorError
 
 from mmclvqa.clove.errors import ConfigError, DataError, UnsafePickleError
 from mmclvqa.clove.files import atomic_write
+from mmclvqa.clove.text import one_line
 from mmclvqa.lazy import torch
 from mmclvqa.methods.base import Method, StepContext, Stored, require_number, setting
 from mmclvqa.methods.replay import OrderPosition, order_position
@@ -310,7 +311,7 @@ def _read_safetensors(path: Path) -> Importances:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  (it is not a dict)
             reg_type = (file.metadata() or {}).get("reg_type", "")
     except (SafetensorError, ValueError, OSError) as error:
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         raise DataError(f"training.CL.reg_params_pth={path}: is damaged or not a safetensors file ({reason})") from None
     parts: dict[str, dict[str, Tensor]] = {"omega": {}, "anchor": {}}
     for key, tensor in tensors.items():
@@ -353,7 +354,7 @@ def _read_pickle(path: Path, names: list[str]) -> Importances:
         raise UnsafePickleError(f"{where}: {error}, which is not a tensor; it was not loaded") from None
     except Exception as error:
         # A damaged pickle can raise any exception.
-        reason = " ".join(str(error).split())[:120] or type(error).__name__
+        reason = one_line(error)[:120] or type(error).__name__
         raise DataError(f"{where}: is damaged ({reason})") from None
     if isinstance(content, dict):
         content.pop("lambda", None)

@@ -11,8 +11,9 @@ import os
 import random
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -167,13 +168,8 @@ def _scenes_of(task: Task, scenes: Sequence[Scene], texts: Sequence[Scene]) -> l
 def _write_features(root: Path, settings: Settings, scenes: list[Scene], texts: list[Scene]) -> None:
     codebook = Codebook(settings.seed, settings.feature_dim)
     entry_bytes = settings.regions * (4 * settings.feature_dim + 32)
-
-    def objects(scene: Scene) -> Mapping[str, Any]:
-        return render_objects(scene, codebook, settings.regions)
-
-    def words(scene: Scene) -> Mapping[str, Any]:
-        return render_words(scene, codebook)
-
+    objects = partial(render_objects, codebook=codebook, max_regions=settings.regions)
+    words = partial(render_words, codebook=codebook)
     by_key = {scene.image_id: scene for scene in scenes}
     text_by_key = {f"train/{scene.image_id}": scene for scene in texts}
     write_database(root / data_root.GQA_FEATURES, by_key, objects, entry_bytes)

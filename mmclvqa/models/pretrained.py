@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from mmclvqa.clove.data_root import pretrained_source
 from mmclvqa.clove.errors import DataError
 from mmclvqa.clove.files import safe_load
+from mmclvqa.clove.text import one_line
 from mmclvqa.models.settings import ModelConfigError
 
 #: A child of MMF's logger, so that train.log records where the weights come from.
@@ -141,7 +142,7 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
             return load_file(path)
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # each format has its own errors for a broken file
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error)[:200]
         raise DataError(f"{path}: cannot be read as BERT weights ({reason}); download it again") from error
 
 

@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from omegaconf import OmegaConf
@@ -21,14 +21,11 @@ from torch import Tensor, nn
 
 from mmclvqa.clove.errors import CheckpointError, ConfigError
 from mmclvqa.clove.files import atomic_write
+from mmclvqa.clove.text import one_line
 from mmclvqa.models.checkpoint_format import check_fits, without_position_ids
 from mmclvqa.random_state import set_random_state, take_random_state
 from mmclvqa.training.distributed import gather
 from mmclvqa.training.optimization import set_learning_rates
-
-if TYPE_CHECKING:
-    pass
-
 
 CURRENT = "current.ckpt"
 BEST = "best.ckpt"
@@ -161,7 +158,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
             raise CheckpointError(f"checkpoint {path} {reason}") from None
         except Exception as error:
             # A truncated or altered file can raise any exception in torch's zip reader.
-            message = " ".join(str(error).split())[:120] or type(error).__name__
+            message = one_line(error)[:120] or type(error).__name__
             raise CheckpointError(f"checkpoint {path} is damaged ({message}); download or create it again") from None
     if not isinstance(content, Mapping):
         raise CheckpointError(f"checkpoint {path} contains a {type(content).__name__}, not a state dict")
@@ -380,7 +377,7 @@ def _load_optimizer(trainer: Any, start: Start) -> None:
         trainer.optimizer.load_state_dict(state["optimizer"])
     except (ValueError, KeyError) as error:
         raise CheckpointError(
-            f"{start.path}: its optimizer state does not match ({' '.join(str(error).split())}); "
+            f"{start.path}: its optimizer state does not match ({one_line(error)}); "
             "set checkpoint.resume_file and checkpoint.reset.optimizer=true to skip it"
         ) from None
     if trainer.accelerator.scaler and state.get("scaler"):

@@ -181,7 +181,7 @@ def place_npy(path: PurePosixPath) -> str | None:
 def unpack(tmp_path: Path, packed: bytes) -> list[str]:
     archive, root = tmp_path / "archive", tmp_path / "root"
     archive.write_bytes(packed)
-    return extract(archive, root, place_npy, "*.npy", tmp_path / "root" / ".staging").placed
+    return extract(archive, root, place_npy, "*.npy", tmp_path / "root" / ".staging")[0]
 
 
 @pytest.mark.parametrize("make", [make_zip, make_tar])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -194,7 +195,7 @@ def test_predicted_graphs_do_not_depend_on_answers(package: Path, tmp_path: Path
 
 def test_features_of_every_record_are_in_the_database(root: Path) -> None:
     setting_names(existing_root(root))
-    with FeatureDatabase(root / "features/easy_vqa/objects.lmdb") as database:
+    with closing(FeatureDatabase(root / "features/easy_vqa/objects.lmdb")) as database:
         for task in TASKS:
             for row in load_records(root / f"easy_vqa/{task}_val.npy"):
                 key = database.key(row["feature_path"])

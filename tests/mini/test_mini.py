@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from contextlib import closing
 from pathlib import Path
 
 import lmdb
@@ -163,7 +164,7 @@ def test_every_record_has_features_that_fit_its_picture(root: Path, task: Task) 
     for split in ("train", "val"):
         for record in load_records(root / task.annotation_path(split)):
             for name in databases(record["image_source"]):
-                with FeatureDatabase(root / "features" / name.removeprefix("features/")) as database:
+                with closing(FeatureDatabase(root / "features" / name.removeprefix("features/"))) as database:
                     key = database.key(feature_path(record))
                     assert key is not None and database.holds(key)
 

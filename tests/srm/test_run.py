@@ -8,8 +8,9 @@ import pytest
 from safetensors.torch import load_file
 from srm_runs import DEBUG, RECORDS, Runs, file_bytes, read_json
 
+from mmclvqa.clove.data_root import existing_annotation_file
 from mmclvqa.clove.records import load_records, save_records
-from SRM.data import read_prompts, replay_records, training_file, training_records
+from SRM.data import read_prompts, replay_records, training_records
 from SRM.generate import Generator
 from SRM.settings import parse
 from SRM.train import main
@@ -81,7 +82,7 @@ def test_embeddings_grow_with_every_task(trained: Path) -> None:
 def test_train_perc_keeps_that_share_of_the_records_and_of_all_replays(shared_world: Path, tmp_path: Path) -> None:
     settings = parse(Runs(shared_world, tmp_path).argv("--train_perc", "0.25", "--n_replay", "7"))
     *earlier, current = settings.order
-    records = load_records(training_file(shared_world, current))
+    records = load_records(existing_annotation_file(shared_world, current, "train"))
     assert len(training_records(settings, current)) == RECORDS // 4
     files = {past: tmp_path / f"{past.name}.npy" for past in earlier}
     for path in files.values():
