@@ -20,7 +20,7 @@ from mmf.common.registry import registry
 from mmf.common.report import Report
 from mmf.utils.build import build_config, build_model
 from omegaconf import DictConfig, open_dict, read_write
-from torch import Tensor, nn
+from torch import nn
 from tqdm import tqdm
 
 from mmclvqa.clove.errors import DataError
@@ -29,7 +29,7 @@ from mmclvqa.evaluation.sweep import DATASET, SPLIT, EvaluationConfig
 from mmclvqa.random_state import random_state_kept, seed_all
 from mmclvqa.training.checkpoints import load_weights, read_checkpoint
 from mmclvqa.training.distributed import build_accelerator, register_device
-from mmclvqa.training.evaluation import Evaluation, Metrics, evaluating
+from mmclvqa.training.evaluation import Evaluation, Metrics, Tally, evaluating
 from mmclvqa.training.loading import Split, build_split, prepare
 from mmclvqa.training.progress import evaluation_bar, on_terminal
 
@@ -68,12 +68,13 @@ class Engine:
             config = self._configure(tested)
             split = build_split(SPLIT, config, config.training.seed)
             models = {path: self._model(path, config) for path in dict.fromkeys(checkpoints.values())}
-            tallies = {path: _Tally(config) for path in models}
+            tallies = {path: Tally(Metrics(config.evaluation.metrics), SPLIT, DATASET) for path in models}
             self._run(split, models, tallies, tested.name)
             seconds = (time.monotonic() - start) / len(models)
-            return {
-                key: tallies[path].evaluation(path, self._updates[path], seconds) for key, path in checkpoints.items()
-            }
+            results = {path: tally.evaluation(lambda value: [value], seconds) for path, tally in tallies.items()}
+            for path, result in results.items():
+                result.weights, result.update = str(path), self._updates[path]
+            return {key: results[path] for key, path in checkpoints.items()}
 
     def _configure(self, tested: Task) -> DictConfig:
         configuration = self._evaluation.configuration(tested, self._device())
@@ -121,7 +122,7 @@ class Engine:
             self._models[path] = self._accelerator.prepare_model(model, evaluation_mode=True)
         return self._models[path]
 
-    def _run(self, split: Split, models: Mapping[Path, nn.Module], tallies: Mapping[Path, _Tally], name: str) -> None:
+    def _run(self, split: Split, models: Mapping[Path, nn.Module], tallies: Mapping[Path, Tally], name: str) -> None:
         total = split.num_evaluation_batches()
         with ExitStack() as stack:
             for model in models.values():
@@ -130,36 +131,6 @@ class Engine:
                 prepared = prepare(batch, dataset)
                 for path, model in models.items():
                     tallies[path].add(Report(prepared, model(prepared)), prepared.get_batch_size())
-
-
-class _Tally:
-    """Metrics and losses of one model on one split, summed batch by batch."""
-
-    def __init__(self, config: DictConfig) -> None:
-        self._metrics = Metrics(config.evaluation.metrics)
-        self._metrics.start(SPLIT, DATASET)
-        self._losses: dict[str, float | Tensor] = {}
-        self._records = 0
-
-    def add(self, report: Report, size: int) -> None:
-        self._records += size
-        for key, loss in (report.get("losses") or {}).items():
-            self._losses[key] = self._losses.get(key, 0.0) + loss.mean() * size
-        self._metrics.update(report, report)
-
-    def evaluation(self, path: Path, update: int | None, seconds: float) -> Evaluation:
-        losses = {key: float(loss) / self._records for key, loss in self._losses.items()}
-        return Evaluation(
-            split=SPLIT,
-            dataset=DATASET,
-            update=update,
-            weights=str(path),
-            metrics=self._metrics.values(lambda value: [value]),
-            losses=losses,
-            loss=sum(losses.values()) if losses else None,
-            records=self._records,
-            seconds=seconds,
-        )
 
 
 class _WarningWriter:

@@ -151,9 +151,9 @@ def below_root(path: str) -> str:
 
 
 def _seeded(step: Step, seed: int) -> Step:
-    if step.more == "MMF_ARGS":
+    if step.arguments_variable == "MMF_ARGS":
         return replace(step, arguments=(*step.arguments, f"training.seed={seed}"))
-    if step.more == "SRM_ARGS":
+    if step.arguments_variable == "SRM_ARGS":
         return replace(step, arguments=(*step.arguments, f"--seed {seed}"))
     return step
 

@@ -70,7 +70,7 @@ def command(step: Step) -> str:
     """Return the shell command of a step, one argument per line."""
     first, *rest = (_quoted(argument) for argument in step.arguments)
     lines = [" ".join(("CUDA_VISIBLE_DEVICES=$DEVICE", *step.program, first)), *rest]
-    lines += [f"${step.more}"] if step.more else []
+    lines += [f"${step.arguments_variable}"] if step.arguments_variable else []
     return " \\\n  ".join(lines)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from mmclvqa.clove import experiment_paths as places
 from mmclvqa.clove.settings import Task, order_text
 from mmclvqa.clove.tasks import find_setting, order_index, parse_order, setting_argument
-from mmclvqa.methods.base import Method, StepContext, parse_method
+from mmclvqa.methods.base import Method, Step, StepContext, parse_method
 
 CHECKPOINT_INTERVAL = 4000
 """Checkpoint interval, in updates, of the published commands."""
@@ -24,34 +24,6 @@ DEFAULT_METHODS = (
 """The methods of the comparison. GEM on all records of its memories, as in its paper, takes days on CLOVE."""
 SRM_RATES = (0.1, 0.3, 0.5, 0.7, 0.9, 1.0, 1.2, 1.5)
 """Replays per real record in the published experiments."""
-
-
-@dataclass(frozen=True)
-class Step:
-    """One program of an experiment.
-
-    Attributes:
-        kind: ``train``, ``srm``, ``evaluate`` or another kind; steps of a kind need the same resources.
-        title: short description.
-        program: start of the command.
-        arguments: arguments of the command; an option with its value, such as ``--task_seq oarlks``, is one entry.
-        output: path of the output file, which exists if and only if the step is finished.
-        inputs: outputs of the steps that must run before.
-        more: name of an environment variable with further arguments of the command.
-    """
-
-    kind: str
-    title: str
-    program: tuple[str, ...]
-    arguments: tuple[str, ...]
-    output: str
-    inputs: tuple[str, ...] = ()
-    more: str = "MMF_ARGS"
-
-    @property
-    def gpus(self) -> int:
-        """Number of GPUs that the step uses."""
-        return 0 if self.kind == "chance" else 1
 
 
 @dataclass(frozen=True)
@@ -141,10 +113,7 @@ def _sequence(experiment: Experiment, root: str, config: str) -> Iterator[Step]:
             overrides = method.overrides(settings, step)
         inputs = [] if previous is None else [places.final_weights(previous, model)]
         if index == 1 and preparation is not None:
-            yield Step(
-                preparation.kind, preparation.title, preparation.program, preparation.arguments, preparation.output,
-                more="SRM_ARGS",
-            )  # fmt: skip
+            yield preparation
         if index > 0 and preparation is not None:
             inputs.append(preparation.output)
         yield _training(model, config, task, folder, overrides, previous, tuple(inputs))
@@ -177,7 +146,7 @@ def _multitask(experiment: Experiment, root: str, config: str) -> Iterator[Step]
 def _chance(experiment: Experiment, root: str, config: str) -> Iterator[Step]:
     output = result_file(experiment, root)
     arguments = ("chance", f"--cl_setting {setting_argument(experiment.setting)}", f"--json {output}")
-    yield Step("chance", "compute the chance level", ("python", "eval_os.py"), arguments, output, more="")
+    yield Step("chance", "compute the chance level", ("python", "eval_os.py"), arguments, output, arguments_variable="")
 
 
 _STEPS = {"sequence": _sequence, "single_task": _single_task, "multitask": _multitask, "chance": _chance}
@@ -219,4 +188,4 @@ def _evaluation(
 
 def _evaluation_step(title: str, call: str, root: str, output: str, inputs: tuple[str, ...]) -> Step:
     code = f"from eval_os import *; {call.format(f'{root}/exp/clvqa')}"
-    return Step("evaluate", title, ("python", "-c"), (code,), output, inputs, more="")
+    return Step("evaluate", title, ("python", "-c"), (code,), output, inputs, arguments_variable="")

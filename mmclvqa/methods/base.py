@@ -99,15 +99,17 @@ class StepContext:
 
 
 @dataclass(frozen=True)
-class Preparation:
-    """A program that runs before the training runs of an experiment.
+class Step:
+    """One program of an experiment.
 
     Attributes:
-        kind: kind of the step, which determines its resources.
+        kind: ``train``, ``srm``, ``evaluate`` or another kind; steps of a kind need the same resources.
         title: short description.
-        program: start of the command, such as ``("python", "SRM/train.py")``.
-        arguments: the arguments of the command.
-        output: path of a file that exists if and only if the program has finished.
+        program: start of the command.
+        arguments: arguments of the command; an option with its value, such as ``--task_seq oarlks``, is one entry.
+        output: path of the output file, which exists if and only if the step is finished.
+        inputs: outputs of the steps that must run before.
+        arguments_variable: name of an environment variable with further arguments of the command.
     """
 
     kind: str
@@ -115,6 +117,13 @@ class Preparation:
     program: tuple[str, ...]
     arguments: tuple[str, ...]
     output: str
+    inputs: tuple[str, ...] = ()
+    arguments_variable: str = "MMF_ARGS"
+
+    @property
+    def gpus(self) -> int:
+        """Number of GPUs that the step uses."""
+        return 0 if self.kind == "chance" else 1
 
 
 class Method:
@@ -226,7 +235,7 @@ class Method:
         return overrides
 
     @classmethod
-    def preparation(cls, settings: Settings, setting_name: str, order: str, root: str) -> Preparation | None:
+    def preparation(cls, settings: Settings, setting_name: str, order: str, root: str) -> Step | None:
         """Return the program that must run before the second task; None if there is none.
 
         Args:

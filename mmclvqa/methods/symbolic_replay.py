@@ -17,7 +17,7 @@ from mmclvqa.clove.experiment_paths import language_model_name, replay_file, srm
 from mmclvqa.clove.settings import order_text
 from mmclvqa.clove.tasks import Task, parse_order, setting_argument
 from mmclvqa.methods.base import (
-    Preparation,
+    Step,
     StepContext,
     changed_settings,
     folder_suffix,
@@ -139,7 +139,7 @@ class SymbolicReplay(ReplayMethod):
         ]
 
     @classmethod
-    def preparation(cls, settings: Any, setting_name: str, order: str, root: str) -> Preparation:
+    def preparation(cls, settings: Any, setting_name: str, order: str, root: str) -> Step:
         """Return the SRM run along the task order, which is finished when its last replay file exists."""
         arguments = [
             f"--cl_setting {setting_argument(setting_name)}",
@@ -155,7 +155,7 @@ class SymbolicReplay(ReplayMethod):
         *_, past, current = parse_order(setting_name, order)
         output = f"{_srm_folder(settings, setting_name, order, root)}/{replay_file(order, past, current)}"
         program, title = ("python", "SRM/train.py"), "train SRM and write its replays"
-        return Preparation("srm", title, program, tuple(arguments), output)
+        return Step("srm", title, program, tuple(arguments), output, arguments_variable="SRM_ARGS")
 
     @classmethod
     def experiment(cls, settings: Any) -> str:

@@ -282,6 +282,50 @@ def evaluating(model: nn.Module) -> Iterator[None]:
         model.train(training)
 
 
+class Tally:
+    """Sums losses and metrics of one model on one data set of a split, batch by batch.
+
+    Args:
+        metrics: the metrics, which are reset.
+        split: name of the split.
+        dataset: name of the data set.
+    """
+
+    def __init__(self, metrics: Metrics, split: str, dataset: str) -> None:
+        self._metrics, self._split, self._dataset = metrics, split, dataset
+        self._losses: dict[str, float | torch.Tensor] = {}
+        self._records = 0
+        metrics.start(split, dataset)
+
+    def add(self, report: Report, size: int) -> None:
+        """Add the batch and the model's output of ``size`` records."""
+        self._records += size
+        for key, loss in (report.get("losses") or {}).items():
+            self._losses[key] = self._losses.get(key, 0.0) + loss.mean() * size
+        self._metrics.update(report, report)
+
+    def evaluation(self, gather: Gather, seconds: float) -> Evaluation:
+        """Return the result over the records of all processes.
+
+        Args:
+            gather: returns the objects of all processes in every process.
+            seconds: duration.
+        """
+        counts = gather((self._records, {key: float(loss) for key, loss in self._losses.items()}))
+        total = sum(count for count, _ in counts)
+        keys = dict.fromkeys(key for _, part_losses in counts for key in part_losses)
+        losses = {key: sum(part_losses.get(key, 0.0) for _, part_losses in counts) / total for key in keys}
+        return Evaluation(
+            split=self._split,
+            dataset=self._dataset,
+            metrics=self._metrics.values(gather),
+            losses=losses,
+            loss=sum(losses.values()) if losses else None,
+            records=total,
+            seconds=seconds,
+        )
+
+
 class Evaluator:
     """Evaluates splits with one model.
 
@@ -319,31 +363,14 @@ class Evaluator:
 
     def _evaluate(self, part: Split, dataset: Any, warn: Callable[[str], None]) -> Evaluation:
         start = time.monotonic()
-        losses: dict[str, float | torch.Tensor] = {}
-        records = 0
-        self._metrics.start(part.name, dataset.dataset_name)
+        tally = Tally(self._metrics, part.name, dataset.dataset_name)
         for _, report, size in self._reports(part):
-            records += size
-            for key, loss in (report.get("losses") or {}).items():
-                losses[key] = losses.get(key, 0.0) + loss.mean() * size
-            self._metrics.update(report, report)
+            tally.add(report, size)
             if self._verbose_dump:
                 dataset.verbose_dump(report)
         for name, fields in self._metrics.without_fields.items():
             warn(f"{part.name}: metric {name} is skipped, the batches have no {', '.join(fields)}")
-        counts = self._gather((records, {key: float(loss) for key, loss in losses.items()}))
-        total = sum(count for count, _ in counts)
-        keys = dict.fromkeys(key for _, part_losses in counts for key in part_losses)
-        averages = {key: sum(part_losses.get(key, 0.0) for _, part_losses in counts) / total for key in keys}
-        return Evaluation(
-            split=part.name,
-            dataset=dataset.dataset_name,
-            metrics=self._metrics.values(self._gather),
-            losses=averages,
-            loss=sum(averages.values()) if averages else None,
-            records=total,
-            seconds=time.monotonic() - start,
-        )
+        return tally.evaluation(self._gather, time.monotonic() - start)
 
     def predict(self, split: Split, folder: Path, experiment: str, file_format: str) -> list[Path]:
         """Write the predictions of each data set in record order.
