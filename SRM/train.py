@@ -10,9 +10,8 @@ if not __package__:
     # Run as a script, Python puts this folder on its path instead of the one that contains both packages.
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from mmclvqa.clove.errors import CloveError  # noqa: E402
-from mmclvqa.clove.text import one_line  # noqa: E402
-from mmclvqa.process_exit import INTERRUPTED, run_program  # noqa: E402
+from mmclvqa.clove.text import run_command  # noqa: E402
+from mmclvqa.process_exit import run_program  # noqa: E402
 from SRM.data import input_files  # noqa: E402
 from SRM.settings import environment_rank, parse  # noqa: E402
 
@@ -23,20 +22,16 @@ def main(argv: Sequence[str]) -> int:
     Returns:
         The exit code: 0 for success, 1 for an error of the user's input or of the file system, 130 when interrupted.
     """
-    try:
+
+    def run() -> int:
         settings = parse(argv)
         input_files(settings)
         # Importing torch and transformers takes seconds, so --help and wrong flags or paths are answered before.
         from SRM.run import launch
 
         return launch(settings, argv)
-    except (CloveError, OSError) as error:
-        if environment_rank()[0] == 0:
-            print(f"error: {one_line(error)}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted; run the same command again to resume", file=sys.stderr)
-        return INTERRUPTED
+
+    return run_command(run, "run the same command again to resume", silent=environment_rank()[0] != 0)
 
 
 if __name__ == "__main__":

@@ -12,10 +12,10 @@ import warnings
 from collections.abc import Mapping
 
 from mmclvqa.clove.errors import CloveError
-from mmclvqa.clove.text import error_line
+from mmclvqa.clove.text import INTERRUPTED, error_line
 from mmclvqa.configuration import PluginConfiguration
 from mmclvqa.lazy import prepare_libraries
-from mmclvqa.process_exit import INTERRUPTED, leave_process_group, run_program
+from mmclvqa.process_exit import leave_process_group, run_program
 
 USAGE = "mmf_run config=EXP_CONFIG/functional/cl_object_unicl_standalone.yaml model=unicl dataset=clvqa [key=value ...]"
 

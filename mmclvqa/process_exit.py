@@ -20,8 +20,7 @@ import traceback
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-INTERRUPTED = 130
-"""Exit code after Ctrl-C, as shells report it."""
+from mmclvqa.clove.text import INTERRUPTED
 
 _left_groups: list[Any] = []
 """The process groups that this process has left, kept so that no destructor frees them."""

@@ -10,12 +10,17 @@ from collections.abc import Callable, Iterable, Sequence
 
 from mmclvqa.clove.errors import CloveError
 
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as of a shell."""
 
-def run_command(command: Callable[[], int | None]) -> int:
+
+def run_command(command: Callable[[], int | None], advice: str = "", silent: bool = False) -> int:
     """Run a command and return its exit code; errors that a user can fix are printed on one line.
 
     Args:
         command: does the work and returns an exit code; None means 0.
+        advice: printed after Ctrl-C: how to resume.
+        silent: whether errors are not printed, because another process prints them.
 
     Returns:
         The exit code of ``command``; 1 after a :class:`CloveError` or :class:`OSError`; 130 after Ctrl-C.
@@ -27,11 +32,12 @@ def run_command(command: Callable[[], int | None]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except (CloveError, OSError) as error:
-        print(f"error: {error_line(error)}", file=sys.stderr)
+        if not silent:
+            print(f"error: {error_line(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+        print("interrupted" + (f"; {advice}" if advice else ""), file=sys.stderr)
+        return INTERRUPTED
 
 
 def error_line(error: BaseException) -> str:
