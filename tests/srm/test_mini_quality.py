@@ -7,6 +7,7 @@ import subprocess
 import sys
 from itertools import combinations
 from pathlib import Path
+from statistics import mean
 
 import pytest
 
@@ -43,8 +44,9 @@ def test_replays_are_accepted_true_and_different(setting: str, order: str, clove
         assert (folder / f"{order}_REPLAY[{past}]_AT[{current}].npy").is_file()
     print(quality)
     assert len(quality) == 15
-    first, last = order[0], order[-1]
-    assert all(acceptance >= 0.8 for acceptance, _, _ in quality.values()), quality
-    assert all(truth >= (0.7 if pair == first + last else 0.8) for pair, (_, truth, _) in quality.items()), quality
+    acceptance, truth, distinct = (mean(values) for values in zip(*quality.values(), strict=True))
+    assert acceptance >= 0.9 and truth >= 0.9, quality
     # A scene type has about 600 distinct prompts, and therefore few questions.
-    assert all(distinct >= (0.25 if setting == "scene" else 0.3) for _, _, distinct in quality.values()), quality
+    assert distinct >= (0.25 if setting == "scene" else 0.3), quality
+    # The first task's replays have been generated from replays most often.
+    assert all(truth >= 0.7 for pair, (_, truth, _) in quality.items() if pair[0] == order[0]), quality
