@@ -129,7 +129,8 @@ def comparison_figure(labels: Sequence[str], averages: Sequence[Mean], forgettin
         axes.bar_label(bars, [percent(value, "") for value in values], padding=3, fontsize=8)
     axes.set_yticks(positions, [textwrap.fill(label, LABEL_WIDTH) for label in labels])
     axes.invert_yaxis()
-    axes.margins(x=0.2, y=0.02)
+    axes.margins(x=0.25, y=0.02)  # the labels are outside of the bars
+    axes.set_xticks([tick for tick in axes.get_xticks() if tick <= 100])
     axes.axvline(0, color="black", linewidth=0.8)
     axes.set_xlabel("weighted average over tasks (%)")
     figure.legend(loc="outside lower center", ncols=2, fontsize=9)
