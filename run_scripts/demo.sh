@@ -16,9 +16,9 @@ export SRM_ARGS="@SRM/mini.args ${SEED:+--seed $SEED} ${SRM_ARGS:-}"
 
 [[ -f $CLOVE_ROOT/manifest.json ]] || python -m mmclvqa.clove mini "$CLOVE_ROOT"
 python -m mmclvqa.experiments.root "$ROOT" "$CLOVE_ROOT"
-python generate_run_scripts.py --method ft srm --setting "$setting" --order "$order" --out "$ROOT/scripts"
-for script in "$ROOT/scripts/$setting"/*_run_ft_*.sh "$ROOT/scripts/$setting"/*_run_distilgpt2_*.sh; do
-  bash "$script"
+scripts=$(python generate_run_scripts.py --method ft srm --setting "$setting" --order "$order" --out "$ROOT/scripts")
+grep '\.sh$' <<<"$scripts" | while read -r script; do
+  bash "$script" </dev/null
 done
 python -m mmclvqa.evaluation.report "$ROOT/exp/clvqa/save/$setting"/setting_*_"$order"/val_{ft,distilgpt2_*}/sweep.json \
   --out "$ROOT/report/${setting}_$order"

@@ -104,6 +104,8 @@ def import_records(
         RecordError: a record does not match the schema.
         TaskError: a name of the setting or of a task is not allowed.
     """
+    if Path(name).name != name:
+        raise DataError(f"{name}: the name of a setting must not contain a folder")
     path = Path(root) / "settings" / f"{name}.yaml"
     if path.exists() and not replace:
         raise DataError(f"{path}: already exists; choose another name, or replace it (--replace)")
@@ -175,7 +177,7 @@ def _draw(sampled_records: list[Record], record: Record, seen: int, size: int | 
 def _filled(pattern: str, **fields: Any) -> str:
     try:
         return pattern.format(**fields)
-    except (KeyError, IndexError, ValueError) as error:
+    except (KeyError, IndexError, ValueError, AttributeError, TypeError) as error:
         raise DataError(f"feature path {pattern!r}: cannot be filled with {fields} ({error})") from None
 
 

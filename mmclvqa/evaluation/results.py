@@ -33,6 +33,8 @@ METRIC = "textvqa_accuracy"
 RESULTS_FILE = "results.json"
 """What a training or an evaluation writes into its folder, see :class:`mmclvqa.training.evaluation.Results`."""
 SWEEP_FILE = "sweep.json"
+PARTIAL_FILE = "partial.json"
+"""Result of an unfinished run; a workflow takes a finished evaluation's file for its last step's output."""
 """A sweep's result, in the folder ``val_<experiment>`` beside the folders of its pairs."""
 
 
@@ -244,6 +246,8 @@ def read_sweep(path: str | os.PathLike[str]) -> SweepResult:
     """
     path = Path(path)
     file = path / SWEEP_FILE if path.is_dir() else path
+    if path.is_dir() and not file.exists() and (path / PARTIAL_FILE).exists():
+        file = path / PARTIAL_FILE
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
         sweep = SweepResult(

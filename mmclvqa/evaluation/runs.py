@@ -20,7 +20,14 @@ from mmclvqa.clove.errors import CloveError, DataError
 from mmclvqa.clove.records import ITEM_END, load_records
 from mmclvqa.clove.tasks import default_data_root
 from mmclvqa.clove.text import one_line
-from mmclvqa.evaluation.results import METRIC, RESULTS_FILE, SweepResult, read_sweep, setting_of_result
+from mmclvqa.evaluation.results import (
+    METRIC,
+    RESULTS_FILE,
+    SWEEP_FILE,
+    SweepResult,
+    read_sweep,
+    setting_of_result,
+)
 from mmclvqa.methods.base import method_of_experiment
 from mmclvqa.methods.symbolic_replay import replays_folder
 
@@ -215,13 +222,14 @@ class Bound:
 
 
 def read_all(paths: Sequence[str | Path]) -> list[Run | Bound]:
-    """Read runs and bounds, in the order given.
+    """Read runs and bounds, in the order given; a file that is given twice is read once.
 
     Raises:
         DataError: a file is missing, or is neither a sweep nor a bound.
     """
     entries: list[Run | Bound] = []
-    for path in paths:
+    files = {(file / SWEEP_FILE if file.is_dir() else file).resolve(): file for file in map(Path, paths)}
+    for path in files.values():
         names = [entry.name for entry in entries if isinstance(entry, Run)]
         entries.append(read_bound(path) or read_run(path, names))
     return entries
@@ -247,9 +255,9 @@ def grouped_by_seed(entries: Iterable[Run | Bound]) -> list[list[Run | Bound]]:
     """
     groups: dict[tuple[Any, ...], list[Run | Bound]] = {}
     for number, entry in enumerate(entries):
-        data = entry.sweep.data if isinstance(entry, Run) else ""
+        data, setting = (entry.sweep.data, entry.sweep.setting) if isinstance(entry, Run) else ("", entry.setting)
         single = entry.seed is None or (isinstance(entry, Run) and entry.sweep.missing)
-        key = (entry.label, data, number) if single else (entry.label, data, entry.seed.folder)
+        key = (setting, entry.label, data, number if single else entry.seed.folder)
         groups.setdefault(key, []).append(entry)
     return list(groups.values())
 

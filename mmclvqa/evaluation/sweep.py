@@ -23,7 +23,7 @@ import yaml
 
 from mmclvqa.answer_models import check_model
 from mmclvqa.clove import experiment_paths as experiments
-from mmclvqa.clove.data_root import annotation_file, load_manifest
+from mmclvqa.clove.data_root import VOCABULARY, annotation_file, load_manifest
 from mmclvqa.clove.errors import CloveError, DataError, TaskError
 from mmclvqa.clove.files import write_json
 from mmclvqa.clove.settings import order_text
@@ -31,7 +31,7 @@ from mmclvqa.clove.tasks import Task, default_data_root, find_setting, order_ind
 from mmclvqa.clove.text import clock, one_line
 from mmclvqa.configuration import CONFIG_DIR, PluginConfiguration
 from mmclvqa.evaluation.matrix import sweep_key, val_weights
-from mmclvqa.evaluation.results import METRIC, RESULTS_FILE, SWEEP_FILE, MultitaskResult, SweepResult
+from mmclvqa.evaluation.results import METRIC, PARTIAL_FILE, RESULTS_FILE, SWEEP_FILE, MultitaskResult, SweepResult
 from mmclvqa.lazy import prepare_libraries
 from mmclvqa.methods.base import method_of_experiment
 from mmclvqa.user_code import import_user_code, user_file
@@ -139,9 +139,9 @@ class EvaluationConfig:
     def inputs_sha256(self, task: Task) -> str:
         """Hash everything but the checkpoint that an evaluation on ``task`` depends on.
 
-        These are the val records, the task's configuration file with everything it includes, the plugin's default
-        configuration, the user's file of another model than UniVQA, and the overrides. Feature databases are not
-        hashed.
+        These are the val records, the vocabulary, the task's configuration file with everything it includes, the
+        plugin's default configuration, the user's code of another model than UniVQA, and the overrides. Feature
+        databases are not hashed.
 
         Raises:
             DataError: a configuration file is missing or broken.
@@ -151,8 +151,11 @@ class EvaluationConfig:
         files = [*_with_includes(self.config_file(task)), *sorted(CONFIG_DIR.rglob("*.yaml"))]
         setting = find_setting(task.setting)
         files += [] if setting.task_configs else [setting.file]  # which names the feature databases
+        vocabulary = Path(self.data_root) / VOCABULARY
+        files += [vocabulary] if vocabulary.is_file() else []
         if self.model != experiments.MODEL and self.user_dir:
-            files.append(user_file(self.user_dir))
+            file = user_file(self.user_dir)
+            files += sorted(file.parent.rglob("*.py")) if file.name == "__init__.py" else [file]
         for path in [*files, *([records] if records else [])]:
             digest.update(f"{path.name} {file_sha256(path)}\n".encode())
         # The content of the data set counts, not the folder it is in.
@@ -315,7 +318,7 @@ def evaluate_sweep(
     partial: bool = False,
     progress: Callable[[str], None] = print_progress,
 ) -> SweepResult:
-    """Evaluate the checkpoints of an experiment on all val splits and write ``sweep.json``.
+    """Evaluate the checkpoints of an experiment on all val splits and write ``sweep.json``, or ``partial.json``.
 
     Args:
         setting: the setting.
@@ -368,7 +371,9 @@ def evaluate_sweep(
         data=manifest.name if manifest else PUBLISHED_DATA if found.in_package else found.name,
         model=config.model,
     )
-    result.write(folder / SWEEP_FILE)
+    result.write(folder / (PARTIAL_FILE if missing else SWEEP_FILE))
+    if not missing:
+        (folder / PARTIAL_FILE).unlink(missing_ok=True)
     return result
 
 

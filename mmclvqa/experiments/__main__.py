@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import importlib.util
+import json
 import os
 import subprocess
 import sys
@@ -16,9 +18,9 @@ import yaml
 
 from mmclvqa.clove.errors import ConfigError
 from mmclvqa.clove.experiment_paths import MODEL
-from mmclvqa.clove.files import write_json
+from mmclvqa.clove.files import read_text, write_json
 from mmclvqa.clove.tasks import SETTINGS, setting_names
-from mmclvqa.clove.text import run_command
+from mmclvqa.clove.text import one_line, run_command
 from mmclvqa.experiments import planning
 from mmclvqa.experiments.costs import cost_lines, profile_runtimes, read_profile
 from mmclvqa.experiments.progress import Journal
@@ -32,6 +34,8 @@ WORKFLOW = Path(__file__).parent / "workflow"
 INSTALL = "pip install -r workflow_requirements.txt"
 PRESET = "workflow.yaml"
 """File in a configuration folder with arguments that are added to all steps, and methods that run by default."""
+ARGUMENTS = ("MMF_ARGS", "SRM_ARGS")
+"""Environment variables with further arguments of the steps' programs."""
 PROGRAMS = Path(sys.executable).parent
 """Folder that comes first in ``PATH``, so that steps use this environment's ``mmf_run`` and ``python``."""
 POLL_SECONDS = 1.0
@@ -155,13 +159,17 @@ def _snakemake(
     args: argparse.Namespace, extra: list[str], root: Path, data: Path, journal: Journal, steps: Sequence[Step]
 ) -> int:
     """Run the workflow, show its progress and return the exit code."""
-    plan = journal.folder / "plan.json"
-    write_json(plan, {"steps": planning.as_json(steps)})
+    # Jobs of a cluster read the plan when they start. Its name depends on its content, because another workflow may use
+    # the same folder; it is relative, because Snakemake reads the value as YAML.
+    content = {"steps": planning.as_json(steps)}
+    plan = journal.folder / f"plan_{hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]}.json"
+    write_json(plan, content)
     kinds = {planning.below_root(step.output): step.kind for step in steps}
     parallel = _parallel(args)
     command_line = [
         sys.executable, "-m", "snakemake", "--snakefile", str(WORKFLOW / "Snakefile"), "--directory", str(root),
-        "--quiet", "host", "progress", "reason", "rules", "--profile", str(_profile(args)), "--config", f"plan={plan}",
+        "--quiet", "host", "progress", "reason", "rules", "--profile", str(_profile(args)), "--config",
+        f"plan={plan.relative_to(root)}",
     ]  # fmt: skip
     if args.cores or not args.profile:
         command_line += ["--cores", str(parallel)]
@@ -187,7 +195,7 @@ def _snakemake(
         return 130
     journal.show_news(num_shown, kinds, parallel)
     if process.returncode:
-        failures = journal.failures_since(seen_at=journal.opened)
+        failures = journal.failures_since(journal.opened, kinds)
         if not failures:
             message = (stderr + (process.stderr.read() or b"")).decode(errors="replace").strip()[-2000:]
             print(f"{message}\nerror: Snakemake ended with exit code {process.returncode}", file=sys.stderr)
@@ -199,18 +207,24 @@ def _snakemake(
 def _preset(config: str) -> dict[str, Any]:
     """Return the content of ``workflow.yaml`` in a folder of configuration files; empty if there is none."""
     file = PROJECT / config / PRESET
-    return yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    if not file.is_file():
+        return {}
+    try:
+        content = yaml.safe_load(read_text(file))
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{file}: {one_line(error)}") from None
+    if not isinstance(content, dict) or not all(isinstance(content.get(name, []), list) for name in ARGUMENTS):
+        raise ConfigError(f"{file}: must be a mapping, whose {' and '.join(ARGUMENTS)} are lists of arguments")
+    return content
 
 
 def _arguments(args: argparse.Namespace) -> dict[str, str]:
     """Return the environment variables of all steps; ``MMF_ARGS`` and ``SRM_ARGS`` join the preset's and the user's."""
     preset = _preset(args.config)
-    arguments = {name: [*preset.get(name, []), os.environ.get(name, "")] for name in ("MMF_ARGS", "SRM_ARGS")}
-    if args.user_dir:
-        arguments["MMF_ARGS"].append(f"env.user_dir={Path(args.user_dir).absolute()}")
-    return {name: " ".join(filter(None, values)) for name, values in arguments.items()} | {
-        name: str(value) for name, value in preset.get("environment", {}).items()
-    }
+    arguments = {name: [*preset.get(name, []), os.environ.get(name, "")] for name in ARGUMENTS}
+    user_dir = {"MMF_USER_DIR": str(Path(args.user_dir).absolute())} if args.user_dir else {}
+    environment = {name: str(value) for name, value in preset.get("environment", {}).items()}
+    return {name: " ".join(filter(None, values)) for name, values in arguments.items()} | environment | user_dir
 
 
 def _report(runs: Sequence[planning.Run], root: Path) -> int:
@@ -222,7 +236,7 @@ def _report(runs: Sequence[planning.Run], root: Path) -> int:
         pages.setdefault(name, []).append(root / run.result)
     code = 0
     for name, results in pages.items():
-        files = [str(file) for file in results if file.exists()]
+        files = [str(file) for file in dict.fromkeys(results) if file.exists()]
         if files:
             command_line = [sys.executable, "-m", "mmclvqa.evaluation.report", *files]
             command_line += ["--out", str(root / "report" / name)]

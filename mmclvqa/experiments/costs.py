@@ -92,7 +92,7 @@ def read_profile(profile: Path) -> dict[str, Any]:
         return {}
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"{file}: cannot be read as a profile ({one_line(error)})") from None
     if not isinstance(content, dict):
         raise ConfigError(f"{file}: not a mapping of Snakemake's options")

@@ -99,13 +99,17 @@ def grid_runs(path: str, models: Sequence[str] = (MODEL,)) -> list[Run]:
     """
     try:
         blocks = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"{path}: cannot be read as a grid ({one_line(error)})") from None
     runs: list[Run] = []
     for number, block in enumerate(blocks if isinstance(blocks, list) else [blocks], start=1):
         if not isinstance(block, dict) or set(block) - set(GRID_KEYS):
             raise ConfigError(f"{path}: block {number} is not a mapping with the keys {', '.join(GRID_KEYS)}")
         values = {key: _as_list(block.get(key)) for key in GRID_KEYS}
+        for key, entries in values.items():
+            kind, what = (int, "a whole number") if key == "seed" else (str, "text; put quotes around it")
+            if wrong := [entry for entry in entries if type(entry) is not kind]:
+                raise ConfigError(f"{path}: block {number}: {key}={wrong[0]}: must be {what}")
         settings, models_of_block = values["setting"] or SETTINGS[:1], values["model"] or models
         runs += runs_of(settings, values["order"], values["method"], values["seed"], models_of_block)
     return runs

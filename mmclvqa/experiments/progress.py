@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -56,7 +56,9 @@ class Journal:
         return fmean(durations) if durations else None
 
     def show_news(self, seen: int, kinds: Mapping[str, str], parallel: int) -> int:
-        """Print new events and return the number of all events.
+        """Print new events of the plan's steps and return the number of all events.
+
+        Another workflow may use the same folder, and therefore the same journal.
 
         Args:
             seen: number of events that have been printed.
@@ -65,6 +67,8 @@ class Journal:
         """
         events = self._events()
         for event in events[seen:]:
+            if event.output not in kinds:
+                continue
             if event.what == "start":
                 print(f"  started: {event.title}", flush=True)
             elif event.what == "end":
@@ -75,9 +79,9 @@ class Journal:
                 print(f"  failed: {event.title}: {event.message}; log: {self._log(event)}", flush=True)
         return len(events)
 
-    def failures_since(self, seen_at: int) -> list[str]:
-        """Return a line for each step that failed after the first ``seen_at`` events and has not succeeded since."""
-        events = self._events()[seen_at:]
+    def failures_since(self, seen_at: int, outputs: Container[str]) -> list[str]:
+        """Return a line for each of some steps that failed after ``seen_at`` events and has not succeeded since."""
+        events = [event for event in self._events()[seen_at:] if event.output in outputs]
         ended = {event.output for event in events if event.what == "end"}
         failed = {event.output: event for event in events if event.what == "failed" and event.output not in ended}
         return [f"{event.title}: {event.message or 'failed'}; log: {self._log(event)}" for event in failed.values()]

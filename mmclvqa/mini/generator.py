@@ -230,7 +230,7 @@ def make_root(root: Path, settings: Settings, overwrite: bool = False) -> str:
         DataError: ``root`` has other contents, which are kept, or a feature database cannot be written.
         OSError: the folder cannot be written; nothing is left behind.
     """
-    root = Path(os.path.abspath(root))
+    root = Path(os.path.realpath(root))
     existing = _existing_manifest(root)
     if existing == settings.manifest():
         return f"{root}: already exists, generated with the same settings"
@@ -248,7 +248,12 @@ def make_root(root: Path, settings: Settings, overwrite: bool = False) -> str:
             partial.rename(root)
             shutil.rmtree(old)
         else:
-            partial.rename(root)
+            try:
+                partial.rename(root)
+            except OSError:
+                # Another process may have generated the same in the meantime.
+                if _existing_manifest(root) != settings.manifest():
+                    raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     size = sum(file.stat().st_size for file in root.rglob("*") if file.is_file())

@@ -21,11 +21,12 @@ from worlds import Page, report, write_run, write_trained_run, write_training
 from mmclvqa.clove import experiment_paths as experiments
 from mmclvqa.clove.files import write_json
 from mmclvqa.clove.records import new_record, save_records
+from mmclvqa.clove.tasks import find_setting
 from mmclvqa.evaluation import figures
-from mmclvqa.evaluation.matrix import Mean
+from mmclvqa.evaluation.matrix import Mean, sweep_pairs
 from mmclvqa.evaluation.report import PUBLISHED, published_comparisons
 from mmclvqa.evaluation.results import SweepResult
-from mmclvqa.evaluation.runs import TrainingCurve
+from mmclvqa.evaluation.runs import TrainingCurve, grouped_by_seed, read_all
 
 PNG = b"\x89PNG\r\n\x1a\n"
 MARKUP = "<script>alert('x')</script>"
@@ -241,6 +242,25 @@ def test_runs_that_differ_in_more_than_their_seed_are_not_averaged(published: Sw
     report(tmp_path / "out", *one, *two, write_run(tmp_path / "one/seed_2", incomplete), write_run(tmp_path, published))
     rows = json.loads((tmp_path / "out/comparison.json").read_text())
     assert [row["seeds"] for row in rows] == [[0, 1], [0], [2], []]
+
+
+def test_a_file_that_is_given_twice_is_not_another_seed(published: SweepResult, tmp_path: Path) -> None:
+    (folder,) = write_seeds(tmp_path, published, "ft", seed_1=1.0)
+    report(tmp_path / "out", folder, folder / "sweep.json")
+    rows = json.loads((tmp_path / "out" / "comparison.json").read_text())
+    assert [row["seeds"] for row in rows] == [[1]]
+
+
+def test_settings_with_the_same_task_order_are_not_averaged(published: SweepResult, tmp_path: Path) -> None:
+    folders = []
+    for name in ("first", "second"):
+        file = tmp_path / f"{name}.yaml"
+        file.write_text("tasks: [{name: a}, {name: b}]\n")
+        values = dict.fromkeys((key for key, _, _ in sweep_pairs(find_setting(file).name, "ab")), 0.5)
+        sweep = dataclasses.replace(published, setting=name, order="ab", accuracies=values, weights=(1.0, 1.0))
+        folders += write_seeds(tmp_path, sweep, "ft", seed_0=1.0, seed_1=1.0)
+    groups = grouped_by_seed(read_all(folders))
+    assert [[entry.sweep.setting for entry in group] for group in groups] == [["first"] * 2, ["second"] * 2]
 
 
 @pytest.mark.parametrize("label", ["SRM 1.5", LONG])

@@ -116,6 +116,9 @@ def test_partial_evaluates_the_existing_checkpoints(world: World) -> None:
     assert len(result.missing) == 18 and sum("is not trained" in line for line in lines) == 3
     assert result.summary is not None and result.summary.learned == 3
     assert "after 3 of 6 tasks:" in result.lines()
+    # A workflow takes sweep.json for the output of a finished evaluation.
+    partial = world.results / "partial.json"
+    assert read_sweep(partial) == result
 
 
 def test_partial_needs_one_checkpoint(world: World) -> None:

@@ -98,6 +98,8 @@ def test_a_grid_file_names_what_it_cannot_use(tmp_path: Path) -> None:
         ("- {method: fft}", "did you mean ft"),
         ("- {method: ft, order: oarlkk}", "occurs more than once"),
         ("[", "cannot be read as a grid"),
+        ("- {method: 3}", "block 1: method=3: must be text"),
+        ("- {method: ft, seed: a}", "block 1: seed=a: must be a whole number"),
     ):
         grid.write_text(text)
         with pytest.raises(CloveError, match=message):
@@ -171,9 +173,10 @@ def test_the_documented_cost_is_that_of_a_dry_run(
 
 @pytest.fixture
 def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with stand-ins, in which ``ROOT`` is ``a root``; the report is left out."""
+    """A folder with stand-ins, in which ``ROOT`` is ``a #root: x``; the report is left out."""
     write_stubs(tmp_path / "bin", sys.executable)
-    for name, value in {"ROOT": tmp_path / "a root", "CLOVE_ROOT": tmp_path / "data", "LOG": tmp_path / "log"}.items():
+    places = {"ROOT": tmp_path / "a #root: x", "CLOVE_ROOT": tmp_path / "data", "LOG": tmp_path / "log"}
+    for name, value in places.items():
         monkeypatch.setenv(name, str(value))
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr(command_line, "PROGRAMS", tmp_path / "bin")
@@ -202,7 +205,7 @@ def test_steps_run_once_share_no_gpu_and_a_failure_is_named_while_the_rest_goes_
     monkeypatch.delenv("FAIL")
     assert command_line.main(words) == 0
     assert "[13/13]" in capsys.readouterr().out
-    assert all(Journal(stage / "a root").mean_seconds(kind) is not None for kind in ("train", "evaluate"))
+    assert all(Journal(stage / "a #root: x").mean_seconds(kind) is not None for kind in ("train", "evaluate"))
     done = calls(stage / "log")
     trained = [call.words for call in done if call.program == "mmf_run"]
     assert len(trained) == 1 + 5 + 5 + 1 and len(set(trained)) == 11, "only the failed step ran twice"
@@ -211,6 +214,33 @@ def test_steps_run_once_share_no_gpu_and_a_failure_is_named_while_the_rest_goes_
         assert on_device and not any(itertools.starmap(overlapping, itertools.combinations(on_device, 2)))
     assert command_line.main(words) == 0
     assert len(calls(stage / "log")) == len(done)
+
+
+def test_a_gpu_that_another_workflow_lists_elsewhere_is_not_taken(stage: Path, project: Path) -> None:
+    script = project / "mmclvqa/experiments/workflow/run_step.sh"
+    env = environment(ROOT=str(stage), PROJECT=str(stage), JOURNAL=str(stage / "journal"), TMPDIR=str(stage))
+
+    def step(output: str, gpus: str, seconds: int) -> subprocess.Popen[bytes]:
+        command = f"sleep {seconds}; echo $DEVICE >$ROOT/{output}"
+        return subprocess.Popen(["bash", script, output, output, command], env=env | {"GPUS": gpus}, cwd=stage)
+
+    first = step("x/first", "0", 3)
+    while not (stage / "x/first.log").exists() or not (stage / "x/first.log").stat().st_size:
+        assert first.poll() is None
+        time.sleep(0.05)
+    assert step("y/second", "1 0", 0).wait(timeout=20) == 0
+    assert (stage / "y/second").read_text() == "1\n" and first.poll() is None
+    assert step("z/third", "0 0", 0).wait(timeout=20) == 0  # the second time that 0 is listed
+    assert (stage / "z/third").read_text() == "0\n" and first.wait(timeout=20) == 0
+
+
+def test_arguments_of_a_preset_are_lists(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "workflow.yaml").write_text("MMF_ARGS: training.batch_size=16\n")
+    monkeypatch.setenv("ROOT", str(tmp_path / "root"))
+    assert command_line.main(["run", "--config", str(tmp_path), "--dry-run"]) == 1
+    assert "workflow.yaml: must be a mapping, whose MMF_ARGS and SRM_ARGS are lists" in capsys.readouterr().err
 
 
 def start(stage: Path, project: Path, seconds: str) -> subprocess.Popen[str]:
@@ -242,15 +272,17 @@ def child(process: psutil.Process, part: str) -> psutil.Process | None:
 @pytest.mark.parametrize("victim", ["everything", "Snakemake", "a step", "Ctrl-C"])
 def test_an_interrupted_workflow_resumes_with_the_same_command(stage: Path, project: Path, victim: str) -> None:
     process = start(stage, project, "2")
-    while len(calls(stage / "log")) < 1 or not child(psutil.Process(process.pid), "bin/mmf_run"):
+    while len(calls(stage / "log")) < 1 or not (step := child(psutil.Process(process.pid), "bin/mmf_run")):
         assert process.poll() is None
         time.sleep(0.1)
     if victim == "everything":
         os.killpg(process.pid, signal.SIGKILL)
     elif victim == "Ctrl-C":
         os.killpg(process.pid, signal.SIGINT)
+    elif victim == "a step":
+        step.kill()
     else:
-        child(psutil.Process(process.pid), "bin/mmf_run" if victim == "a step" else "snakemake").kill()
+        child(psutil.Process(process.pid), "snakemake").kill()
     said, _ = process.communicate(timeout=120)
     expected = {
         "everything": (-signal.SIGKILL, ""),
@@ -295,13 +327,13 @@ def test_a_step_on_a_full_disk_names_the_reason_and_the_rest_goes_on(
     run = "exp/clvqa/save/functional/setting_1_oarlks/ft"
     reason = "OSError: [Errno 28] No space left on device"
     assert f"failed: train attribute: {run}/unicl_attribute: {reason}" in said.out and reason in said.err
-    assert f"log: {stage / 'a root' / run}/unicl_attribute/unicl_final.pth.log" in said.err
+    assert f"log: {stage / 'a #root: x' / run}/unicl_attribute/unicl_final.pth.log" in said.err
     assert any("val_exp='rnd_replay_0.1'" in call.words for call in calls(stage / "log"))
 
 
 @needs_snakemake
 def test_a_folder_that_cannot_be_made_is_named(stage: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run = stage / "a root/exp/clvqa/save/functional/setting_1_oarlks/ft"
+    run = stage / "a #root: x/exp/clvqa/save/functional/setting_1_oarlks/ft"
     run.parent.mkdir(parents=True)
     run.touch()
     assert command_line.main(["run", "--method", "ft", "--order", "oarlks"]) == 1
@@ -310,9 +342,9 @@ def test_a_folder_that_cannot_be_made_is_named(stage: Path, capsys: pytest.Captu
 
 @needs_snakemake
 def test_a_root_that_cannot_be_written_starts_nothing(stage: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (stage / "a root").touch()
+    (stage / "a #root: x").touch()
     assert command_line.main(["run", "--method", "ft"]) == 1
-    assert f"error: {stage / 'a root'}" in capsys.readouterr().err and calls(stage / "log") == []
+    assert f"error: {stage / 'a #root: x'}" in capsys.readouterr().err and calls(stage / "log") == []
 
 
 def test_without_snakemake_the_command_that_installs_it_is_named(

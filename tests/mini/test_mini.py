@@ -500,3 +500,14 @@ def test_the_command_line_sets_the_sizes(tmp_path: Path) -> None:
 def test_regions_have_the_shape_of_the_real_ones(scenes: list[Scene]) -> None:
     entry = render_objects(scenes[0], Codebook(0, 2048), 100)
     assert 50 <= entry["num_boxes"] <= 83 and entry["features"].shape[1] == 2048
+
+
+def test_two_processes_that_generate_the_same_both_succeed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def written_meanwhile(partial: Path, settings: Settings) -> None:
+        write_root(partial, settings)
+        shutil.copytree(partial, tmp_path / "root")
+
+    write_root = generator.write_root
+    monkeypatch.setattr(generator, "write_root", written_meanwhile)
+    assert "written" in make_root(tmp_path / "root", TINY)
+    assert [path.name for path in tmp_path.iterdir()] == ["root"]

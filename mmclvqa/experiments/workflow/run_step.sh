@@ -23,10 +23,12 @@ flock 8
 if [[ ${GPU:-1} != 0 && -n ${GPUS-} && -z ${SLURM_JOB_ID-} ]]; then
   read -r -a gpus <<<"$GPUS"
   while [[ -z ${chosen-} ]]; do
-    for slot in "${!gpus[@]}"; do
-      exec 9>>"${TMPDIR:-/tmp}/mmclvqa_gpu_slot_${slot}_$(id -u)"
+    declare -A times=() # how often a GPU was listed so far
+    for gpu in "${gpus[@]}"; do
+      times[$gpu]=$((${times[$gpu]-0} + 1))
+      exec 9>>"${TMPDIR:-/tmp}/mmclvqa_gpu_${gpu//\//_}_${times[$gpu]}_$(id -u)"
       if flock -n 9; then
-        chosen=${gpus[slot]}
+        chosen=$gpu
         break
       fi
     done
