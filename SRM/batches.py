@@ -110,9 +110,10 @@ class TreeLayout:
         positions = np.where(in_branch, column - (question_position - prefix_length)[:, None], column)
         hidden = in_branch[:, :, None] & in_rest[:, None, :]
         mask = (column[:, None] >= column[None, :]) & ~hidden
+        in_row = column < np.array([len(row) for row in rows])[:, None]  # positions of padding may exceed the model's
         return {
             "input_ids": padded(rows, tokens.pad, width),
-            "position_ids": torch.from_numpy(np.where(positions < width, positions, 0)),
+            "position_ids": torch.from_numpy(np.where(in_row, positions, 0)),
             "attention_mask": torch.from_numpy(mask[:, None]),
             "targets": padded(targets, IGNORED, width),
             "is_question": torch.from_numpy(in_branch),

@@ -89,7 +89,8 @@ class RunFolder:
         for stale in [*self.path.rglob(".*.tmp")]:
             shutil.rmtree(stale) if stale.is_dir() else stale.unlink()
         result_settings = json.loads(json.dumps(result_settings))
-        if self.settings.exists():
+        results = (*self.path.glob("models/*"), *self.path.glob("*.npy"), *self.unfinished.iterdir())
+        if self.settings.exists() and results:
             self._check_settings(result_settings)
             return
         if any(self.path.glob("*.npy")):

@@ -61,6 +61,7 @@ class Run:
         self.records: dict[Task, list[Record]] = {}
         self.prompts: dict[Task, Prompts] = {}
         self.model: Any = None
+        self._in_memory: int | None = None  # index of the task that the weights in memory have learned last
         self.tokens: Tokens | None = None
 
     def open(self) -> None:
@@ -129,8 +130,9 @@ class Run:
         name, dropout = self.settings.model_name, self.settings.dropout
         if index == 0:
             self.model, self.tokens = load_model(find_model(self.settings.root, name), name, dropout)
-        elif self.model is None:
+        elif self._in_memory != index - 1:
             self.model, self.tokens = load_model(self.folder.model(self.order[index - 1]), name, dropout)
+        self._in_memory = index - 1
         self.model.to(self.accelerator.device)
 
     def _write_replays(self, index: int) -> None:
@@ -185,6 +187,7 @@ class Run:
             save_model(self.model, self.tokens, target, {ANSWERS: answer_counts(records)})
             checkpoint.unlink(missing_ok=True)
             log.info("task %s: trained, %s", task.name, target)
+        self._in_memory = index
         self.accelerator.wait_for_everyone()
 
     def _sources(self, records: list[Record], task: Task) -> list[Source]:
@@ -291,7 +294,7 @@ def mixed_precision(precision: str, gpus: int) -> str:
     if precision == "auto":
         if gpus == 0:
             return "no"
-        return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
     if precision == "fp16" and gpus == 0:
         raise SettingsError("--precision fp16 needs a GPU; bf16 and fp32 run on the CPU")
     return "no" if precision == "fp32" else precision

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,6 +14,8 @@ from mmf.common.report import Report
 from mmf.common.sample import SampleList
 from torch import nn
 
+from mmclvqa.clove.tasks import parse_order
+from mmclvqa.methods.base import StepContext, setting
 from mmclvqa.methods.ewc import EWC
 from mmclvqa.methods.importances import compute_importances, read_importances, write_importances
 from mmclvqa.training.loading import prepare
@@ -169,3 +172,19 @@ def test_a_weight_beyond_float32_leaves_unimportant_parameters_finite() -> None:
     parameter = nn.Parameter(torch.tensor([1.0, 2.0]))
     pulled(torch.optim.AdamW([parameter], lr=0.1), [0.0, 1.0], [0.0, 0.0], 1e42)
     assert parameter[0] == 1 and parameter[1] == 0
+
+
+def test_a_subclass_passes_on_the_settings_that_the_published_code_does_not_have() -> None:
+    class Mine(EWC):
+        name = "mine"
+
+        @dataclass(frozen=True)
+        class Settings:
+            reg_lambda: float = setting(1.0, "weight", published="reg_lambda")
+            gamma: float = setting(0.5, "decay")
+
+    order = parse_order("functional", "oarlks")
+    step = StepContext("functional", "oarlks", order, 1, "previous", "root")
+    overrides = Mine.overrides(Mine.Settings(reg_lambda=100.0, gamma=0.9), step)
+    assert "training.CL.reg_lambda=100.0" in overrides and "training.CL.mine.gamma=0.9" in overrides
+    assert not [one for one in EWC.overrides(EWC.Settings(reg_lambda=100.0), step) if "CL.ewc." in one]

@@ -99,7 +99,9 @@ def test_a_batch_gives_the_losses_of_each_sequence_alone(tokens: Tokens, kind: s
     loss = SRMLoss(model, tokens.weighted_ids(), 5.0)
     layout = layout_for(loss, tokens, drawn, longest)
     assert isinstance(layout, layout_class)
-    sums = loss(layout.batch(drawn))
+    batch = layout.batch(drawn)
+    assert "position_ids" not in batch or batch["position_ids"].max() < longest
+    sums = loss(batch)
     expected = separate_loss(model, tokens, drawn, 5.0)
     torch.testing.assert_close(sums, expected, rtol=1e-5, atol=1e-3)
 

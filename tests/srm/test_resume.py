@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -53,3 +54,18 @@ def test_complete_parts_of_a_replay_file_are_not_generated_again(srm: Runs, monk
     stop_at = 0
     assert file_bytes(srm(*flags)) == undisturbed
     assert calls == parts[:5] + parts[4:]
+
+
+def test_deleted_replays_are_generated_again_by_the_models_of_their_tasks(srm: Runs) -> None:
+    folder = srm(*DEBUG)
+    files = file_bytes(folder)
+    for path in folder.glob("*REPLAY*"):
+        path.unlink()
+    assert file_bytes(srm(*DEBUG)) == files
+
+
+def test_a_run_that_failed_before_its_first_result_does_not_block_another(srm: Runs) -> None:
+    folder = srm(*DEBUG)
+    for path in (*folder.glob("*REPLAY*"), *folder.glob("models/*")):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    assert srm(*DEBUG, "--seed", "5") == folder
