@@ -105,18 +105,19 @@ class TreeLayout:
             prefix_length[row] = 1 + len(example.context)
             question_position[row] = 1 + len(example.graph)
         column = np.arange(width)
-        in_branch = column[None, :] >= question_position[:, None]
-        in_rest = ~in_branch & (column[None, :] >= prefix_length[:, None])
-        positions = np.where(in_branch, column - (question_position - prefix_length)[:, None], column)
-        hidden = in_branch[:, :, None] & in_rest[:, None, :]
+        is_question = column[None, :] >= question_position[:, None]
+        is_other_item = ~is_question & (column[None, :] >= prefix_length[:, None])
+        positions = np.where(is_question, column - (question_position - prefix_length)[:, None], column)
+        hidden = is_question[:, :, None] & is_other_item[:, None, :]
         mask = (column[:, None] >= column[None, :]) & ~hidden
-        in_row = column < np.array([len(row) for row in rows])[:, None]  # positions of padding may exceed the model's
+        # Padding has position 0, because its own positions may be beyond the model's.
+        in_row = column < np.array([len(row) for row in rows])[:, None]
         return {
             "input_ids": padded(rows, tokens.pad, width),
             "position_ids": torch.from_numpy(np.where(in_row, positions, 0)),
             "attention_mask": torch.from_numpy(mask[:, None]),
             "targets": padded(targets, IGNORED, width),
-            "is_question": torch.from_numpy(in_branch),
+            "is_question": torch.from_numpy(is_question),
         }
 
 

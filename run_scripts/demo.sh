@@ -18,7 +18,7 @@ export SRM_ARGS="@SRM/mini.args ${SEED:+--seed $SEED} ${SRM_ARGS:-}"
 python -m mmclvqa.experiments.root "$ROOT" "$CLOVE_ROOT"
 scripts=$(python generate_run_scripts.py --method ft srm --setting "$setting" --order "$order" --out "$ROOT/scripts")
 grep '\.sh$' <<<"$scripts" | while read -r script; do
-  bash "$script" </dev/null
+  bash "$script" </dev/null # a program must not read the list of scripts
 done
 python -m mmclvqa.evaluation.report "$ROOT/exp/clvqa/save/$setting"/setting_*_"$order"/val_{ft,distilgpt2_*}/sweep.json \
   --out "$ROOT/report/${setting}_$order"

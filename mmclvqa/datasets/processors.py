@@ -169,6 +169,8 @@ def used_slots(
 ) -> torch.Tensor:
     """Return the OCR slots that have a token, or that inputs or targets of teacher forcing refer to.
 
+    Where a batch lacks them, :mod:`mmclvqa.models.inputs` computes them from the dense targets.
+
     Args:
         ocr_num: int (B,), number of OCR tokens.
         indices: int (B, any), indices of answers and, from ``num_answers`` on, of OCR slots.

@@ -34,7 +34,7 @@ RESULTS_FILE = "results.json"
 """What a training or an evaluation writes into its folder, see :class:`mmclvqa.training.evaluation.Results`."""
 SWEEP_FILE = "sweep.json"
 PARTIAL_FILE = "partial.json"
-"""Result of an unfinished run; a workflow takes a finished evaluation's file for its last step's output."""
+"""Result of an unfinished run; a workflow regards an evaluation as finished when :data:`SWEEP_FILE` exists."""
 """A sweep's result, in the folder ``val_<experiment>`` beside the folders of its pairs."""
 
 
@@ -238,16 +238,22 @@ class MultitaskResult(EvaluationResult):
         return [average_line(self.average)]
 
 
+def sweep_file(path: str | os.PathLike[str]) -> Path:
+    """Return the result file of a sweep, given as the file or as its folder, which may have a partial one only."""
+    path = Path(path)
+    if not path.is_dir():
+        return path
+    complete, partial = path / SWEEP_FILE, path / PARTIAL_FILE
+    return partial if partial.exists() and not complete.exists() else complete
+
+
 def read_sweep(path: str | os.PathLike[str]) -> SweepResult:
     """Read a sweep from its JSON file, or from the folder ``val_<experiment>`` that contains one.
 
     Raises:
         DataError: the file does not exist or is not the valid result of a sweep.
     """
-    path = Path(path)
-    file = path / SWEEP_FILE if path.is_dir() else path
-    if path.is_dir() and not file.exists() and (path / PARTIAL_FILE).exists():
-        file = path / PARTIAL_FILE
+    file = sweep_file(path)
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
         sweep = SweepResult(

@@ -23,10 +23,10 @@ from mmclvqa.clove.text import one_line
 from mmclvqa.evaluation.results import (
     METRIC,
     RESULTS_FILE,
-    SWEEP_FILE,
     SweepResult,
     read_sweep,
     setting_of_result,
+    sweep_file,
 )
 from mmclvqa.methods.base import method_of_experiment
 from mmclvqa.methods.symbolic_replay import replays_folder
@@ -228,8 +228,7 @@ def read_all(paths: Sequence[str | Path]) -> list[Run | Bound]:
         DataError: a file is missing, or is neither a sweep nor a bound.
     """
     entries: list[Run | Bound] = []
-    files = {(file / SWEEP_FILE if file.is_dir() else file).resolve(): file for file in map(Path, paths)}
-    for path in files.values():
+    for path in {sweep_file(path).resolve(): path for path in paths}.values():
         names = [entry.name for entry in entries if isinstance(entry, Run)]
         entries.append(read_bound(path) or read_run(path, names))
     return entries

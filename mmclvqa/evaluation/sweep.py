@@ -151,7 +151,7 @@ class EvaluationConfig:
         files = [*_with_includes(self.config_file(task)), *sorted(CONFIG_DIR.rglob("*.yaml"))]
         setting = find_setting(task.setting)
         files += [] if setting.task_configs else [setting.file]  # which names the feature databases
-        vocabulary = Path(self.data_root) / VOCABULARY
+        vocabulary = self.data_root / VOCABULARY
         files += [vocabulary] if vocabulary.is_file() else []
         if self.model != experiments.MODEL and self.user_dir:
             file = user_file(self.user_dir)

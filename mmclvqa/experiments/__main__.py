@@ -117,9 +117,8 @@ def _runs(args: argparse.Namespace) -> list[planning.Run]:
         unused = [flag for flag, values in given.items() if values]
         if unused:
             raise ConfigError(f"{' and '.join(unused)}: --grid {args.grid} determines this; leave it out")
-    if args.grid == "paper":
-        return planning.paper_runs(args.seed, [args.model])
-    if args.grid:
+        if args.grid == "paper":
+            return planning.paper_runs(args.seed, [args.model])
         return planning.grid_runs(args.grid, [args.model])
     methods = args.method or [*DEFAULT_METHODS, *_preset(args.config).get("more_methods", [])]
     return planning.runs_of(args.setting or SETTINGS[:1], args.order, methods, args.seed, [args.model])

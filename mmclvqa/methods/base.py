@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -228,11 +228,23 @@ class Method:
             step: the training run.
         """
         overrides = ["training.CL.use_cl=True", f"training.CL.method={cls.name}"]
-        overrides += [f"training.CL.{cls.name}.{key}={value}" for key, value in changed_settings(settings).items()]
+        overrides += cls.setting_overrides(settings)
         overrides.append(f"training.CL.task_order={step.order}")
         if step.previous_dir is not None:
             overrides.append(f"training.CL.previous_dir={step.previous_dir}")
         return overrides
+
+    @classmethod
+    def setting_overrides(cls, settings: Settings, without: Container[str] = ()) -> list[str]:
+        """Return the overrides of the settings that differ from their defaults.
+
+        Args:
+            settings: the hyperparameters.
+            without: published keys whose settings are left out.
+        """
+        published = {one.name: one.metadata.get("published") for one in fields(settings)}
+        changed = changed_settings(settings).items()
+        return [f"training.CL.{cls.name}.{key}={value}" for key, value in changed if published[key] not in without]
 
     @classmethod
     def preparation(cls, settings: Settings, setting_name: str, order: str, root: str) -> Step | None:
@@ -269,10 +281,11 @@ class Method:
     @classmethod
     def parse_experiment(cls, experiment: str) -> str | None:
         """Return the label for an experiment's folder name; None if the folder is not of this method."""
-        values = parse_folder_suffix(experiment.removeprefix(cls.name), [one.name for one in fields(cls.Settings)])
-        if values is None or not experiment.startswith(cls.name):
+        pattern = re.escape(cls.name) + suffix_pattern(one.name for one in fields(cls.Settings))
+        match = re.fullmatch(pattern, experiment)
+        if match is None:
             return None
-        changed = ", ".join(f"{key} {value}" for key, value in values.items())
+        changed = ", ".join(stated_settings(match))
         return f"{cls.label} ({changed})" if changed else cls.label
 
     @classmethod
@@ -385,15 +398,19 @@ def folder_suffix(values: Mapping[str, Any]) -> str:
     return "".join(f"_{key}_{_folder_value(value)}" for key, value in values.items())
 
 
-def parse_folder_suffix(suffix: str, keys: Sequence[str]) -> dict[str, str] | None:
-    """Return the settings that the end of a folder name states; None if it has another form.
+def suffix_pattern(keys: Iterable[str]) -> str:
+    """Return a regular expression for :func:`folder_suffix`, with a named group for the value of each key."""
+    return "".join(f"(?:_{key}_(?P<{key}>.+?))?" for key in keys)
+
+
+def stated_settings(match: re.Match[str], keys: Iterable[str] | None = None) -> list[str]:
+    """Return the settings that a folder name states, such as ``reg_lambda 1e5``.
 
     Args:
-        suffix: end of a folder name, see :func:`folder_suffix`.
-        keys: the settings that it may state, in this order.
+        match: match of an expression that contains :func:`suffix_pattern`.
+        keys: names of the groups; None means all.
     """
-    match = re.fullmatch("".join(rf"(?:_{re.escape(key)}_(?P<{key}>.+?))?" for key in keys), suffix)
-    return match and {key: value for key, value in match.groupdict().items() if value is not None}
+    return [f"{key} {match[key]}" for key in keys or match.groupdict() if match[key] is not None]
 
 
 def require_number(key: str, value: Any, what: str, is_legal: Callable[[float], bool]) -> float:

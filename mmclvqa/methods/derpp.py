@@ -4,7 +4,7 @@
 
 Buzzega et al., "Dark Experience for General Continual Learning: a Strong, Simple Baseline", NeurIPS 2020, equation 6.
 Task boundaries are known, so the buffer is filled at the end of each task: real records chosen as in random replay,
-each with float16 scores of its final model. ‖·‖² is averaged over answers and steps of the record's answer.
+each with scores (float16) of the final model of its task. ‖·‖² is averaged over answers and the steps of an answer.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ import pickle
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +27,7 @@ from mmclvqa.clove.errors import ConfigError, DataError, UnsafePickleError
 from mmclvqa.clove.files import atomic_write
 from mmclvqa.clove.text import one_line
 from mmclvqa.lazy import torch
-from mmclvqa.methods.base import Method, StepContext, Stored, changed_settings, require_number, setting
+from mmclvqa.methods.base import Method, StepContext, Stored, require_number, setting
 from mmclvqa.methods.replay import OrderPosition, order_position
 from mmclvqa.random_state import random_state_kept
 
@@ -199,10 +199,7 @@ class WeightRegularizer(Method):
             f"training.batch_size={PUBLISHED_BATCH_SIZE}",
             f"training.CL.task_order={step.order}",
         ]
-        # A user's subclass may have settings of its own.
-        published = {one.name: one.metadata.get("published") for one in fields(settings)}
-        changed = changed_settings(settings).items()
-        overrides += [f"training.CL.{cls.name}.{key}={value}" for key, value in changed if not published[key]]
+        overrides += cls.setting_overrides(settings, without=("reg_lambda",))  # a subclass may have other settings
         return overrides + ([f"training.CL.reg_params_pth={step.previous_dir}/{FILE}"] if step.previous_dir else [])
 
 

@@ -21,9 +21,10 @@ from mmclvqa.methods.base import (
     StepContext,
     changed_settings,
     folder_suffix,
-    parse_folder_suffix,
     register_method,
     setting,
+    stated_settings,
+    suffix_pattern,
 )
 from mmclvqa.methods.replay import (
     OrderPosition,
@@ -39,12 +40,12 @@ from mmclvqa.methods.replay import (
 )
 
 _REPLAY_NAME = re.compile(r"(?P<order>.+)_REPLAY\[(?P<past>[^]#]+)\]_AT\[(?P<current>[^]#]+)\]")
-_EXPERIMENT = re.compile(
-    r"(?P<model>.+)_replay_qag_seq_(?P<gt>not_use_gt|use_gt)_(?P<token>task_token|wo_token)"
-    r"(?:_tr(?P<share>[0-9.]+))?_(?P<rate>[0-9.e-]+)(?P<more>_.+)?"
-)
 _UNPUBLISHED = ("n_train_epochs", "mask_img_prob")
 """Settings that the published folder names do not state; those that are not the default are appended."""
+_EXPERIMENT = re.compile(
+    r"(?P<model>.+)_replay_qag_seq_(?P<gt>not_use_gt|use_gt)_(?P<token>task_token|wo_token)"
+    r"(?:_tr(?P<share>[0-9.]+))?_(?P<rate>[0-9.e-]+)" + suffix_pattern(_UNPUBLISHED)
+)
 
 
 @register_method
@@ -183,14 +184,13 @@ class SymbolicReplay(ReplayMethod):
     def parse_experiment(cls, experiment: str) -> str | None:
         """Return the label of a published folder name."""
         match = _EXPERIMENT.fullmatch(experiment)
-        changed = match and parse_folder_suffix(match["more"] or "", _UNPUBLISHED)
-        if changed is None:
+        if match is None:
             return None
         details = [match["model"], f"{match['rate']} replays per real record"]
         details += ["prompted with real items"] if match["gt"] == "use_gt" else []
         details += ["no task tokens"] if match["token"] == "wo_token" else []
         details += [f"trained on {match['share']} of the records"] if match["share"] else []
-        details += [f"{key} {value}" for key, value in changed.items()]
+        details += stated_settings(match, _UNPUBLISHED)
         return f"{cls.label} ({', '.join(details)})"
 
 
@@ -204,15 +204,14 @@ def replays_folder(experiment: str, setting_name: str, order: str, root: str) ->
         root: the folder of experiments (``ROOT``).
     """
     match = _EXPERIMENT.fullmatch(experiment)
-    changed = match and parse_folder_suffix(match["more"] or "", _UNPUBLISHED)
-    if changed is None:
+    if match is None:
         return None
     settings = SymbolicReplay.Settings(
         language_model=match["model"],
         use_gt=match["gt"] == "use_gt",
         task_token=match["token"] == "task_token",
         train_perc=match["share"] or 1,
-        n_train_epochs=int(changed.get("n_train_epochs", SymbolicReplay.Settings.n_train_epochs)),
+        n_train_epochs=int(match["n_train_epochs"] or SymbolicReplay.Settings.n_train_epochs),
     )
     return _srm_folder(settings, setting_name, order, root)
 
