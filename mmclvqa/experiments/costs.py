@@ -81,6 +81,18 @@ def profile_runtimes(profile: Path) -> dict[str, float]:
     return {kind: float(value) for kind, value in runtimes.items() if str(value).isdigit()}
 
 
+def profile_steps_per_job(profile: Path) -> int:
+    """Return ``steps_per_job`` of ``config`` in a profile: how many steps a job of a cluster runs; 1 if not set.
+
+    Raises:
+        ConfigError: the profile cannot be read, or the value is not a positive whole number.
+    """
+    value = _pairs(read_profile(profile).get("config")).get("steps_per_job", 1)
+    if not str(value).isdecimal() or int(value) < 1:
+        raise ConfigError(f"{profile / 'config.yaml'}: config: steps_per_job={value}: must be a positive whole number")
+    return int(value)
+
+
 def read_profile(profile: Path) -> dict[str, Any]:
     """Return the content of a profile, empty if Snakemake would find it in another place.
 
@@ -103,6 +115,8 @@ def _pairs(resources: Any) -> dict[str, Any]:
     """Return resources that are written as a mapping or as a list of ``name=value``."""
     if isinstance(resources, dict):
         return resources
+    if isinstance(resources, str):
+        resources = [resources]
     split = (str(entry).partition("=") for entry in resources or ())
     return {name: value for name, _, value in split}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -134,8 +135,45 @@ def plan(runs: Iterable[Run]) -> list[Step]:
     return list(steps.values())
 
 
-def as_json(steps: Iterable[Step]) -> list[dict[str, Any]]:
-    """Return steps in the form that the workflow reads: paths relative to ``ROOT``, commands as shell code."""
+def job_groups(steps: Sequence[Step], steps_per_job: int) -> list[list[Step]]:
+    """Divide steps into the jobs of a cluster. The steps of a job run one after another.
+
+    A step shares the job of an input's step if no other step uses that input, both need as many GPUs, and the input's
+    step waits for all the other inputs as well. Therefore no step starts later than in a job of its own, and a failed
+    step holds back only steps that need its output: the last training and the evaluation of an experiment share a job,
+    but never the evaluations of two experiments. Chains of more than ``steps_per_job`` steps are divided from the end.
+
+    Args:
+        steps: all steps of a plan, in a valid order of execution.
+        steps_per_job: maximum number of steps in a job.
+    """
+    step_of = {step.output: step for step in steps}
+    num_users = Counter(path for step in steps for path in step.inputs)
+    waits_for: dict[str, set[str]] = {}
+    chain_of: dict[str, list[Step]] = {}
+    chains: list[list[Step]] = []
+    for step in steps:
+        waits_for[step.output] = {*step.inputs}.union(*(waits_for[path] for path in step.inputs))
+        for path in step.inputs:
+            others_are_ready = waits_for[path].issuperset({*step.inputs} - {path})
+            if num_users[path] == 1 and step_of[path].gpus == step.gpus and others_are_ready:
+                chain_of[step.output] = chain_of[path]
+                break
+        else:
+            chain_of[step.output] = []
+            chains.append(chain_of[step.output])
+        chain_of[step.output].append(step)
+    ends = ((chain, end) for chain in chains for end in reversed(range(len(chain), 0, -steps_per_job)))
+    return [chain[max(end - steps_per_job, 0) : end] for chain, end in ends]
+
+
+def as_json(steps: Sequence[Step], steps_per_job: int = 1) -> list[dict[str, Any]]:
+    """Return steps in the form that the workflow reads: paths relative to ``ROOT``, commands as shell code.
+
+    ``group`` names the job of a step that shares one, after the output of the job's last step; otherwise it is None.
+    """
+    groups = (group for group in job_groups(steps, steps_per_job) if len(group) > 1)
+    group_of = {step.output: below_root(group[-1].output).replace("/", "_") for group in groups for step in group}
     return [
         {
             "kind": step.kind,
@@ -143,6 +181,7 @@ def as_json(steps: Iterable[Step]) -> list[dict[str, Any]]:
             "title": f"{step.title}: {Path(below_root(step.output)).parent}",
             "output": below_root(step.output),
             "inputs": [below_root(path) for path in step.inputs],
+            "group": group_of.get(step.output),
             "command": command(step),
         }
         for step in steps

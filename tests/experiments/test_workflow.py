@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,7 +19,7 @@ from script_runs import Call, calls, environment, needs_snakemake, stubbed_workf
 
 from mmclvqa.clove.errors import CloveError, ConfigError
 from mmclvqa.experiments import __main__ as command_line
-from mmclvqa.experiments.planning import as_json, grid_runs, paper_runs, plan, runs_of
+from mmclvqa.experiments.planning import as_json, below_root, grid_runs, job_groups, paper_runs, plan, runs_of
 from mmclvqa.experiments.progress import Journal
 from mmclvqa.methods.base import method_of_experiment
 from mmclvqa.methods.symbolic_replay import replays_folder
@@ -87,6 +89,57 @@ def test_the_paper_is_planned_quickly_and_in_linear_time() -> None:
     steps = plan(paper_runs([0, 1, 2]))
     seconds = time.process_time() - began
     assert len(steps) > 3000 and len(as_json(steps)) == len(steps) and seconds < 20
+
+
+@pytest.mark.parametrize(("steps_per_job", "num_jobs"), [(1, 1285), (2, 671), (7, 227)])
+def test_no_step_starts_later_in_a_shared_job(steps_per_job: int, num_jobs: int) -> None:
+    steps = plan(paper_runs([]))
+    ancestors: dict[str, set[str]] = {}
+    for step in steps:
+        ancestors[step.output] = {*step.inputs}.union(*(ancestors[path] for path in step.inputs))
+    groups = job_groups(steps, steps_per_job)
+    assert sorted(step.output for group in groups for step in group) == sorted(ancestors)
+    assert len(groups) == num_jobs and max(map(len, groups)) == min(steps_per_job, 7)
+    for group in groups:
+        assert len({step.gpus for step in group}) == 1
+        for earlier, later in itertools.pairwise(group):
+            assert earlier.output in later.inputs
+            assert {*later.inputs} - {earlier.output} <= ancestors[earlier.output], "the first step would wait for more"
+            assert [step for step in steps if earlier.output in step.inputs] == [later], "another step would wait"
+
+
+def test_an_evaluation_shares_the_job_of_the_training_before_it() -> None:
+    steps = plan(runs_of(["functional"], ["oarlks"], ["chance", "ft", "srm", "multitask"], []))
+    kinds = [[step.kind for step in group] for group in job_groups(steps, 2)]
+    assert sorted(kinds) == sorted(
+        [["chance"], ["train"], ["srm"], ["multitask", "evaluate"], *[["train", "train"]] * 4]
+        + [["train", "evaluate"]] * 2
+    )
+
+
+@pytest.mark.parametrize("value", ["0", "two", "-1", "1.5", "true"])
+def test_steps_per_job_is_a_positive_number(
+    value: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("ROOT", str(tmp_path / "root"))
+    (tmp_path / "config.yaml").write_text(f"config:\n- steps_per_job={value}\n")
+    assert command_line.main(["run", "--method", "ft", "--profile", str(tmp_path), "--dry-run"]) == 1
+    assert f"config.yaml: config: steps_per_job={value}: must be a positive whole number" in capsys.readouterr().err
+
+
+def test_a_dry_run_counts_the_jobs_of_unfinished_steps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("ROOT", str(tmp_path))
+    words = ["run", "--method", "ft", "--order", "oarlks", "--profile", "slurm", "--dry-run"]
+    assert command_line.main(words) == 0
+    assert capsys.readouterr().out.endswith("# 4 jobs of at most 2 steps\n")
+    first = plan(runs_of(["functional"], ["oarlks"], ["ft"], []))[0]
+    output = Path(first.output.replace("$ROOT", str(tmp_path)))
+    output.parent.mkdir(parents=True)
+    output.touch()
+    assert command_line.main(words) == 0
+    assert capsys.readouterr().out.endswith("# 3 jobs of at most 2 steps\n")
 
 
 def test_a_grid_file_names_what_it_cannot_use(tmp_path: Path) -> None:
@@ -315,6 +368,21 @@ def test_a_profile_that_snakemake_does_not_know_starts_nothing(stage: Path, caps
         said = capsys.readouterr().err
         assert message in said and "Traceback" not in said
     assert calls(stage / "log") == []
+
+
+@needs_snakemake
+def test_snakemake_submits_the_planned_jobs(stage: Path, project: Path) -> None:
+    steps = plan(runs_of(["functional"], ["oarlks"], ["chance", "ft", "random:replay_rate=0.1"], []))
+    (stage / "plan.json").write_text(json.dumps({"steps": as_json(steps, 2)}))
+    snakefile = project / "mmclvqa/experiments/workflow/Snakefile"
+    words = [sys.executable, "-m", "snakemake", "--snakefile", snakefile, "--directory", stage, "--dry-run"]
+    words += ["--profile", project / "profiles/slurm", "--config", "plan=plan.json"]
+    done = subprocess.run(words, cwd=stage, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    jobs = re.split(r"^(?=rule |\[.*\] Group job )", done.stdout + done.stderr, flags=re.MULTILINE)
+    submitted = [re.findall(r"^ +output: (.+) \(update\)$", job, re.MULTILINE) for job in jobs]
+    planned = [[below_root(step.output) for step in group] for group in job_groups(steps, 2)]
+    assert len(planned) == 8 and {*map(frozenset, filter(None, submitted))} == {*map(frozenset, planned)}
 
 
 @needs_snakemake
