@@ -21,7 +21,7 @@ from mmclvqa.clove.errors import CloveError, ConfigError
 from mmclvqa.experiments import __main__ as command_line
 from mmclvqa.experiments.planning import as_json, below_root, grid_runs, job_groups, paper_runs, plan, runs_of
 from mmclvqa.experiments.progress import Journal
-from mmclvqa.methods.base import method_of_experiment
+from mmclvqa.methods.base import Step, method_of_experiment
 from mmclvqa.methods.symbolic_replay import replays_folder
 
 # ------------------------------------------------------------------------------ plans
@@ -370,19 +370,36 @@ def test_a_profile_that_snakemake_does_not_know_starts_nothing(stage: Path, caps
     assert calls(stage / "log") == []
 
 
+def dry_run_of_snakemake(stage: Path, project: Path, steps: list[Step], *words: str | Path) -> set[frozenset[str]]:
+    """Return the outputs of each job that Snakemake would run for a plan with two steps per job."""
+    (stage / "plan.json").write_text(json.dumps({"steps": as_json(steps, 2)}))
+    snakefile = project / "mmclvqa/experiments/workflow/Snakefile"
+    command = [sys.executable, "-m", "snakemake", "--snakefile", snakefile, "--directory", stage, "--dry-run"]
+    command += ["--config", "plan=plan.json", *words]
+    done = subprocess.run(command, cwd=stage, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    jobs = re.split(r"^(?=rule |\[.*\] Group job )", done.stdout + done.stderr, flags=re.MULTILINE)
+    outputs = [re.findall(r"^ +output: (.+) \(update\)$", job, re.MULTILINE) for job in jobs]
+    return {*map(frozenset, filter(None, outputs))}
+
+
 @needs_snakemake
 def test_snakemake_submits_the_planned_jobs(stage: Path, project: Path) -> None:
     steps = plan(runs_of(["functional"], ["oarlks"], ["chance", "ft", "random:replay_rate=0.1"], []))
-    (stage / "plan.json").write_text(json.dumps({"steps": as_json(steps, 2)}))
-    snakefile = project / "mmclvqa/experiments/workflow/Snakefile"
-    words = [sys.executable, "-m", "snakemake", "--snakefile", snakefile, "--directory", stage, "--dry-run"]
-    words += ["--profile", project / "profiles/slurm", "--config", "plan=plan.json"]
-    done = subprocess.run(words, cwd=stage, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stderr
-    jobs = re.split(r"^(?=rule |\[.*\] Group job )", done.stdout + done.stderr, flags=re.MULTILINE)
-    submitted = [re.findall(r"^ +output: (.+) \(update\)$", job, re.MULTILINE) for job in jobs]
-    planned = [[below_root(step.output) for step in group] for group in job_groups(steps, 2)]
-    assert len(planned) == 8 and {*map(frozenset, filter(None, submitted))} == {*map(frozenset, planned)}
+    planned = {frozenset(below_root(step.output) for step in group) for group in job_groups(steps, 2)}
+    submitted = dry_run_of_snakemake(stage, project, steps, "--profile", project / "profiles/slurm")
+    assert len(planned) == 8 and submitted == planned
+
+
+@needs_snakemake
+def test_a_job_whose_first_step_is_finished_runs_the_other(stage: Path, project: Path) -> None:
+    steps = plan(runs_of(["functional"], ["oarlks"], ["ft"], []))
+    group = [below_root(step.output) for step in job_groups(steps, 2)[1]]
+    for output in (below_root(steps[0].output), group[0]):
+        (stage / output).parent.mkdir(parents=True)
+        (stage / output).touch()
+    words = ["--target-jobs", *(f"train:target={output}" for output in group), "--allowed-rules", "train"]  # in a job
+    assert dry_run_of_snakemake(stage, project, steps, *words, "--force", "--cores", "1") == {frozenset(group)}
 
 
 @needs_snakemake
