@@ -75,7 +75,7 @@ def test_a_grid_on_slurm_ends_with_the_results_of_a_local_run(
         assert ours.keys() == reference.keys() and all(torch.equal(ours[key], reference[key]) for key in ours), path
 
 
-def test_a_grid_goes_on_after_kills_of_slurmd_and_snakemake(project: Path, tmp_path: Path) -> None:
+def test_a_grid_goes_on_after_kills_of_slurmd_snakemake_and_a_job(project: Path, tmp_path: Path) -> None:
     write_stubs(tmp_path / "bin", sys.executable)
     log, root = tmp_path / "log", tmp_path / "root"
     env = environment(ROOT=str(root), CLOVE_ROOT=str(tmp_path), LOG=str(log), PYTHONPATH=str(project), SLEEP="3")
@@ -83,7 +83,7 @@ def test_a_grid_goes_on_after_kills_of_slurmd_and_snakemake(project: Path, tmp_p
     script.write_text(KILLS.format(log=log))
     command = [*stubbed_workflow(tmp_path / "bin"), "run", "--method", "ft", "--order", "oarlks", "--profile", "slurm"]
     said = run(["bash", str(CLUSTER), "bash", str(script), *command], env, project)
-    assert "killed slurmd" in said and "killed Snakemake" in said and "[7/7]" in said
+    assert all(f"killed {victim}" in said for victim in ("slurmd", "Snakemake", "a job")) and "[7/7]" in said
     trained = [call.words for call in calls(log) if call.program == "mmf_run"]
     assert len(trained) == len(set(trained)) == 6, "no step was lost or ran twice"
 
@@ -116,5 +116,9 @@ slurmd
 until [[ $(wc -l <{log}) -ge 3 ]]; do sleep 0.1; done
 kill -9 -- -$!
 echo killed Snakemake
-"$@"
+"$@" &
+until [[ $(wc -l <{log}) -ge 4 ]]; do sleep 0.1; done # the second step of a job is running
+scancel --state=RUNNING --user=root
+echo killed a job
+wait $!
 """
