@@ -22,7 +22,8 @@ from mmclvqa.clove.files import read_text, write_json
 from mmclvqa.clove.tasks import SETTINGS, setting_names
 from mmclvqa.clove.text import one_line, run_command
 from mmclvqa.experiments import planning
-from mmclvqa.experiments.costs import cost_lines, profile_runtimes, profile_steps_per_job, read_profile
+from mmclvqa.experiments.costs import cost_lines
+from mmclvqa.experiments.profiles import job_sharing, profile_runtimes, read_profile
 from mmclvqa.experiments.progress import Journal
 from mmclvqa.experiments.root import check_root, make_mini
 from mmclvqa.experiments.scripts import command
@@ -99,10 +100,11 @@ def _run(args: argparse.Namespace, extra: list[str]) -> int:
         # The minutes of profiles/local are those of CLOVE, not of clove-mini.
         runtimes = {} if _is_mini(args.config) and not args.profile else profile_runtimes(profile)
         lines = cost_lines(pending, Journal(root), runtimes, f"profile {profile.name}", _parallel(args))
-        if (steps_per_job := profile_steps_per_job(profile)) > 1:
+        sharing = job_sharing(profile)
+        if sharing.steps_per_job > 1:
             unfinished = set(pending)
-            num_jobs = sum(not unfinished.isdisjoint(group) for group in planning.job_groups(steps, steps_per_job))
-            lines.append(f"{num_jobs} jobs of at most {steps_per_job} steps")
+            num_jobs = sum(not unfinished.isdisjoint(group) for group in planning.job_groups(steps, sharing))
+            lines.append(f"{num_jobs} jobs of at most {sharing.steps_per_job} steps")
         for line in lines:
             print(f"# {line}")
         return 0
@@ -165,8 +167,8 @@ def _snakemake(
     """Run the workflow, show its progress and return the exit code."""
     # Jobs of a cluster read the plan when they start. Its name depends on its content, because another workflow may use
     # the same folder; it is relative, because Snakemake reads the value as YAML.
-    steps_per_job = profile_steps_per_job(_profile(args))
-    content = {"steps": planning.as_json(steps, steps_per_job)}
+    sharing = job_sharing(_profile(args))
+    content = {"steps": planning.as_json(steps, sharing)}
     plan = journal.folder / f"plan_{hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]}.json"
     write_json(plan, content)
     kinds = {planning.below_root(step.output): step.kind for step in steps}
@@ -183,8 +185,7 @@ def _snakemake(
         "JOURNAL": str(journal.path), "GPUS": " ".join(_gpus(args)), "DEVICE": os.environ.get("DEVICE", "0"),
         "PATH": f"{PROGRAMS}{os.pathsep}{os.environ['PATH']}",
     }  # fmt: skip
-    num_jobs = len(planning.job_groups(steps, steps_per_job))
-    in_jobs = f" in {num_jobs} jobs" if steps_per_job > 1 else ""
+    in_jobs = f" in {len(planning.job_groups(steps, sharing))} jobs" if sharing.steps_per_job > 1 else ""
     print(f"{len(kinds)} steps{in_jobs}; the log of each step is beside its output in {root}", flush=True)
     num_shown = journal.size
     command_line += extra

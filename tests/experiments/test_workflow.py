@@ -20,6 +20,7 @@ from script_runs import Call, calls, environment, needs_snakemake, stubbed_workf
 from mmclvqa.clove.errors import CloveError, ConfigError
 from mmclvqa.experiments import __main__ as command_line
 from mmclvqa.experiments.planning import as_json, below_root, grid_runs, job_groups, paper_runs, plan, runs_of
+from mmclvqa.experiments.profiles import JobSharing, job_sharing
 from mmclvqa.experiments.progress import Journal
 from mmclvqa.methods.base import Step, method_of_experiment
 from mmclvqa.methods.symbolic_replay import replays_folder
@@ -88,7 +89,7 @@ def test_the_paper_is_planned_quickly_and_in_linear_time() -> None:
     began = time.process_time()
     steps = plan(paper_runs([0, 1, 2]))
     seconds = time.process_time() - began
-    assert len(steps) > 3000 and len(as_json(steps)) == len(steps) and seconds < 20
+    assert len(steps) > 3000 and len(as_json(steps, JobSharing())) == len(steps) and seconds < 20
 
 
 @pytest.mark.parametrize(("steps_per_job", "num_jobs"), [(1, 1285), (2, 671), (7, 227)])
@@ -97,7 +98,7 @@ def test_no_step_starts_later_in_a_shared_job(steps_per_job: int, num_jobs: int)
     ancestors: dict[str, set[str]] = {}
     for step in steps:
         ancestors[step.output] = {*step.inputs}.union(*(ancestors[path] for path in step.inputs))
-    groups = job_groups(steps, steps_per_job)
+    groups = job_groups(steps, JobSharing(steps_per_job))
     assert sorted(step.output for group in groups for step in group) == sorted(ancestors)
     assert len(groups) == num_jobs and max(map(len, groups)) == min(steps_per_job, 7)
     for group in groups:
@@ -110,11 +111,30 @@ def test_no_step_starts_later_in_a_shared_job(steps_per_job: int, num_jobs: int)
 
 def test_an_evaluation_shares_the_job_of_the_training_before_it() -> None:
     steps = plan(runs_of(["functional"], ["oarlks"], ["chance", "ft", "srm", "multitask"], []))
-    kinds = [[step.kind for step in group] for group in job_groups(steps, 2)]
+    kinds = [[step.kind for step in group] for group in job_groups(steps, JobSharing(2))]
     assert sorted(kinds) == sorted(
         [["chance"], ["train"], ["srm"], ["multitask", "evaluate"], *[["train", "train"]] * 4]
         + [["train", "evaluate"]] * 2
     )
+
+
+@pytest.mark.parametrize(
+    ("resources", "last_job"),
+    [
+        ("[evaluate:runtime=5, evaluate:mem_mb=1]", ["train", "evaluate"]),
+        ("[evaluate:runtime=1h]", ["train", "evaluate"]),
+        ("{evaluate: {slurm_partition: batch}}", ["train", "evaluate"]),
+        ("[evaluate:slurm_partition=short]", ["evaluate"]),
+        ("{evaluate: {gres: 'gpu:small:1'}}", ["evaluate"]),
+    ],
+)
+def test_kinds_in_different_partitions_share_no_job(resources: str, last_job: list[str], tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text(
+        f"config: {{steps_per_job: 2}}\ndefault-resources: [slurm_partition=batch, gres=gpu:1]\n"
+        f"set-resources: {resources}\n"
+    )
+    steps = plan(runs_of(["functional"], ["oarlks"], ["ft"], []))
+    assert [step.kind for step in job_groups(steps, job_sharing(tmp_path))[-1]] == last_job
 
 
 @pytest.mark.parametrize("value", ["0", "two", "-1", "1.5", "true"])
@@ -372,7 +392,7 @@ def test_a_profile_that_snakemake_does_not_know_starts_nothing(stage: Path, caps
 
 def dry_run_of_snakemake(stage: Path, project: Path, steps: list[Step], *words: str | Path) -> set[frozenset[str]]:
     """Return the outputs of each job that Snakemake would run for a plan with two steps per job."""
-    (stage / "plan.json").write_text(json.dumps({"steps": as_json(steps, 2)}))
+    (stage / "plan.json").write_text(json.dumps({"steps": as_json(steps, JobSharing(2))}))
     snakefile = project / "mmclvqa/experiments/workflow/Snakefile"
     command = [sys.executable, "-m", "snakemake", "--snakefile", snakefile, "--directory", stage, "--dry-run"]
     command += ["--config", "plan=plan.json", *words]
@@ -386,7 +406,7 @@ def dry_run_of_snakemake(stage: Path, project: Path, steps: list[Step], *words: 
 @needs_snakemake
 def test_snakemake_submits_the_planned_jobs(stage: Path, project: Path) -> None:
     steps = plan(runs_of(["functional"], ["oarlks"], ["chance", "ft", "random:replay_rate=0.1"], []))
-    planned = {frozenset(below_root(step.output) for step in group) for group in job_groups(steps, 2)}
+    planned = {frozenset(below_root(step.output) for step in group) for group in job_groups(steps, JobSharing(2))}
     submitted = dry_run_of_snakemake(stage, project, steps, "--profile", project / "profiles/slurm")
     assert len(planned) == 8 and submitted == planned
 
@@ -394,7 +414,7 @@ def test_snakemake_submits_the_planned_jobs(stage: Path, project: Path) -> None:
 @needs_snakemake
 def test_a_job_whose_first_step_is_finished_runs_the_other(stage: Path, project: Path) -> None:
     steps = plan(runs_of(["functional"], ["oarlks"], ["ft"], []))
-    group = [below_root(step.output) for step in job_groups(steps, 2)[1]]
+    group = [below_root(step.output) for step in job_groups(steps, JobSharing(2))[1]]
     for output in (below_root(steps[0].output), group[0]):
         (stage / output).parent.mkdir(parents=True)
         (stage / output).touch()
