@@ -5,6 +5,7 @@ Completed work is recognised by its files, so a run that was interrupted resumes
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -16,10 +17,12 @@ from typing import Any
 import torch
 import transformers
 from accelerate import Accelerator
+from accelerate.utils import InitProcessGroupKwargs
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from mmclvqa.clove.files import locked_folder
 from mmclvqa.clove.tasks import Task
-from mmclvqa.process_exit import leave_process_group
+from mmclvqa.process_exit import PROCESS_TIMEOUT, leave_process_group
 from SRM.data import Prompts, Record, input_files, read_prompts, replay_records, training_records
 from SRM.folder import RunFolder
 from SRM.generate import Generator
@@ -215,6 +218,8 @@ def launch(settings: Settings, argv: Sequence[str]) -> int:
     rank, processes = environment_rank()
     if gpus > 1 and processes == 1:
         script = str(Path(__file__).resolve().with_name("train.py"))
+        # torchrun would give each process one thread.
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // gpus)))
         command = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={gpus}", script, *argv]
         os.execv(sys.executable, [sys.executable, *command])
     # Texts are tokenised in a few large calls; the tokenizers' own threads would only warn about forks.
@@ -224,17 +229,22 @@ def launch(settings: Settings, argv: Sequence[str]) -> int:
     if settings.n_threads or "OMP_NUM_THREADS" not in os.environ:
         # By default torch uses half of the processors where it takes them for hyper-threads.
         torch.set_num_threads(settings.n_threads or max(1, len(os.sched_getaffinity(0)) // processes))
-    accelerator = Accelerator(cpu=gpus == 0, mixed_precision=mixed_precision(settings.precision, gpus))
+    accelerator = Accelerator(
+        cpu=gpus == 0,
+        mixed_precision=mixed_precision(settings.precision, gpus),
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=PROCESS_TIMEOUT)],
+    )
     log.setLevel(logging.INFO)
     log.handlers = [logging.StreamHandler()] if rank == 0 else [logging.NullHandler()]
     log.propagate = False
     try:
         run = Run(settings, accelerator)
-        run.open()
-        if accelerator.is_main_process:
-            _work_with_logs(run, argv)
-        else:
-            run.work()
+        with locked_folder(run.folder.path) if accelerator.is_main_process else contextlib.nullcontext():
+            run.open()
+            if accelerator.is_main_process:
+                _work_with_logs(run, argv)
+            else:
+                run.work()
         return 0
     finally:
         leave_process_group()

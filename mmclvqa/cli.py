@@ -15,7 +15,7 @@ from mmclvqa.clove.errors import CloveError
 from mmclvqa.clove.text import INTERRUPTED, error_line
 from mmclvqa.configuration import PluginConfiguration
 from mmclvqa.lazy import prepare_libraries
-from mmclvqa.process_exit import leave_process_group, run_program
+from mmclvqa.process_exit import PROCESS_TIMEOUT, leave_process_group, run_program
 
 USAGE = "mmf_run config=EXP_CONFIG/functional/cl_object_unicl_standalone.yaml model=unicl dataset=clvqa [key=value ...]"
 
@@ -74,7 +74,7 @@ def _main(args: argparse.Namespace, predict: bool) -> None:
     from mmf.utils.logger import Logger
 
     config = configuration.get_config()
-    PartialState(cpu=config.training.device == "cpu")
+    PartialState(cpu=config.training.device == "cpu", timeout=PROCESS_TIMEOUT)
     try:
         config.training.seed = set_seed(config.training.seed)
         registry.register("seed", config.training.seed)

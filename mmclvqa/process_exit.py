@@ -1,4 +1,4 @@
-"""Leaves a process group, and ends a program that was in one, without torch's destructors.
+"""Process groups: how long processes wait, and how a process leaves its group without torch's destructors.
 
 Freeing a gloo process group can hang or abort a process. ``torch.distributed.destroy_process_group()`` only
 drops Python's reference; the reducer of a DDP module may be the group's last owner, and its destructor joins
@@ -18,9 +18,13 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any, NoReturn
 
 from mmclvqa.clove.text import INTERRUPTED
+
+PROCESS_TIMEOUT = timedelta(days=7)
+"""How long the processes of a run wait for each other; torch's 10 minutes are less than a long generation takes."""
 
 _left_groups: list[Any] = []
 """The process groups that this process has left, kept so that no destructor frees them."""

@@ -12,6 +12,8 @@ description of a dtype or array before a real array is filled.
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import io
 import json
 import math
@@ -26,8 +28,11 @@ from typing import IO, Any
 
 import numpy as np
 
-from mmclvqa.clove.errors import DataError, UnsafePickleError
+from mmclvqa.clove.errors import CloveError, DataError, UnsafePickleError
 from mmclvqa.clove.text import one_line
+
+LOCK = ".lock"
+"""File in a folder that the process that works in it locks."""
 
 
 @contextlib.contextmanager
@@ -58,6 +63,30 @@ def atomic_write(path: str | os.PathLike[str], mode: str = "w") -> Iterator[IO[A
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
         raise
+
+
+@contextlib.contextmanager
+def locked_folder(folder: Path) -> Iterator[None]:
+    """Hold a lock on a folder, so that no other process works in it; the lock ends with the process.
+
+    Raises:
+        CloveError: another process holds the lock.
+        OSError: the folder is not writable.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / LOCK
+    # A record lock: unlike one of flock, processes that this process forks do not hold it after a kill.
+    with open(path, "a") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            # Any other error number: the file system has no locks.
+            if error.errno in (errno.EACCES, errno.EAGAIN):
+                raise CloveError(f"{folder}: another process is working in this folder") from None
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
 
 
 def write_json(path: str | os.PathLike[str], value: Any, indent: int | None = 1) -> None:

@@ -144,6 +144,9 @@ class Method:
         trains_first_task: whether the first task is trained in the folder of the experiment, because the method stores
             something for the second task; otherwise the single-task model of the first task is used.
         clips_gradients: whether :meth:`on_gradients` clips the gradients, so that the trainer does not.
+        computes_gradients: whether the method computes gradients itself. It then cannot run with fp16, whose gradients
+            underflow unless the loss is scaled as the training loop does.
+        family: methods of the same family, if it is not empty, cannot be combined.
     """
 
     name: ClassVar[str]
@@ -152,6 +155,8 @@ class Method:
     steps: ClassVar[str] = "sequence"
     trains_first_task: ClassVar[bool] = False
     clips_gradients: ClassVar[bool] = False
+    computes_gradients: ClassVar[bool] = False
+    family: ClassVar[str] = ""
 
     @dataclass(frozen=True)
     class Settings:

@@ -55,33 +55,31 @@ class DERPlusPlus(Method):
 
     def on_task_start(self, trainer: Trainer) -> None:
         """Read the buffer of the previous task."""
-        for name in ("alpha", "beta"):
-            value = getattr(self.settings, name)
+        for name, value in (("alpha", self.settings.alpha), ("beta", self.settings.beta)):
             require_number(f"training.CL.derpp.{name}", value, "a number of at least 0", lambda weight: weight >= 0)
         self._rate = replay.replay_rate(self.settings.replay_rate, "derpp.replay_rate", "method derpp")
         self._position = replay.order_position(self.config.training.CL, "method derpp")
         self._root = self.config.dataset_config.clvqa.data_dir
         self._kept = replay.choose_real_records(self._root, self._position, self._rate).by_task()
-        self._scores, self._memory = {}, None
+        self._records, self._scores, self._memory = sum(self._kept.values(), []), {}, None
         if self._kept:
             if not self.config.training.CL.previous_dir:
                 raise ConfigError("training.CL.previous_dir is missing: set it to the save folder of the previous task")
-            self._scores = _read_scores(Path(self.config.training.CL.previous_dir, FILE))
+            self._scores = _read_scores(Path(self.config.training.CL.previous_dir, FILE), self._records)
             self._memory = EpisodicMemory(trainer, self._kept)
 
     def loss(self, trainer: Trainer, report: Any, loss: Tensor) -> Tensor:
         """Return the loss plus the two terms on the buffer."""
         if self._memory is None:
             return loss
-        tasks, size = range(len(self._kept)), trainer.training.batch_size
-        keys, _ = self._memory.draw(size, tasks, "stored scores")
+        draw = (trainer.training.batch_size, range(len(self._kept)))
+        keys, _ = self._memory.draw(*draw, "stored scores")
         scores = trainer.report(self._memory.batch(keys))["scores"].float()
         distances = []
         for row, (number, index) in enumerate(keys):
             stored = self._scores[record_key(self._memory.record(number, index))].to(scores)
-            present = stored > MASKED_SCORE
-            distances.append((scores[row, : len(stored)] - stored)[present].square().mean())
-        labelled = trainer.report(self._memory.batch(self._memory.draw(size, tasks, "labels")[0]))
+            distances.append((scores[row, : len(stored)] - stored)[stored > MASKED_SCORE].square().mean())
+        labelled = trainer.report(self._memory.batch(self._memory.draw(*draw, "labels")[0]))
         loss = loss + self.settings.alpha * torch.stack(distances).mean()
         return loss + self.settings.beta * trainer.task_loss(labelled)
 
@@ -100,20 +98,22 @@ class DERPlusPlus(Method):
                 scores = trainer.report(batch)["scores"].half().cpu()
                 for row, steps in enumerate(batch.train_loss_mask.sum(1).int().tolist()):
                     self._scores[record_key(memory.record(0, start + row))] = scores[row, :steps].contiguous()
-        self._scores = {key: self._scores[key] for key in map(record_key, sum(self._kept.values(), chosen))}
+        self._scores = {key: self._scores[key] for key in map(record_key, self._records + chosen)}
         if trainer.is_main:
             with atomic_write(trainer.files.folder / FILE, "wb") as file:
                 file.write(safetensors_torch.save(self._scores))
 
     def stored(self) -> Stored:
         """Return number and size of the buffered records, including their scores."""
-        records, what = sum(self._kept.values(), []), "records of earlier tasks and their scores"
-        stored = replay.stored_records(records, self.config.dataset_config.clvqa, what)
-        return replace(stored, bytes=stored.bytes + sum(2 * self._scores[record_key(r)].numel() for r in records))
+        stored = replay.stored_records(self._records, self.config.dataset_config.clvqa, "earlier records and scores")
+        return replace(stored, bytes=stored.bytes + sum(2 * self._scores[record_key(r)].numel() for r in self._records))
 
 
-def _read_scores(path: Path) -> dict[str, Tensor]:
+def _read_scores(path: Path, records: list[replay.Record]) -> dict[str, Tensor]:
     try:
-        return safetensors_torch.load_file(path)
+        scores = safetensors_torch.load_file(path)
     except (OSError, SafetensorError) as error:
         raise DataError(f"{path}: cannot be read as the buffer of DER++ ({one_line(error)})") from None
+    if missing := set(map(record_key, records)) - scores.keys():
+        raise DataError(f"{path}: has no scores of {len(missing)} records; was derpp.replay_rate lower before?")
+    return scores

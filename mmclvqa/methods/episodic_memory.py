@@ -40,8 +40,13 @@ class EpisodicMemory:
 
     def batch(self, keys: Sequence[tuple[int, int]]) -> Any:
         """Return a prepared batch of records, given as (index of the task, index of the record)."""
-        batch = self.datasets[0].assemble([self.datasets[number].draw(index) for number, index in keys])
-        return self._trainer.prepare(batch, self.datasets[0])
+        drawn = [(self.datasets[number].draw(index)[0], self._generator(number, index)) for number, index in keys]
+        return self._trainer.prepare(self.datasets[0].assemble(drawn), self.datasets[0])
+
+    def _generator(self, task: int, index: int) -> np.random.Generator:
+        """Return the generator of a record's draws, such as its answer, which do not depend on the other records."""
+        key = zlib.crc32(record_key(self.record(task, index)).encode())
+        return np.random.default_rng((self._trainer.seed % 2**64, key))
 
     def record(self, task: int, index: int) -> dict[str, Any]:
         """Return a record."""

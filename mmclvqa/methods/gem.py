@@ -51,6 +51,8 @@ class GradientProjection(Method):
     """
 
     clips_gradients = True
+    computes_gradients = True
+    family = "gradient projection method"
 
     @dataclass(frozen=True)
     class Settings:
@@ -73,8 +75,6 @@ class GradientProjection(Method):
             CloveError: the records of an earlier task cannot be read.
         """
         self._memory_batch = memory_batch_size(self.settings.gem_memory_batch, "training.CL.gem_memory_batch")
-        if trainer.training.precision == "fp16":
-            raise ConfigError("training.precision=fp16 does not work with training.trainer=GEM; use fp32 or bf16")
         rate = replay_rate(self.settings.replay_rate, "replay_rate", "replay_method=gem")
         position = order_position(self.config.training.CL, "replay")
         self._kept = choose_real_records(self.config.dataset_config.clvqa.data_dir, position, rate).by_task()

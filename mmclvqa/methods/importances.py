@@ -72,6 +72,8 @@ class WeightRegularizer(Method):
     """
 
     trains_first_task = True
+    computes_gradients = True
+    family = "weight regularizer"
 
     @dataclass(frozen=True)
     class Settings:

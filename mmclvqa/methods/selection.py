@@ -38,7 +38,18 @@ def select_methods(config: Any) -> list[Method]:
         for cls in registered_methods().values()
         if cls in named or (cls.selected_by and all(_matches(config, *item) for item in cls.selected_by.items()))
     ]
+    _check_combination(selected, config.training.precision)
     return [cls(config) for cls in selected or [find_method("ft")]]
+
+
+def _check_combination(methods: list[type[Method]], precision: str) -> None:
+    for number, method in enumerate(methods):
+        for other in methods[:number]:
+            if method.family and method.family == other.family:
+                names = f"{other.name} and {method.name}"
+                raise ConfigError(f"methods {names} cannot be combined: both are {method.family}s")
+        if method.computes_gradients and precision == "fp16":
+            raise ConfigError(f"training.precision=fp16 does not work with method {method.name}; use fp32 or bf16")
 
 
 def method_defaults() -> dict[str, Any]:

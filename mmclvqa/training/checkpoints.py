@@ -51,6 +51,15 @@ class CheckpointFiles:
         self.best = self.folder / BEST
         self.final = self.folder / f"{model_name}_final.pth"
         self._max_to_keep = max_to_keep
+        self._earlier_run: list[Path] = []
+
+    def start_new_run(self, start: Path | None) -> None:
+        """Prepare for a run that does not resume one in this folder: its first checkpoint replaces an earlier run.
+
+        Until then the files of the earlier run stay. ``start`` is the file that the new run starts from; it is kept.
+        """
+        kept = start and start.resolve()
+        self._earlier_run = [file for file in (self.final, self.best) if file.resolve() != kept]
 
     def write(self, state: Mapping[str, Any], best: bool = False, numbered: bool = False) -> None:
         """Write ``state`` as the current checkpoint and, on request, as the best and as a numbered one.
@@ -62,6 +71,8 @@ class CheckpointFiles:
             OSError: the folder is not writable; existing files are unchanged.
         """
         require_plain(state, "checkpoint")
+        while self._earlier_run:  # otherwise a resumed run would take these for its own
+            self._earlier_run.pop().unlink(missing_ok=True)
         if best:
             _save(state, self.best)
         if numbered and self._max_to_keep:

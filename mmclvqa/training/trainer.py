@@ -15,13 +15,14 @@ from dataclasses import asdict, replace
 from typing import Any
 
 import torch
+from accelerate.utils import send_to_device
 from mmf.common.registry import registry
 from mmf.common.report import Report
 from mmf.common.sample import SampleList
 from torch import Tensor
 
 from mmclvqa.clove.errors import ConfigError, TrainingError
-from mmclvqa.clove.files import write_json
+from mmclvqa.clove.files import locked_folder, write_json
 from mmclvqa.clove.text import clock
 from mmclvqa.methods.base import Stored
 from mmclvqa.random_state import random_state_kept
@@ -136,7 +137,7 @@ class Trainer(BaseTrainer):
             for method in self.methods:
                 method.on_task_start(self)
                 if method.name in states:
-                    method.load_state_dict(states[method.name])
+                    method.load_state_dict(send_to_device(states[method.name], self.accelerator.device))
 
     @property
     def num_updates(self) -> int:
@@ -157,7 +158,8 @@ class Trainer(BaseTrainer):
             TrainingError: the loss is NaN or infinite.
         """
         if self.optimizer is not None:
-            self._train()
+            with locked_folder(self.files.folder) if self.is_main else contextlib.nullcontext():
+                self._train()
         self.inference()
         self.writer.write(f"Finished run; results are in {self.results.path}")
 
@@ -174,6 +176,8 @@ class Trainer(BaseTrainer):
         if self.is_main:
             for file in self.files.remove_leftovers():
                 self.writer.write(f"removed {file}, an incomplete file of a run that was killed")
+            if not self.start.is_own_checkpoint:
+                self.files.start_new_run(self.start.path)
         self.network.train()
         self._meter = LossMeter(self.accelerator.device)
         with random_state_kept():

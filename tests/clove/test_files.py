@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pickle
+import subprocess
+import sys
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
@@ -10,8 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mmclvqa.clove.errors import DataError, UnsafePickleError
-from mmclvqa.clove.files import safe_load, safe_loads, safe_numpy_load
+from mmclvqa.clove.errors import CloveError, DataError, UnsafePickleError
+from mmclvqa.clove.files import locked_folder, safe_load, safe_loads, safe_numpy_load
 
 PROTOCOLS = range(pickle.HIGHEST_PROTOCOL + 1)
 
@@ -217,3 +219,19 @@ def test_a_missing_npy_file_and_a_folder_are_data_errors(tmp_path: Path) -> None
     for path in (tmp_path / "missing.npy", tmp_path):
         with pytest.raises(DataError, match=str(path)):
             safe_numpy_load(path)
+
+
+def test_a_folder_is_locked_until_its_process_ends(tmp_path: Path) -> None:
+    code = "import sys, pathlib; from mmclvqa.clove.files import locked_folder as lock\n"
+    code += "with lock(pathlib.Path(sys.argv[1])): print('locked', flush=True); sys.stdin.read()"
+    holder = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert holder.stdout.readline() == "locked\n"
+    with pytest.raises(CloveError, match="another process is working in this folder"), locked_folder(tmp_path):
+        pass
+    holder.kill()
+    holder.communicate()
+    with locked_folder(tmp_path):
+        pass
+    assert not list(tmp_path.iterdir())

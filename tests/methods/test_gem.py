@@ -12,10 +12,9 @@ from mmf.common.report import Report
 
 from mmclvqa.clove.tasks import parse_order, task
 from mmclvqa.methods.agem import project_average
-from mmclvqa.methods.episodic_memory import flatten
+from mmclvqa.methods.episodic_memory import EpisodicMemory, flatten, record_key
 from mmclvqa.methods.gem import EPSILON, MARGIN, project
 from mmclvqa.methods.replay import OrderPosition, ceiling_choice, choose_real_records
-from mmclvqa.training.loading import prepare
 
 GEM = (
     "training.trainer=GEM",
@@ -92,8 +91,8 @@ def test_a_task_is_learned_beside_its_memories(methods: Methods, variant: str) -
     trainer.network.train()
     whole = trainer.methods[0].memory.gradient([0], None)
     trainer.network.zero_grad()
-    memory = trainer.methods[0].memory.datasets[0]
-    batch = prepare(memory.load_batch(range(len(memory))), memory)
+    memory = trainer.methods[0].memory
+    batch = memory.batch([(0, index) for index in range(len(memory.datasets[0]))])
     trainer.task_loss(Report(batch, trainer.network(batch))).backward()
     direct = torch.cat(
         [(torch.zeros_like(p) if p.grad is None else p.grad).reshape(-1) for p in trainer.network.parameters()]
@@ -163,3 +162,18 @@ def test_memories_are_chosen_as_in_random_replay(methods: Methods) -> None:
     for past, (name, records) in enumerate(memories.items()):
         kept = ceiling_choice(64, 0.5, sizes, past, 3)
         assert [record["question_id"] for record in records] == [f"f{name[0]}t{index:06d}" for index in kept]
+
+
+def test_a_stored_record_has_the_same_answer_whatever_other_records_are_stored(methods: Methods) -> None:
+    methods.learn("object", "training.callbacks=[{'type':'captured'}]")
+    trainer = Captured.trainer
+    colours = ["red", "green", "blue", "yellow", "black"]
+    records = [dict(record) | {"answers": colours * 2} for record in trainer.splits["train"].datasets[0].records]
+    memories = [EpisodicMemory(trainer, {"object": chosen}) for chosen in (records, records[::-3])]
+    answers = [
+        {record_key(memory.record(0, i)): memory.batch([(0, i)]).train_prev_inds.tolist() for i in range(len(dataset))}
+        for memory in memories
+        for dataset in memory.datasets
+    ]
+    assert len({str(answer) for answer in answers[0].values()}) > 1
+    assert answers[1] == {key: answers[0][key] for key in answers[1]}

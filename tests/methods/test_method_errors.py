@@ -8,9 +8,12 @@ import pickle
 import pytest
 import torch
 from method_runs import Methods
+from omegaconf import OmegaConf
 from torch import nn
 
+from mmclvqa.clove.errors import ConfigError
 from mmclvqa.methods.importances import Importances, write_importances
+from mmclvqa.methods.selection import select_methods
 
 EWC = ("training.trainer=CL", "training.CL.reg_type=ewc", "optimizer.type=weight_reg_adamw")
 GEM = (
@@ -41,11 +44,27 @@ KMEANS = ("training.CL.use_replay=True", "training.CL.replay_method=kmeans")
         ("object", (*KMEANS, "model_config.unicl.use_cls=True", "training.CL.replay_rate=0.01"), ("is too small",)),
         ("attribute", (*KMEANS, "model_config.unicl.use_cls=True", "training.CL.replay_rate=0.1"), ("replay_dir",)),
         ("attribute", ("training.CL.use_replay=True", "training.CL.replay_method=kmean"), ("did you mean kmeans?",)),
+        ("object", ("training.CL.method='ewc,mas'",), ("methods ewc and mas cannot be combined",)),
     ],
 )
 def test_one_clear_line(methods: Methods, task: str, words: tuple[str, ...], said: tuple[str, ...]) -> None:
     line = methods.error(task, *words)
     assert all(part in line for part in said), line
+
+
+def test_a_method_that_computes_gradients_needs_another_precision_than_fp16() -> None:
+    settings = {"method": "ewc", "use_replay": False, "use_cl": True}
+    config = OmegaConf.create({"training": {"trainer": "mmf", "precision": "fp16", "CL": settings}})
+    with pytest.raises(ConfigError, match="fp16 does not work with method ewc"):
+        select_methods(config)
+
+
+def test_a_buffer_without_the_scores_of_a_record_is_refused(methods: Methods) -> None:
+    rate = "training.CL.derpp.replay_rate="
+    first = methods.learn("object", "training.CL.method=derpp", f"{rate}0.1")
+    words = ("training.CL.method=derpp", f"training.CL.previous_dir={first}", methods.resume_file("object"))
+    line = methods.error("attribute", *words, f"{rate}0.5")
+    assert "dark_scores.safetensors: has no scores of" in line and "derpp.replay_rate" in line
 
 
 def test_importances_of_another_model_are_refused(methods: Methods) -> None:

@@ -46,6 +46,17 @@ def test_a_killed_run_resumes_to_the_same_weights(tiny: MakeTiny, update: int, w
 
 
 @pytest.mark.slow
+def test_a_new_run_in_the_folder_of_another_resumes_as_itself(tiny: MakeTiny) -> None:
+    words = ("training.seed=5", "training.checkpoint_interval=5")
+    straight = tiny("straight").run(*words)
+    tiny("killed").run("training.seed=4")
+    run = killed_at(tiny, 7)
+    assert run.subprocess(*words).returncode == -signal.SIGKILL
+    run.run(*words, RESUME)
+    assert same_weights(run.weights, straight.weights)
+
+
+@pytest.mark.slow
 def test_a_run_killed_from_outside_resumes_to_the_same_weights(tiny: MakeTiny) -> None:
     words = (
         RESUME,
