@@ -219,6 +219,11 @@ class PluginConfiguration:
                 continue
             if current_value is _ABSENT:
                 raise ConfigError(f"{key}={text}: unknown key {key}{suggest(key, config)}")
+            is_group = isinstance(value, Mapping) and isinstance(current_value, DictConfig)
+            if is_group and not _is_open(key, current_value):
+                parts = [(f"{key}.{name}", str(part), part) for name, part in value.items()]
+                ignored += self._merge_words(config, parts)
+                continue
             default = _select(self._kinds, key)
             if default is _ABSENT:
                 # In the configurations of user code, a whole number may stand for any number.
@@ -363,10 +368,14 @@ def unknown_keys(config: Mapping, known: Mapping, prefix: str = "") -> Iterator[
             yield dotted
             continue
         node, known_node = _child(config, key), _child(known, key)
-        if not isinstance(node, DictConfig) or not isinstance(known_node, DictConfig) or not known_node:
-            continue
-        if not any(fnmatch.fnmatchcase(dotted, pattern) for pattern in OPEN_NODES):
+        is_group = isinstance(node, DictConfig) and isinstance(known_node, DictConfig)
+        if is_group and not _is_open(dotted, known_node):
             yield from unknown_keys(node, known_node, f"{dotted}.")
+
+
+def _is_open(key: str, node: DictConfig) -> bool:
+    """Return whether any keys may be set in a node."""
+    return not node or any(fnmatch.fnmatchcase(key, pattern) for pattern in OPEN_NODES)
 
 
 def suggest(key: str, known: DictConfig) -> str:

@@ -112,6 +112,7 @@ def test_words_of_the_seeds_scripts_are_taken() -> None:
         ("training.lr_steps=often", "training.lr_steps=often: it must be a list of numbers"),
         ("training.CL.use_cl=maybe", "training.CL.use_cl=maybe: it must be true or false"),
         ("env.save_dir={'a': 1}", "env.save_dir={'a': 1}: it must be a text"),
+        ("training.early_stop={'enable': True}", "unknown key training.early_stop.enable; did you mean"),
         ("training.CL=1", "training.CL=1: it must be a group of keys (method, "),
         ("training.device=tpu", "expected one of: auto, cpu, cuda"),
         ("nonsense", "not of the form key=value"),
@@ -173,6 +174,14 @@ def test_an_override_takes_the_kind_of_its_default(word: str, value: object) -> 
     selected = OmegaConf.select(read(f"config={TASK}", *NAMES, word), word.partition("=")[0])
     selected = list(selected) if OmegaConf.is_list(selected) else selected
     assert selected == value and type(selected) is type(value)
+
+
+def test_a_group_of_keys_may_be_one_override() -> None:
+    word = "training.early_stop={'enabled': 1, 'patience': 10}"
+    early_stop = read(f"config={TASK}", *NAMES, word).training.early_stop
+    assert (early_stop.enabled, early_stop.patience, early_stop.minimize) == (True, 10, False)
+    params = read(f"config={TASK}", *NAMES, "optimizer.params={'lr': 0.1}").optimizer.params
+    assert dict(params) == {"lr": 0.1}
 
 
 def test_a_value_in_a_file_takes_the_kind_of_its_default(tmp_path: Path) -> None:

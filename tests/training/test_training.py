@@ -218,6 +218,7 @@ def test_bad_settings_are_refused_in_one_line(tiny: MakeTiny) -> None:
     for word, words in cases.items():
         assert words in tiny("bad").error(word), word
     assert "did you mean tiny_accuracy" in tiny("metric", {"evaluation": {"metrics": ["tiny_acuracy"]}}).error()
+    assert "no metric named 7" in tiny("number").error("evaluation.metrics=[7]")
     assert "optimizer.params do not fit Adam" in tiny("optim", {"optimizer": {"params": {"rate": 1}}}).error()
     assert not list(tiny("bad").save_dir.glob("*.ckpt"))
 
