@@ -7,7 +7,9 @@ The key of an entry is the feature path without ``.npy``; its value is a pickled
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
@@ -46,7 +48,7 @@ def _source(name: str | None) -> ImageSource:
 
 
 class FeatureDatabase:
-    """A feature database opened for reading.
+    """A feature database opened for reading, also by several threads.
 
     Args:
         path: the ``.lmdb`` folder or file.
@@ -58,6 +60,8 @@ class FeatureDatabase:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
         self._read_bytes = 0
+        self._lock = threading.Lock()
+        self._readers = 0
         self._environment = open_lmdb(self.path)
         try:
             with self._environment.begin(buffers=True) as transaction:
@@ -94,16 +98,27 @@ class FeatureDatabase:
             UnsafePickleError: the value refers to an object outside the allow-list.
         """
         name = f"{self.path}, key {key.decode(errors='replace')}"
-        if self._read_bytes > REOPEN_AFTER_BYTES:
-            self.close()
-            self._environment = open_lmdb(self.path)
-            self._read_bytes = 0
-        with self._environment.begin(buffers=True) as transaction:
+        with self._reading(), self._environment.begin(buffers=True) as transaction:
             pickled_value = transaction.get(key)
             if pickled_value is None:
                 raise DataError(f"{name}: there is no such entry")
             self._read_bytes += len(pickled_value)
             return safe_loads(pickled_value, name)
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        """Count a reader; the first one after many bytes reopens the database."""
+        with self._lock:
+            if self._read_bytes > REOPEN_AFTER_BYTES and not self._readers:
+                self.close()
+                self._environment = open_lmdb(self.path)
+                self._read_bytes = 0
+            self._readers += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._readers -= 1
 
     def close(self) -> None:
         """Close the database."""

@@ -116,7 +116,7 @@ class CloveDataset(BaseDataset):
         return sample
 
     def load_batch(self, indices: Sequence[int], regions: int | None = None) -> SampleList:
-        """Return a batch of records, with the fields that :mod:`mmclvqa.models.inputs` reads.
+        """Return a batch of records, with the fields that :mod:`mmclvqa.models.inputs` reads; threads may call it.
 
         Instead of the dense ``targets`` it has ``target_inds`` and ``target_scores``, from which :meth:`prepare_batch`
         builds them.
@@ -227,11 +227,12 @@ class CloveDataset(BaseDataset):
 
     def _token_vector(self, field: str, processor: Any, token: str) -> np.ndarray:
         vectors = self._token_vectors[field]
-        if token not in vectors:
+        vector = vectors.get(token)
+        if vector is None:
             if len(vectors) >= MAX_TOKEN_VECTORS:
                 vectors.clear()
-            vectors[token] = processor({"tokens": [token]})["text"][0].numpy().copy()
-        return vectors[token]
+            vector = vectors[token] = processor({"tokens": [token]})["text"][0].numpy().copy()
+        return vector
 
     def prepare_batch(self, batch: SampleList) -> SampleList:
         """Move a batch to the device and add the dense ``targets`` (B, steps, A + OCR slots).

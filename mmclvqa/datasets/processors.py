@@ -192,7 +192,7 @@ def used_slots(
 class CloveFastTextProcessor(VocabProcessor):
     """Returns the fastText vectors (300 numbers) of OCR tokens.
 
-    :meth:`load` reads the model (8 GB for wiki.en.bin) in the main process before data loading workers are forked, so
+    :meth:`load` reads the model (8 GB for wiki.en.bin) in the main process before data loading processes are forked, so
     that they share it. It is not read if no record has OCR tokens.
     """
 

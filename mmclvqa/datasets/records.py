@@ -1,4 +1,4 @@
-"""The records of a split in packed form, which data loading workers share in memory."""
+"""The records of a split in packed form."""
 
 from __future__ import annotations
 
@@ -31,10 +31,9 @@ USED_FIELDS = (
 
 
 class PackedRecords:
-    """Records pickled into one byte array, which forked workers share.
+    """Records pickled into one byte array, which takes less memory than dicts and no time of the garbage collector.
 
-    A list of dicts would gradually be copied by every worker, because reading a Python object writes its
-    reference count.
+    Data loading processes share it. They would copy dicts, because reading a Python object writes its reference count.
 
     Args:
         records: annotation records, see :mod:`mmclvqa.clove.records`.

@@ -2,12 +2,18 @@
 
 The order of an epoch depends only on (seed, epoch). Therefore a resumed run continues with the next batch without
 loading those before it.
+
+``training.num_workers`` is a number of threads for data sets that have ``load_batch(indices)``, as CLOVE's have: such a
+function spends its time in numpy and in the tokenizer, which run in parallel. Any other data set is loaded record by
+record in that many processes. To send a batch of region features, a process needs more time than to load it.
 """
 
 from __future__ import annotations
 
 import zlib
+from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -22,6 +28,8 @@ from mmclvqa.clove.errors import CloveError, ConfigError
 
 Batch = tuple[int, np.ndarray]
 """Index of the data set, and the indices of its records."""
+PREFETCHED = 2
+"""Batches that each thread loads before they are needed; torch's default for its processes."""
 
 
 class TrainingPlan:
@@ -98,7 +106,6 @@ class _Batches:
 class _Joined(Dataset):
     """Several data sets as one, indexed by (index of the data set, index of the record).
 
-    A data set that has ``load_batch(indices)`` returns a whole batch, any other one samples.
     A user error is returned as a value, because a worker would wrap a raised exception in a traceback.
     """
 
@@ -110,12 +117,8 @@ class _Joined(Dataset):
 
     def __getitems__(self, keys: list[tuple[int, int]]) -> tuple[int, Any] | Exception:
         number = keys[0][0]
-        dataset = self._datasets[number]
-        records = [record for _, record in keys]
         try:
-            if hasattr(dataset, "load_batch"):
-                return number, dataset.load_batch(records)
-            return number, [dataset[record] for record in records]
+            return number, [self._datasets[number][record] for _, record in keys]
         except (CloveError, OSError) as error:
             return error
 
@@ -127,7 +130,7 @@ class _Collate:
         self._collators = [_collator(dataset) for dataset in datasets]
 
     def __call__(self, loaded: tuple[int, Any] | Exception) -> tuple[int, SampleList] | Exception:
-        if isinstance(loaded, Exception) or isinstance(loaded[1], SampleList):
+        if isinstance(loaded, Exception):
             return loaded
         number, samples = loaded
         try:
@@ -196,10 +199,7 @@ class Split:
         for number, records in batches:
             part = shard(records, self._rank, self._world_size)
             parts.append((number, part if len(part) else records[:1]))
-        # Persistent workers avoid the start-up time in each epoch.
-        if self._loader is None:
-            self._loader = self._make_loader(persistent=True)
-        loaded = self._load(self._loader, parts, (self._seed + epoch) % 2**63)
+        loaded = self._load(parts, (self._seed + epoch) % 2**63, persistent=True)
         for first in range(0, len(batches), frequency):
             yield shard_weights(batches[first : first + frequency], self._rank, self._world_size), loaded
 
@@ -223,8 +223,7 @@ class Split:
     def evaluation_batches(self) -> Iterator[tuple[int, SampleList, Any]]:
         """Yield this process's share of the evaluation batches: (number of the batch, batch, data set)."""
         numbers = self._evaluation_numbers()
-        loader = self._make_loader(persistent=False)
-        loaded = self._load(loader, [self._evaluation[i] for i in numbers], self._seed)
+        loaded = self._load([self._evaluation[i] for i in numbers], self._seed)
         for number, (batch, dataset) in zip(numbers, loaded, strict=True):
             yield number, batch, dataset
 
@@ -242,7 +241,7 @@ class Split:
         )
 
     def close(self) -> None:
-        """End the training workers; otherwise garbage collection would wait for them."""
+        """End the training processes; otherwise garbage collection would wait for them."""
         if self._loader is not None:
             _end_workers(self._loader._iterator)
         self._loader = None
@@ -260,9 +259,43 @@ class Split:
             generator=torch.Generator(),
         )
 
-    def _load(self, loader: DataLoader, batches: list[Batch], seed: int) -> Iterator[tuple[SampleList, Any]]:
+    def _load(self, batches: list[Batch], seed: int, persistent: bool = False) -> Iterator[tuple[SampleList, Any]]:
+        """Yield batches with their data sets; ``persistent`` keeps the processes for the next epoch."""
+        if all(hasattr(dataset, "load_batch") for dataset in self.datasets):
+            return self._load_in_threads(batches)
+        return self._load_in_processes(batches, seed, persistent)
+
+    def _load_in_threads(self, batches: list[Batch]) -> Iterator[tuple[SampleList, Any]]:
+        threads = self._training.num_workers
+        if not threads:
+            yield from (self._load_batch(*batch) for batch in batches)
+            return
+        pool = ThreadPoolExecutor(threads, "data loading")
+        pending: deque[Future[tuple[SampleList, Any]]] = deque()
+        try:
+            for batch in batches:
+                pending.append(pool.submit(self._load_batch, *batch))
+                if len(pending) > PREFETCHED * threads:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def _load_batch(self, number: int, records: np.ndarray) -> tuple[SampleList, Any]:
+        batch = self.datasets[number].load_batch(records.tolist())
+        pins = self._training.pin_memory and torch.cuda.is_available()
+        return batch.pin_memory() if pins else batch, self.datasets[number]
+
+    def _load_in_processes(
+        self, batches: list[Batch], seed: int, persistent: bool
+    ) -> Iterator[tuple[SampleList, Any]]:
         if not batches:
             return
+        # Persistent processes avoid the start-up time in each epoch.
+        if persistent and self._loader is None:
+            self._loader = self._make_loader(persistent)
+        loader = self._loader if persistent else self._make_loader(persistent)
         loader.batch_sampler.batches = batches
         loader.generator.manual_seed(seed)
         iterator = iter(loader)

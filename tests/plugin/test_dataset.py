@@ -6,6 +6,7 @@ import argparse
 import json
 import pickle
 import shutil
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from mmclvqa.datasets.prepared import scene_graph_text
 from mmclvqa.datasets.processors import dense_targets
 from mmclvqa.models import UniVQANetwork
 from mmclvqa.models.inputs import UniVQAInputs
+from mmclvqa.training.loading import Split
 
 REGIONS, WIDTH, SLOTS, STEPS = 16, 64, 10, 12
 
@@ -494,3 +496,33 @@ def test_slots_in_use_are_those_that_the_dense_targets_refer_to(build: Build) ->
     real = torch.arange(SLOTS) < inputs.ocr_num[:, None]
     assert torch.equal(batch.ocr_slots, real | inputs.referenced_slots(num_answers))
     assert batch.ocr_slots.any() and not batch.ocr_slots.all()
+
+
+def test_threads_load_the_batches_of_one_thread(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mmclvqa.clove.features.REOPEN_AFTER_BYTES", 10_000)  # a few records
+    monkeypatch.setattr("mmclvqa.datasets.features.KEEP_BYTES", 0)
+
+    def batches(threads: int) -> list[SampleList]:
+        dataset = build("scenetext", "train", "dataset_config.clvqa.use_mask_img=true")
+        training = registry.get("config").training
+        training.update({"batch_size": 8, "num_workers": threads})
+        split = Split("train", [dataset], training, seed=5)
+        return [next(loaded)[0] for epoch in (1, 2) for _, loaded in split.updates(epoch)]
+
+    for one, other in zip(batches(0), batches(4), strict=True):
+        assert one.keys() == other.keys()
+        for field, value in one.items():
+            parts = value if isinstance(value, SampleList) else {field: value}
+            others = other[field] if isinstance(value, SampleList) else other
+            assert all(np.array_equal(part, others[key]) for key, part in parts.items()), field
+
+
+def test_a_loop_that_ends_early_leaves_no_loading_thread(build: Build) -> None:
+    dataset = build("object", "train")
+    training = registry.get("config").training
+    training.update({"batch_size": 2, "num_workers": 2})
+    for _, loaded in Split("train", [dataset], training, seed=5).updates(1):
+        next(loaded)
+        break
+    del loaded
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("data loading")]
