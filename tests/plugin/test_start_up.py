@@ -31,7 +31,7 @@ finally:
     [
         (MMF_RUN, ["training.max_update=3"], "unknown key training.max_update; did you mean training.max_updates?"),
         (MMF_RUN, ["training.CL.ewc.weigth=1"], "unknown key training.CL.ewc.weigth"),
-        (MMF_RUN, ["training.max_updates=many"], "training.max_updates must be a number"),
+        (MMF_RUN, ["training.max_updates=many"], "training.max_updates=many: it must be a whole number"),
         (MMF_RUN, ["config=nowhere.yaml"], "nowhere.yaml does not exist"),
         (MMF_RUN, ["nonsense"], "'nonsense' is not of the form key=value"),
         (MMF_RUN, ["env.user_dir=nowhere.py"], "env.user_dir=nowhere.py: there is no file"),
