@@ -34,8 +34,9 @@ from mmclvqa.clove.tasks import ALL_TASKS, find_setting, setting_names, task
 from mmclvqa.clove.text import did_you_mean, one_line, suggestion
 from mmclvqa.lazy import LazyModule, torch
 from mmclvqa.methods.selection import method_defaults
-from mmclvqa.published_configs import ignored_pattern, translate, translate_key
+from mmclvqa.published_configs import ignored_pattern, leaves, translate, translate_key
 from mmclvqa.user_code import import_user_code, user_file
+from mmclvqa.value_kinds import fit, fit_default
 
 mmf_configuration = LazyModule("mmf.utils.configuration")
 mmf_registry = LazyModule("mmf.common.registry")
@@ -74,13 +75,14 @@ class PluginConfiguration:
         default_only: whether to use only the defaults, as without ``args``.
 
     Raises:
-        ConfigError: a file does not exist or is not a YAML mapping, or a key is unknown.
+        ConfigError: a file does not exist or is not a YAML mapping, a key is unknown, or a value has another kind than
+            its default.
     """
 
     def __init__(self, args: argparse.Namespace | None = None, default_only: bool = False) -> None:
         self.args = args or argparse.Namespace(opts=[], config_override=None)
         _register_resolvers()
-        self._default_config = read_config(default_config_path())
+        self._default_config = self._kinds = read_config(default_config_path())
         others = self._build_other_configs() if args and not default_only else {}
         self.config = self._merge_with_dotlist(OmegaConf.merge(self._default_config, others), self.args.opts)
         self._update_specific(self.config)
@@ -94,17 +96,25 @@ class PluginConfiguration:
         opts = self._build_opt_list(self.args.opts)
         self._user_config = self._build_user_config(opts)
         self._import_user_code(opts)
-        parts = (self._build_model_config(opts), self._build_dataset_config(opts), self._user_config)
-        other = OmegaConf.merge(*parts, self._build_override(self.args.config_override))
         # User code has been imported, so this includes the settings of its methods.
         methods = OmegaConf.create(method_defaults())
-        other = OmegaConf.merge(methods, other)
-        defaults = OmegaConf.merge(self._default_config, methods, self._model_config, self._dataset_config)
-        for source, config in ((self.config_path, self._user_config), ("config_override", self._override)):
+        parts = (methods, self._build_model_config(opts), self._build_dataset_config(opts))
+        defaults = OmegaConf.merge(self._default_config, *parts)
+        override = self._build_override(self.args.config_override)
+        for source, config in ((self.config_path, self._user_config), ("config_override", override)):
             unknown = next(unknown_keys(config, defaults), None)
             if unknown is not None:
                 raise ConfigError(f"{source}: unknown key {unknown}{suggest(unknown, defaults)}")
-        return other
+            self._fit_values(config, source)
+        return OmegaConf.merge(*parts, self._user_config, override)
+
+    def _fit_values(self, config: DictConfig, source: str) -> None:
+        """Bring the values of a file into the kinds of their defaults; ``source`` names the file in errors."""
+        for path, value in leaves(OmegaConf.to_container(config, resolve=False)):
+            key = ".".join(map(str, path))
+            default = _select(self._kinds, key)
+            if default is not _ABSENT:
+                OmegaConf.update(config, key, fit_default(key, value, default, str(value), f"{source}: "), merge=False)
 
     def _build_opt_list(self, opts: list[str] | None) -> DictConfig:
         overrides = {"config": None, "model": None, "dataset": None, "datasets": None}
@@ -144,8 +154,7 @@ class PluginConfiguration:
             raise ConfigError("no model is given; add an override such as model=unicl")
         config.model = name
         self._drop_other_models(name)
-        self._model_config = self._registered_config("model", name)
-        return self._model_config
+        return self._registered_config("model", name)
 
     def _drop_other_models(self, name: str) -> None:
         """Remove the sizes of the plugin's other models from the configuration file, which all models share."""
@@ -162,15 +171,17 @@ class PluginConfiguration:
             raise ConfigError("no data set is given; add an override such as dataset=clvqa")
         self._dataset_names = names
         parts = [self._registered_config("builder", name.strip()) for name in names.split(",")]
-        self._dataset_config = OmegaConf.merge(OmegaConf.create(), *parts)
-        return self._dataset_config
+        return OmegaConf.merge(OmegaConf.create(), *parts)
 
     def _registered_config(self, kind: str, name: str) -> DictConfig:
         """Return the default configuration of a registered model or data set; an empty node if it has none."""
         group, node = ("model", "model_config") if kind == "model" else ("dataset", "dataset_config")
         own = CONFIG_DIR / f"{group}s" / name / "defaults.yaml"
-        if "mmf" not in sys.modules and name.isidentifier() and own.exists():
-            return read_config(str(own))
+        if name.isidentifier() and own.exists():
+            defaults = read_config(str(own))
+            self._kinds = OmegaConf.merge(self._kinds, defaults)
+            if "mmf" not in sys.modules:
+                return defaults
         if kind == "model":
             check_model(name)
         registered = mmf_registry.registry.mapping[f"{kind}_name_mapping"]
@@ -182,10 +193,9 @@ class PluginConfiguration:
     def _build_override(self, text: str | None) -> DictConfig:
         try:
             given = OmegaConf.create(json.loads(text) if text else {})
-            self._override = self._translated(given, "config_override")
         except json.JSONDecodeError as error:
             raise ConfigError(f"config_override is not JSON: {error}") from None
-        return self._override
+        return self._translated(given, "config_override")
 
     def _merge_with_dotlist(self, config: DictConfig, opts: list[str] | None) -> DictConfig:
         words = list(_translated_words(split_words(opts)))
@@ -209,9 +219,18 @@ class PluginConfiguration:
                 continue
             if current_value is _ABSENT:
                 raise ConfigError(f"{key}={text}: unknown key {key}{suggest(key, config)}")
-            if isinstance(current_value, DictConfig) and not isinstance(value, Mapping):
-                raise ConfigError(f"{key}={text}: {key} is a group of keys ({', '.join(current_value)}), not a value")
-            _check_kind(key, text, current_value, value)
+            is_group = isinstance(value, Mapping) and isinstance(current_value, DictConfig)
+            if is_group and not _is_open(key, current_value):
+                parts = [(f"{key}.{name}", str(part), part) for name, part in value.items()]
+                ignored += self._merge_words(config, parts)
+                continue
+            default = _select(self._kinds, key)
+            if default is _ABSENT:
+                # In the configurations of user code, a whole number may stand for any number.
+                kind = float(current_value) if type(current_value) is int else current_value
+                value = fit(key, value, kind, text)
+            else:
+                value = fit_default(key, value, default, text)
             OmegaConf.update(config, key, value, merge=False)
         return ignored
 
@@ -349,10 +368,14 @@ def unknown_keys(config: Mapping, known: Mapping, prefix: str = "") -> Iterator[
             yield dotted
             continue
         node, known_node = _child(config, key), _child(known, key)
-        if not isinstance(node, DictConfig) or not isinstance(known_node, DictConfig) or not known_node:
-            continue
-        if not any(fnmatch.fnmatchcase(dotted, pattern) for pattern in OPEN_NODES):
+        is_group = isinstance(node, DictConfig) and isinstance(known_node, DictConfig)
+        if is_group and not _is_open(dotted, known_node):
             yield from unknown_keys(node, known_node, f"{dotted}.")
+
+
+def _is_open(key: str, node: DictConfig) -> bool:
+    """Return whether any keys may be set in a node."""
+    return not node or any(fnmatch.fnmatchcase(key, pattern) for pattern in OPEN_NODES)
 
 
 def suggest(key: str, known: DictConfig) -> str:
@@ -398,14 +421,3 @@ def _select(config: DictConfig, key: str) -> Any:
             return _ABSENT
         node = node[part]
     return node
-
-
-def _check_kind(key: str, text: str, present: Any, value: Any) -> None:
-    """Check that an override has the type of the present value, number or bool; null is always allowed."""
-    if value is None or (isinstance(value, str) and value.startswith("${")):
-        return
-    if isinstance(present, bool):
-        if value not in (True, False):
-            raise ConfigError(f"{key}={text}: {key} must be true or false")
-    elif isinstance(present, int | float) and (isinstance(value, bool) or not isinstance(value, int | float)):
-        raise ConfigError(f"{key}={text}: {key} must be a number")

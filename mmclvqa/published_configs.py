@@ -152,10 +152,10 @@ def translate(config: DictConfig) -> Translation:
     """
     result = Translation(OmegaConf.create())
     content = OmegaConf.to_container(config, resolve=False)
-    leaves = dict(_leaves(content))
-    used = [(path, value) for path, value in leaves.items() if not _note(path, result.ignored_keys)]
+    values = dict(leaves(content))
+    used = [(path, value) for path, value in values.items() if not _note(path, result.ignored_keys)]
     if result.ignored_keys:
-        used = _relocated(used, leaves, result.missing_paths)
+        used = _relocated(used, values, result.missing_paths)
     translated: dict[tuple[str, ...], tuple[str, Any]] = {}
     for path, value in used:
         dotted = ".".join(map(str, path))
@@ -177,10 +177,10 @@ def _note(path: tuple[str, ...], entries: list[str]) -> bool:
 
 
 def _relocated(
-    entries: list[tuple[tuple[str, ...], Any]], leaves: Mapping[tuple[str, ...], Any], missing_paths: list[str]
+    entries: list[tuple[tuple[str, ...], Any]], values: Mapping[tuple[str, ...], Any], missing_paths: list[str]
 ) -> list[tuple[tuple[str, ...], Any]]:
     """Return the entries of a published file, with paths that do not exist replaced by those of this project."""
-    setting = leaves.get(("training", "CL", "cl_setting"))
+    setting = values.get(("training", "CL", "cl_setting"))
     databases = [
         database
         for path, value in entries
@@ -233,18 +233,18 @@ def file_name(place: str) -> str:
     return re.split(r"[/\s]", place)[-1]
 
 
-def _leaves(content: Mapping[str, Any], prefix: tuple[str, ...] = ()) -> Any:
+def leaves(content: Mapping[str, Any], prefix: tuple[str, ...] = ()) -> Any:
     """Yield path and value of each leaf: a value that is not a mapping, or an empty mapping."""
     for key, value in content.items():
         if isinstance(value, Mapping) and value:
-            yield from _leaves(value, (*prefix, key))
+            yield from leaves(value, (*prefix, key))
         else:
             yield (*prefix, key), value
 
 
-def _nested(leaves: Mapping[tuple[str, ...], Any]) -> dict[str, Any]:
+def _nested(values: Mapping[tuple[str, ...], Any]) -> dict[str, Any]:
     nested: dict[str, Any] = {}
-    for path, value in leaves.items():
+    for path, value in values.items():
         node = nested
         for key in path[:-1]:
             node = node.setdefault(key, {})

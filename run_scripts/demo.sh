@@ -15,7 +15,6 @@ export SRM_ARGS="@SRM/mini.args ${SEED:+--seed $SEED} ${SRM_ARGS:-}"
 [[ $setting != scene ]] || SRM_ARGS+=" --n_train_epochs 3" # a task of the scene setting has a quarter of the records
 
 [[ -f $CLOVE_ROOT/manifest.json ]] || python -m mmclvqa.clove mini "$CLOVE_ROOT"
-python -m mmclvqa.experiments.root "$ROOT" "$CLOVE_ROOT"
 scripts=$(python generate_run_scripts.py --method ft srm --setting "$setting" --order "$order" --out "$ROOT/scripts")
 grep '\.sh$' <<<"$scripts" | while read -r script; do
   bash "$script" </dev/null # a program must not read the list of scripts

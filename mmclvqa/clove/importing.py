@@ -17,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from mmclvqa.clove.data_root import FEATURES, SPECIALS, SPLITS, VOCABULARY, save_vocabulary
+from mmclvqa.clove.data_root import FEATURES, SPECIALS, SPLITS, VOCABULARY, prompts_path, save_vocabulary
 from mmclvqa.clove.errors import DataError
 from mmclvqa.clove.files import atomic_write, read_json
 from mmclvqa.clove.question_files import Findings, QuestionFiles, value_at
@@ -96,7 +96,7 @@ def import_records(
         seed: seed of the draws.
         description: for the report.
         strict: reject records that would be left out, and other problems.
-        replace: replace a setting of that name.
+        replace: replace a setting of that name; its scene-graph prompts, which are of other records, are removed.
         findings: problems found so far.
 
     Raises:
@@ -137,6 +137,8 @@ def import_records(
     }
     _check(result, tasks, strict)
     setting = new_setting(path, content)
+    if path.exists():
+        (Path(root) / prompts_path(name)).unlink(missing_ok=True)
     for task in setting.tasks.values():
         for split in SPLITS:
             save_records(Path(root) / task.annotation_path(split), sampled_records[task.name, split])
@@ -217,11 +219,21 @@ def _task_choice(args: argparse.Namespace, files: Iterable[QuestionFiles], findi
     if not values:
         fields = list(next(iter(questions.values()), ()))
         raise DataError(f"no question has a field {args.by!r}; its fields are {', '.join(fields) or 'missing'}")
-    names = {value: re.sub(r"[^\w #.+]", "_", value).strip() for value in values}
     if args.task:
-        names = {value: task for task, group in args.task for value in group}
+        pairs = [(value, task) for task, group in args.task for value in group]
+        names = dict(pairs)
         if unknown := sorted(names.keys() - values):
             raise DataError(f"no question has {args.by} {unknown[0]!r}{did_you_mean(unknown[0], values)}")
+        for value, task in pairs:
+            if names[value] != task:
+                raise DataError(f"--task: {value!r} is in {task!r} and in {names[value]!r}; leave it out of one")
+    else:
+        names = {value: re.sub(r"[^\w #.+]", "_", value).strip() for value in sorted(values)}
+        value_of = {task: value for value, task in names.items()}
+        for value, task in names.items():
+            if value_of[task] != value:
+                both = f"{args.by} {value!r} and {value_of[task]!r}"
+                raise DataError(f"{both} would be one task, {task!r}; name each task, or merge them (--task)")
     return lambda question_id, row: names.get(value_at(row, args.by))
 
 
@@ -253,7 +265,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--strict", action="store_true", help="fail without writing anything if records are incomplete or inconsistent"
     )
-    parser.add_argument("--replace", action="store_true", help="replace an existing setting")
+    parser.add_argument(
+        "--replace", action="store_true", help="replace an existing setting, and remove its scene-graph prompts"
+    )
 
 
 def _group(text: str) -> tuple[str, list[str]]:

@@ -30,6 +30,8 @@ ALL_TASKS = "multitask"
 """The current task of a training on all tasks of a setting at once; no task has this name."""
 PROMPT_KINDS = ("any", "object", "attribute", "relation", "comparison", "fact", "word")
 """How the scene-graph prompts of a task are sampled, see :mod:`mmclvqa.clove.prompts`."""
+MOST_BYTES = 200
+"""Limit for the tasks in a file name of 255 bytes, which may also have a language model and a temporary suffix."""
 JOINT = "-"
 """Joins the short names of an order that are longer than one letter; short names do not contain it."""
 
@@ -246,6 +248,11 @@ class _Reader:
                         f"tasks[{number}].{key}", f"{text!r} is also that of tasks[{conflicting_index}]; rename one"
                     )
             tasks.append(task)
+        longest = max(len(text.encode()) for task in tasks for text in (task.letter, task.name))
+        size = len(f"{self.file.stem}_{order_text(tasks)}_REPLAY[]_AT[]".encode()) + 2 * longest
+        if size > MOST_BYTES:
+            problem = f"file names would have {size} bytes for the tasks and their order, and {MOST_BYTES} are possible"
+            raise self._error("tasks", f"{problem}; give the tasks shorter letters or names")
         keys = [f"{learned.sweep_key}2{tested.sweep_key}" for learned, tested in product(tasks, tasks)]
         if len(set(keys)) < len(keys):
             raise self._error("tasks", "sweep keys such as a2b are ambiguous; use letters without the digit 2")

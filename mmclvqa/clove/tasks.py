@@ -102,10 +102,17 @@ def find_setting(setting: str | os.PathLike[str]) -> Setting:
 
 
 def setting_argument(setting: str) -> str:
-    """Return a setting as commands name it: by its name, or by the path of a file that is not in the data root."""
+    """Return a setting as commands name it: by its name, or by the path of a file that is not in the data root.
+
+    Raises:
+        TaskError: there is no such setting, or the path has a character that ends or changes a quoted shell word.
+    """
     found = find_setting(setting)
-    in_root = found.file.parent == default_data_root().absolute() / "settings"
-    return found.name if found.in_package or in_root else str(found.file)
+    if found.in_package or found.file.parent == default_data_root().absolute() / "settings":
+        return found.name
+    if special := sorted(set(str(found.file)) & set("\"'$`\\\n")):
+        raise TaskError(f"{found.file}: commands cannot name a setting with {special[0]!r} in its path; move the file")
+    return str(found.file)
 
 
 def tasks(setting: str) -> dict[str, Task]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -11,11 +12,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from mmf.common.registry import registry
-from mmf.datasets.processors.bert_processors import BertTokenizer
-from mmf.datasets.processors.processors import M4CAnswerProcessor, VocabProcessor
+from mmf.datasets.processors.processors import BaseProcessor, M4CAnswerProcessor, VocabProcessor
+from tokenizers import BertWordPieceTokenizer, Tokenizer
 
 from mmclvqa.clove.data_root import load_vocabulary
 from mmclvqa.clove.errors import DataError
+from mmclvqa.clove.files import read_json
 
 OCR_TOKEN = "[OCR]"
 FASTTEXT_DIM = 300
@@ -23,9 +25,50 @@ MAX_MATCHES = 20
 """Maximum number of index sequences per answer, as in M4C."""
 
 
+PLAIN_SETTINGS = {"do_lower_case", "model_max_length", "tokenizer_class"}
+"""Entries of a ``tokenizer_config.json`` that do not change BERT's tokens, as ``do_lower_case`` is always given."""
+
+
+def load_tokenizer(source: str, do_lower_case: bool = True, **params: Any) -> tuple[Tokenizer, int, int]:
+    """Return a tokenizer and the ids of the tokens before and after a text.
+
+    Importing transformers takes a second, so a folder with BERT's own vocabulary is read without it.
+
+    Args:
+        source: a folder, or a name on the hub.
+        do_lower_case: whether texts are converted to lower case.
+        params: other arguments of transformers' ``AutoTokenizer.from_pretrained``.
+
+    Raises:
+        OSError: the tokenizer is neither a folder nor available from the hub.
+    """
+    if not params and _is_plain_bert(Path(source)):
+        with contextlib.suppress(TypeError):  # the vocabulary lacks [CLS] or [SEP], which transformers adds
+            plain = BertWordPieceTokenizer(f"{source}/vocab.txt", lowercase=do_lower_case)
+            return plain._tokenizer, plain.token_to_id("[CLS]"), plain.token_to_id("[SEP]")
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(source, do_lower_case=do_lower_case, **params)
+    return tokenizer.backend_tokenizer, tokenizer.cls_token_id, tokenizer.sep_token_id
+
+
+def _is_plain_bert(folder: Path) -> bool:
+    if not (folder / "vocab.txt").is_file() or (folder / "added_tokens.json").exists():
+        return False
+    files = (folder / "config.json", folder / "tokenizer_config.json")
+    config, settings = ({**read_json(file)} if file.is_file() else {} for file in files)
+    named = settings.get("tokenizer_class") in (None, "BertTokenizer", "BertTokenizerFast")
+    return named and config.get("model_type") == "bert" and settings.keys() <= PLAIN_SETTINGS
+
+
 @registry.register_processor("clvqa_bert_tokenizer")
-class CloveBertTokenizer(BertTokenizer):
+class CloveBertTokenizer(BaseProcessor):
     """MMF's BERT tokenizer for one text, without masked language modelling: the same ids in a tenth of the time."""
+
+    def __init__(self, config: Any, *args: Any, **kwargs: Any) -> None:
+        self._max_seq_length = config.max_seq_length
+        params = config.tokenizer_config.get("params") or {}
+        self._tokenizer, self._cls, self._sep = load_tokenizer(config.tokenizer_config.type, **params)
 
     def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
         """Tokenize ``item["text"]``.
@@ -34,10 +77,10 @@ class CloveBertTokenizer(BertTokenizer):
             ``input_ids`` int64 (max_seq_length,), zero-padded and truncated as in MMF; ``length``, an int, the number
             of tokens including [CLS] and [SEP].
         """
-        encoding = self._tokenizer.backend_tokenizer.encode(item["text"], add_special_tokens=False)
+        encoding = self._tokenizer.encode(item["text"], add_special_tokens=False)
         ids = encoding.ids[: self._max_seq_length - 2]
         padded = np.zeros(self._max_seq_length, dtype=np.int64)
-        padded[: len(ids) + 2] = (self._tokenizer.cls_token_id, *ids, self._tokenizer.sep_token_id)
+        padded[: len(ids) + 2] = (self._cls, *ids, self._sep)
         return {"input_ids": torch.from_numpy(padded), "length": len(ids) + 2}
 
 
@@ -47,7 +90,7 @@ class SceneGraphBertTokenizer(CloveBertTokenizer):
 
     def __init__(self, config: Any, *args: Any, **kwargs: Any) -> None:
         super().__init__(config, *args, **kwargs)
-        self._tokenizer.add_special_tokens({"additional_special_tokens": [OCR_TOKEN]})
+        self._tokenizer.add_special_tokens([OCR_TOKEN])
 
 
 class AnswerTargets(NamedTuple):

@@ -27,6 +27,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     unknown = [word for word in rest if word.startswith("-") or "=" not in word]
     if unknown or (rest and args.command == "chance"):
         parser.error(f"unrecognized arguments: {' '.join(unknown or rest)}")
+    if args.json and args.csv and Path(args.json).absolute() == Path(args.csv).absolute():
+        parser.error(f"--json and --csv both name {args.csv}")
     args.overrides = tuple(rest)
     return run_command(lambda: _output(_COMMANDS[args.command](args), args))
 

@@ -30,9 +30,10 @@ def check_root(root: Path, data: Path) -> None:
             file.write(manifest.read_bytes())
     contents = [path.read_bytes() if path.is_file() else None for path in (manifest, made_with)]
     if contents[0] != contents[1]:
-        raise ConfigError(
-            f"{root}: its experiments used different data than {data}; delete {root}, or choose another ROOT"
-        )
+        problem = f"its experiments used different data than {data};"
+        if not made_with.is_file():
+            problem = f"if its experiments used {data}, copy {manifest} to {made_with}; otherwise"
+        raise ConfigError(f"{root}: {problem} delete {root}, or choose another ROOT")
 
 
 def make_mini(data: Path) -> None:

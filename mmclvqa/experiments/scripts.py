@@ -46,6 +46,7 @@ SRM_ARGS=${{SRM_ARGS:-}}
 export ROOT CLOVE_ROOT CONFIG MMF_ARGS
 cd {project}
 PATH=$PWD/.venv/bin:$PATH
+python -m mmclvqa.experiments.root "$ROOT" "$CLOVE_ROOT" # stops if ROOT has experiments on other generated data
 """
 
 _PLAIN = re.compile(r"[A-Za-z0-9_./=:,@%+-]+")
@@ -79,12 +80,14 @@ def script_name(experiment: Experiment) -> str:
 
     That of another model than UniVQA has the model's name before that of the method.
     """
-    start, method = find_setting(experiment.setting).abbreviation, experiment.method
+    setting, method = find_setting(experiment.setting), experiment.method
+    start = setting.abbreviation
     model = "" if experiment.model == MODEL or method.steps == "chance" else f"{experiment.model}_"
     if method.steps in ("multitask", "chance"):
-        return f"multitask/{start}_{model}{method.name}.sh"
+        # The abbreviations of other settings may be equal.
+        return f"{'multitask' if setting.in_package else setting.name}/{start}_{model}{method.name}.sh"
     index = order_index(experiment.setting, experiment.order)
-    return f"{experiment.setting}/{start}_run_{model}{method.script_name(experiment.settings)}_S{index}.sh"
+    return f"{setting.name}/{start}_run_{model}{method.script_name(experiment.settings)}_S{index}.sh"
 
 
 def published_experiments() -> Iterator[Experiment]:

@@ -138,9 +138,9 @@ def _multitask(experiment: Experiment, root: str, config: str) -> Iterator[Step]
     yield Step("multitask", "train on all tasks at once", ("mmf_run",), arguments, weights)
     call = (
         f"test_multi_task(device='$DEVICE', cl_setting='{setting_argument(experiment.setting)}', model_name='{model}', "
-        "save_dir='{}')"
+        f"save_dir='{root}/exp/clvqa')"
     )
-    yield _evaluation_step("evaluate the multitask model", call, root, result_file(experiment, root), (weights,))
+    yield _evaluation_step("evaluate the multitask model", call, result_file(experiment, root), (weights,))
 
 
 def _chance(experiment: Experiment, root: str, config: str) -> Iterator[Step]:
@@ -180,12 +180,12 @@ def _evaluation(
     call = (
         f"stage_sweep(cl_setting='{setting_argument(experiment.setting)}', "
         f"setting_idx={order_index(experiment.setting, experiment.order)}, abbr_seq='{experiment.order}', "
-        f"device='$DEVICE', model_name='{experiment.model}', save_dir='{{}}', val_exp='{experiment.name}', "
+        f"device='$DEVICE', model_name='{experiment.model}', save_dir='{root}/exp/clvqa', val_exp='{experiment.name}', "
         f"test_stand_alone={test_stand_alone}, test_reg={test_reg})"
     )
-    return _evaluation_step("evaluate every model on every task", call, root, result_file(experiment, root), inputs)
+    return _evaluation_step("evaluate every model on every task", call, result_file(experiment, root), inputs)
 
 
-def _evaluation_step(title: str, call: str, root: str, output: str, inputs: tuple[str, ...]) -> Step:
-    code = f"from eval_os import *; {call.format(f'{root}/exp/clvqa')}"
+def _evaluation_step(title: str, call: str, output: str, inputs: tuple[str, ...]) -> Step:
+    code = f"from eval_os import *; {call}"
     return Step("evaluate", title, ("python", "-c"), (code,), output, inputs, arguments_variable="")

@@ -26,7 +26,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
-from dataclasses import Field, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -34,6 +34,7 @@ from mmclvqa.clove.errors import ConfigError
 from mmclvqa.clove.experiment_paths import MODEL
 from mmclvqa.clove.tasks import Task
 from mmclvqa.clove.text import did_you_mean
+from mmclvqa.value_kinds import fit
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -306,12 +307,16 @@ class Method:
             ConfigError: a key is not a setting of the method, or a value has another type than the default.
         """
         declared = {one.name: one for one in fields(cls.Settings)}
+        fitting = {}
         for key, value in values.items():
             if key not in declared:
                 hint = did_you_mean(key, declared)
                 raise ConfigError(f"training.CL.{cls.name}.{key}: {cls.name} has no such setting{hint}")
-            _check_type(f"training.CL.{cls.name}.{key}", value, declared[key])
-        return cls.Settings(**values)
+            kind = declared[key].default
+            if type(kind) is int and declared[key].type not in (int, "int"):
+                kind = float(kind)
+            fitting[key] = fit(f"training.CL.{cls.name}.{key}", value, kind)
+        return cls.Settings(**fitting)
 
     @classmethod
     def default_config(cls) -> dict[str, Any]:
@@ -427,23 +432,6 @@ def require_number(key: str, value: Any, what: str, is_legal: Callable[[float], 
     if isinstance(value, bool) or not isinstance(value, int | float) or math.isinf(value) or not is_legal(value):
         raise ConfigError(f"{key}={value}: it must be {what}")
     return float(value)
-
-
-def _check_type(key: str, value: Any, declared: Field[Any]) -> None:
-    default = declared.default
-    if value is None or default is None:
-        return
-    if isinstance(default, bool):
-        fits, expected = isinstance(value, bool), "true or false"
-    elif declared.type in (int, "int"):
-        fits, expected = isinstance(value, int) and not isinstance(value, bool), "a whole number"
-    elif isinstance(default, int | float):
-        fits = isinstance(value, int | float) and not isinstance(value, bool) and not math.isnan(value)
-        expected = "a number"
-    else:
-        fits, expected = isinstance(value, type(default)), "a text"
-    if not fits:
-        raise ConfigError(f"{key}={value}: it must be {expected}")
 
 
 def _parse_value(text: str, key: str, value: str, default: Any) -> Any:

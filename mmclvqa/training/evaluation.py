@@ -259,7 +259,7 @@ def _joined(batches: list[Any]) -> Any:
 
 
 def _build(setting: Any) -> tuple[str, Any]:
-    entry = {"type": setting} if isinstance(setting, str) else setting
+    entry = setting if isinstance(setting, Mapping) else {"type": setting}
     name, params = entry.get("type"), entry.get("params") or {}
     registered = registry.mapping["metric_name_mapping"]
     if name not in registered:

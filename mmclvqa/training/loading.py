@@ -156,9 +156,6 @@ class Split:
         seed: seed of the order of training records.
         rank: rank of this process.
         world_size: number of processes.
-
-    Raises:
-        ConfigError: ``training.batch_size`` (or ``eval_batch_size``) is not positive.
     """
 
     def __init__(
@@ -170,12 +167,6 @@ class Split:
         self._seed = seed
         self._rank = rank
         self._world_size = world_size
-        for key in ("batch_size", "eval_batch_size"):
-            size = training[key]
-            if size is None and key == "eval_batch_size":
-                continue
-            if not isinstance(size, int) or size < 1:
-                raise ConfigError(f"training.{key}={size}: it must be a whole number of at least 1")
         proportional = training.dataset_size_proportional_sampling
         self.plan = TrainingPlan(self.sizes, training.batch_size, seed, proportional)
         self._evaluation = evaluation_batches(

@@ -76,7 +76,7 @@ def pythia_factor(update: int, training: Any) -> float:
     if training.use_warmup and update < training.warmup_iterations:
         done = update / training.warmup_iterations
         return training.warmup_factor * (1 - done) + done
-    return training.lr_ratio ** bisect_right(list(training.lr_steps), update)
+    return training.lr_ratio ** bisect_right(list(training.lr_steps or ()), update)
 
 
 def set_learning_rates(optimizer: torch.optim.Optimizer, scheduler: Any) -> None:

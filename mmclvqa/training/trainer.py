@@ -122,10 +122,6 @@ class Trainer(BaseTrainer):
         self.scheduler = build_scheduler(optimizer, self.config)
         self.optimizer = self.accelerator.prepare_optimizer(optimizer)
         self._frequency = training.update_frequency
-        if not isinstance(self._frequency, int) or self._frequency < 1:
-            raise ConfigError(
-                f"training.update_frequency={self._frequency}: it must be a whole number of at least 1"
-            )
         updates_per_epoch = -(-len(self.splits["train"].plan) // self._frequency)
         if training.max_epochs is not None:
             self.max_updates = training.max_epochs * updates_per_epoch

@@ -288,6 +288,7 @@ def test_tasks_are_assigned_by_a_file(tmp_path: Path, run_clove: Run) -> None:
         (["--by", "answer_type", "--task", "a=othr"], "no question has answer_type 'othr'; did you mean other?"),
         (["--by", "question_id"], "tasks[0].name: '458752000' is not a name"),
         (["--by", "answer_type", "--task", "a=other"], "tasks: must be a list of at least two tasks"),
+        (["--by", "answer_type", "--task", "a=other,yes/no", "--task", "b=other"], "'other' is in 'a' and in 'b'"),
         (["--by", "answer_type", "--feature-path", "{img}.npy"], "feature path '{img}.npy': cannot be filled with"),
     ],
 )
@@ -296,6 +297,15 @@ def test_a_mistaken_choice_is_refused_and_nothing_is_written(
 ) -> None:
     code, _, error = run_clove("import", "x", tmp_path / "data", *words, *write_vqa(tmp_path))
     assert code == 1 and message in error and error.count("\n") == 1
+    assert not (tmp_path / "data").exists()
+
+
+def test_values_that_would_be_one_task_are_refused(tmp_path: Path, run_clove: Run) -> None:
+    words = write_vqa(tmp_path)
+    for path in tmp_path.glob("*.json"):
+        path.write_text(path.read_text().replace('"other"', '"yes:no"'))
+    code, _, error = run_clove("import", "x", tmp_path / "data", "--by", "answer_type", *words)
+    assert code == 1 and "answer_type 'yes/no' and 'yes:no' would be one task, 'yes_no'; name each" in error
     assert not (tmp_path / "data").exists()
 
 
@@ -396,6 +406,15 @@ def test_an_existing_setting_is_replaced_only_on_request(tmp_path: Path, run_clo
     code, _, error = run_clove(*words)
     assert code == 1 and "settings/x.yaml: already exists; choose another name, or replace it (--replace)" in error
     assert run_clove(*words, "--replace")[0] == 0
+
+
+def test_a_replaced_setting_loses_its_prompts(tmp_path: Path, run_clove: Run) -> None:
+    words = ["import", "x", tmp_path, "--by", "answer_type", *write_vqa(tmp_path)]
+    prompts = tmp_path / "scene_graph_prompts" / "x.json"
+    prompts.parent.mkdir()
+    prompts.write_text("{}")
+    assert run_clove(*words)[0] == 0 and prompts.exists()
+    assert run_clove(*words, "--replace")[0] == 0 and not prompts.exists()
 
 
 def test_records_of_any_origin_become_a_setting(tmp_path: Path) -> None:

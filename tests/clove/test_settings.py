@@ -129,6 +129,10 @@ FIRST = {"name": "shape"}
         ({"tasks": SHAPES, "image_sources": {"x": {}}}, "image_sources.x.features: must be one or two databases"),
         ({"tasks": SHAPES, "image_sources": {"vg": {"features": "x"}}}, "image_sources.vg: has other databases in"),
         ({"tasks": SHAPES, "task_configs": "yes"}, "task_configs: is 'yes'; it must be true or false"),
+        (
+            {"tasks": [{"name": letter * 50} for letter in "abö"]},
+            "tasks: file names would have 423 bytes for the tasks and their order, and 200 are possible; give the",
+        ),
     ],
 )
 def test_a_mistake_in_a_file_is_refused_with_file_key_and_mend(tmp_path: Path, content: Any, message: str) -> None:
@@ -137,6 +141,15 @@ def test_a_mistake_in_a_file_is_refused_with_file_key_and_mend(tmp_path: Path, c
         find_setting(path)
     assert str(refused.value).startswith(f"{path}: ") and message in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("character", list("\"'$`\\"))
+def test_a_path_that_commands_cannot_quote_is_refused(tmp_path: Path, character: str) -> None:
+    path = tmp_path / f"a{character}b" / "settings" / "shapes.yaml"
+    path.parent.parent.mkdir()
+    write(path.parent.parent)
+    with pytest.raises(TaskError, match="shapes.yaml: commands cannot name a setting with .* in its path"):
+        setting_argument(path)
 
 
 def test_a_missing_file_and_a_taken_name_are_refused(tmp_path: Path) -> None:

@@ -136,6 +136,15 @@ def test_a_missing_configuration_is_one_line(
     assert error.startswith("error: config file nowhere/functional/cl_object_unicl_standalone.yaml does not")
 
 
+@pytest.mark.parametrize(("json_file", "csv_file"), [("x", "./x"), ("-", "-")])
+def test_one_file_for_two_formats_is_refused(
+    world: World, capsys: pytest.CaptureFixture[str], json_file: str, csv_file: str
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        sweep_command(world, "--json", json_file, "--csv", csv_file)
+    assert stopped.value.code == 2 and f"--json and --csv both name {csv_file}" in capsys.readouterr().err
+
+
 def test_unknown_flags_are_refused(swept_once: World, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         sweep_command(swept_once, "--nothing")

@@ -65,7 +65,7 @@ def test_scripts_are_valid_bash_and_every_word_reaches_its_program(
 ) -> None:
     words = ["--method", *METHODS, "--setting", setting, "--order", reversed_order(setting), "--out", str(tmp_path)]
     assert main(project, words) == 0
-    scripts = list(tmp_path.glob(f"{setting}/*.sh")) + list(tmp_path.glob("multitask/*.sh"))
+    scripts = list(tmp_path.glob(f"{setting}/*.sh"))
     assert len(scripts) == len(METHODS)
     for script in scripts:
         subprocess.run(["bash", "-n", script], check=True, timeout=20)
@@ -74,8 +74,19 @@ def test_scripts_are_valid_bash_and_every_word_reaches_its_program(
     assert learned == list(reversed(NAMES[setting]))
 
 
+def test_scripts_of_settings_with_one_abbreviation_are_different_files(
+    data: Path, project: Path, tmp_path: Path
+) -> None:
+    for setting in ("two", "ten"):
+        write_setting(data, setting, abbreviation="F")
+        assert main(project, ["--method", "multitask", "chance", "--setting", setting, "--out", str(tmp_path)]) == 0
+    assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.sh")) == [
+        "ten/F_chance.sh", "ten/F_multitask.sh", "two/F_chance.sh", "two/F_multitask.sh",
+    ]  # fmt: skip
+
+
 def test_a_setting_outside_of_the_data_root_is_named_by_its_path_in_every_command(data: Path, tmp_path: Path) -> None:
-    file = write_setting(tmp_path / "else where", "odd").rename(tmp_path / "else where" / "colours.yaml")
+    file = write_setting(tmp_path / "else {where}", "odd").rename(tmp_path / "else {where}" / "colours.yaml")
     for step in plan(runs_of([str(file)], [], METHODS, [])):
         assert str(file) in " ".join(shlex.split(command(step).replace("\\\n", " "))), step.title
         assert str(file) not in step.output

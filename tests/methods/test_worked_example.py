@@ -62,7 +62,8 @@ def test_a_misspelt_hyperparameter_and_an_unusable_file_are_named(methods: Metho
     file.write_text(CODE)
     own = (f"env.user_dir={file}", "training.CL.method=l2")
     assert "did you mean training.CL.l2.weight" in methods.error("attribute", *own, "training.CL.l2.wait=1")
-    assert "training.CL.l2.weight must be a number" in methods.error("attribute", *own, "training.CL.l2.weight=much")
+    wrong = "training.CL.l2.weight=much"
+    assert f"{wrong}: it must be a number" in methods.error("attribute", *own, wrong)
     broken = methods.folder / "broken.py"
     broken.write_text("import nothing_of_this_name\n")
     line = methods.error("attribute", f"env.user_dir={broken}", "training.CL.method=l2")

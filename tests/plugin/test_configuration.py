@@ -100,9 +100,20 @@ def test_words_of_the_seeds_scripts_are_taken() -> None:
         ("training.max_update=3", "did you mean training.max_updates"),
         ("training.CL.restore_path=x", "did you mean training.CL.restore_paths"),
         ("max_updates=3", "training.max_updates"),
-        ("training.max_updates=many", "training.max_updates must be a number"),
-        ("training.CL.use_cl=maybe", "training.CL.use_cl must be true or false"),
-        ("training.CL=1", "is a group of keys"),
+        ("training.max_updates=many", "training.max_updates=many: it must be a whole number"),
+        ("training.max_updates=2.5", "training.max_updates=2.5: it must be a whole number"),
+        ("training.max_epochs=abc", "training.max_epochs=abc: it must be a whole number"),
+        ("training.eval_batch_size=0", "training.eval_batch_size=0: it must be a whole number of at least 1"),
+        ("training.num_workers=-1", "training.num_workers=-1: it must be a whole number of at least 0"),
+        ("training.num_workers=null", "training.num_workers=null: it must be a number"),
+        ("training.seed=5000000000", "it must be a whole number of at least -1 and at most 4294967295"),
+        ("training.seed=-5", "training.seed=-5: it must be a whole number of at least -1"),
+        ("learning_rate=nan", "learning_rate=nan: it must be a number"),
+        ("training.lr_steps=often", "training.lr_steps=often: it must be a list of numbers"),
+        ("training.CL.use_cl=maybe", "training.CL.use_cl=maybe: it must be true or false"),
+        ("env.save_dir={'a': 1}", "env.save_dir={'a': 1}: it must be a text"),
+        ("training.early_stop={'enable': True}", "unknown key training.early_stop.enable; did you mean"),
+        ("training.CL=1", "training.CL=1: it must be a group of keys (method, "),
         ("training.device=tpu", "expected one of: auto, cpu, cuda"),
         ("nonsense", "not of the form key=value"),
     ],
@@ -122,6 +133,8 @@ def test_a_wrong_word_is_refused_by_name(word: str, message: str) -> None:
         ("includes: [nowhere.yaml]\n", "nowhere.yaml does not exist"),
         ("includes: [mine.yaml]\n", "mine.yaml includes itself"),
         ("includes: base.yaml\n", "includes=base.yaml: it must be a list of files"),
+        ("training: {max_updates: 2.5}\n", "mine.yaml: training.max_updates=2.5: it must be a whole number"),
+        ("training: {early_stop: true}\n", "mine.yaml: training.early_stop=True: it must be a group of keys"),
     ],
 )
 def test_a_wrong_file_is_refused_by_name(tmp_path: Path, text: str, message: str) -> None:
@@ -130,6 +143,57 @@ def test_a_wrong_file_is_refused_by_name(tmp_path: Path, text: str, message: str
     with pytest.raises(ConfigError, match=re.escape(message)) as caught:
         read(f"config={path}", *NAMES)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("word", "value"),
+    [
+        ("training.experiment_name=7", "7"),
+        ("training.experiment_name=1e5", "1e5"),
+        ("training.experiment_name=True", "True"),
+        ("env.save_dir=2024", "2024"),
+        ("checkpoint.resume_file=7", "7"),
+        ("training.CL.task_order=1,2", "1,2"),
+        ("training.CL.method=['ewc', 'random']", "ewc,random"),
+        ("training.num_workers=2.0", 2),
+        ("training.max_updates=1e3", 1000),
+        ("training.max_updates=null", None),
+        ("training.max_epochs=null", None),
+        ("training.lr_ratio=1", 1),
+        ("optimizer.params.weight_decay=0.01", 0.01),
+        ("training.pin_memory=1", True),
+        ("training.lr_steps=1", [1]),
+        ("training.lr_steps=(1, 2)", [1, 2]),
+        ("evaluation.metrics=textvqa_accuracy", ["textvqa_accuracy"]),
+        ("evaluation.metrics=[textvqa_accuracy, textvqa_accuracy_cls]", ["textvqa_accuracy", "textvqa_accuracy_cls"]),
+        ("dataset_config.clvqa.annotations.train=a.npy,b.npy", ["a.npy", "b.npy"]),
+        ("dataset_config.clvqa.features_dir=${env.data_dir}", "/data"),
+    ],
+)
+def test_an_override_takes_the_kind_of_its_default(word: str, value: object) -> None:
+    selected = OmegaConf.select(read(f"config={TASK}", *NAMES, word), word.partition("=")[0])
+    selected = list(selected) if OmegaConf.is_list(selected) else selected
+    assert selected == value and type(selected) is type(value)
+
+
+def test_a_group_of_keys_may_be_one_override() -> None:
+    word = "training.early_stop={'enabled': 1, 'patience': 10}"
+    early_stop = read(f"config={TASK}", *NAMES, word).training.early_stop
+    assert (early_stop.enabled, early_stop.patience, early_stop.minimize) == (True, 10, False)
+    params = read(f"config={TASK}", *NAMES, "optimizer.params={'lr': 0.1}").optimizer.params
+    assert dict(params) == {"lr": 0.1}
+
+
+def test_a_value_in_a_file_takes_the_kind_of_its_default(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("training: {experiment_name: 7, max_updates: 8.0}\n")
+    training = read(f"config={tmp_path / 'mine.yaml'}", *NAMES).training
+    assert (training.experiment_name, repr(training.max_updates)) == ("7", "8")
+
+
+def test_a_whole_number_in_a_file_may_become_another_number(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("training: {lr_ratio: 1}\noptimizer: {params: {momentum: 0}}\n")
+    config = read(f"config={tmp_path / 'mine.yaml'}", *NAMES, "training.lr_ratio=0.5", "optimizer.params.momentum=0.9")
+    assert (config.training.lr_ratio, config.optimizer.params.momentum) == (0.5, 0.9)
 
 
 def test_a_config_path_that_does_not_exist_is_named() -> None:

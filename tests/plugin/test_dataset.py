@@ -20,11 +20,13 @@ from mmf.common.sample import SampleList
 from mmf.utils.build import build_dataset
 from mmf.utils.configuration import Configuration
 from mmf.utils.distributed import byte_tensor_to_object
+from omegaconf import OmegaConf
+from transformers import AutoTokenizer
 
 from mmclvqa.clove.errors import CloveError, DataError
 from mmclvqa.clove.records import load_records, save_records
 from mmclvqa.datasets.prepared import scene_graph_text
-from mmclvqa.datasets.processors import dense_targets
+from mmclvqa.datasets.processors import SceneGraphBertTokenizer, _is_plain_bert, dense_targets
 from mmclvqa.models import UniVQANetwork
 from mmclvqa.models.inputs import UniVQAInputs
 from mmclvqa.training.loading import Split
@@ -151,9 +153,9 @@ def test_texts_end_with_separators_and_count_real_tokens(build: Build) -> None:
     tokenizer = data.text_processor._tokenizer
     sample, record = data[0], data.records[0]
     length = int(sample.text_len)
-    words = tokenizer.convert_ids_to_tokens(sample.text[:length].tolist())
+    words = [tokenizer.id_to_token(index) for index in sample.text[:length].tolist()]
     assert (words[0], words[-1]) == ("[CLS]", "[SEP]")
-    assert words[1:-1] == tokenizer.tokenize(record["question"])[: len(words) - 2]
+    assert words[1:-1] == tokenizer.encode(record["question"], add_special_tokens=False).tokens[: len(words) - 2]
     assert not sample.text[length:].any()
 
 
@@ -164,7 +166,8 @@ def test_the_quick_tokenizer_gives_the_ids_of_mmfs(build: Build, name: str) -> N
     data = build("scenetext", "train")
     processor = getattr(data, name).processor
     oracle = BertTokenizer(data.config.processors[name].params)
-    oracle._tokenizer = processor._tokenizer
+    if name == "scene_graph_processor":
+        oracle._tokenizer.add_special_tokens({"additional_special_tokens": ["[OCR]"]})
     for index in range(len(data)):
         for text in (data.records[index]["question"], scene_graph_text(data.records[index], False), ""):
             mine, wanted = processor({"text": text}), oracle({"text": text})
@@ -191,8 +194,8 @@ def test_knowledge_is_the_first_facts_triplet_or_nothing(build: Build) -> None:
 def test_the_scene_graph_tokenizer_has_one_special_token_more(build: Build) -> None:
     data = build("object", "train")
     graph, text = data.scene_graph_processor._tokenizer, data.text_processor._tokenizer
-    assert len(graph) == len(text) + 1
-    assert graph.tokenize("sign with [OCR] stop")[2] == "[OCR]"
+    assert graph.get_vocab_size() == text.get_vocab_size() + 1
+    assert graph.encode("sign with [OCR] stop", add_special_tokens=False).tokens[2] == "[OCR]"
 
 
 def test_scene_graph_text_joins_items_and_drops_the_last_separator() -> None:
@@ -526,3 +529,24 @@ def test_a_loop_that_ends_early_leaves_no_loading_thread(build: Build) -> None:
         break
     del loaded
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("data loading")]
+
+
+@pytest.mark.parametrize("plain", [True, False])
+def test_the_tokenizer_gives_the_ids_of_transformers(clove_mini: Path, tmp_path: Path, plain: bool) -> None:
+    folder = tmp_path / "bert"
+    shutil.copytree(clove_mini / "pretrained" / "bert-base-uncased", folder)
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    if not plain:
+        (folder / "tokenizer_config.json").write_text(json.dumps(settings | {"strip_accents": False}))
+    assert _is_plain_bert(folder) == plain
+    processor = SceneGraphBertTokenizer(
+        OmegaConf.create({
+            "max_seq_length": 12, "tokenizer_config": {"type": str(folder), "params": {"do_lower_case": True}}
+        })
+    )  # fmt: skip
+    reference = AutoTokenizer.from_pretrained(folder, do_lower_case=True)
+    reference.add_special_tokens({"additional_special_tokens": ["[OCR]"]})
+    texts = ["What is LEFT of the red-ish Zebra?", "red cup [SEP] bleu café [OCR] 日本 [SEP]", "", "a " * 30]
+    for text in texts:
+        expected = reference(text, max_length=12, truncation=True, padding="max_length")["input_ids"]
+        assert processor({"text": text})["input_ids"].tolist() == expected

@@ -206,8 +206,7 @@ def test_bad_settings_are_refused_in_one_line(tiny: MakeTiny) -> None:
         "training.precision=fp16": "needs a GPU",
         "training.clip_norm_mode=question": "only all",
         "training.batch_size=0": "at least 1",
-        "training.batch_size=null": "at least 1",
-        "training.batch_size=2.5": "at least 1",
+        "training.batch_size=null": "it must be a number",
         "training.eval_batch_size=0": "at least 1",
         "training.update_frequency=0": "at least 1",
         "training.max_updates=null": "training.max_updates and training.max_epochs",
@@ -219,6 +218,7 @@ def test_bad_settings_are_refused_in_one_line(tiny: MakeTiny) -> None:
     for word, words in cases.items():
         assert words in tiny("bad").error(word), word
     assert "did you mean tiny_accuracy" in tiny("metric", {"evaluation": {"metrics": ["tiny_acuracy"]}}).error()
+    assert "no metric named 7" in tiny("number").error("evaluation.metrics=[7]")
     assert "optimizer.params do not fit Adam" in tiny("optim", {"optimizer": {"params": {"rate": 1}}}).error()
     assert not list(tiny("bad").save_dir.glob("*.ckpt"))
 

@@ -14,6 +14,7 @@ SRM_ARGS=${SRM_ARGS:-}
 export ROOT CLOVE_ROOT CONFIG MMF_ARGS
 cd "$(dirname "${BASH_SOURCE[0]}")/../../.."
 PATH=$PWD/.venv/bin:$PATH
+python -m mmclvqa.experiments.root "$ROOT" "$CLOVE_ROOT" # stops if ROOT has experiments on other generated data
 
 # train b#Workplace
 if [ ! -f "$ROOT/exp/clvqa/save/stand_alone/scene/unicl_b#Workplace/unicl_final.pth" ]; then

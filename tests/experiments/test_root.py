@@ -1,0 +1,70 @@
+"""Experiments in a folder use the same generated data, whether scripts or the workflow run them."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from mmclvqa.clove.data_root import MANIFEST
+from mmclvqa.clove.errors import ConfigError
+from mmclvqa.experiments.root import MADE_WITH, check_root
+
+SCRIPT = "run_scripts/mmclvqa/multitask/F_multitask.sh"
+
+
+def generated(folder: Path, content: str = "{}") -> Path:
+    """Return a folder of generated data."""
+    folder.mkdir()
+    (folder / MANIFEST).write_text(content)
+    return folder
+
+
+def with_experiments(folder: Path) -> Path:
+    """Return a folder with experiments of unknown data."""
+    (folder / "exp/clvqa/save").mkdir(parents=True)
+    return folder
+
+
+def test_a_new_root_is_marked_and_then_takes_only_the_same_data(tmp_path: Path) -> None:
+    root, first, second = tmp_path / "root", generated(tmp_path / "a"), generated(tmp_path / "b", "[]")
+    check_root(root, first)
+    check_root(with_experiments(root), first)
+    with pytest.raises(ConfigError, match=f"^{root}: its experiments used different data than {second}; delete"):
+        check_root(root, second)
+    with pytest.raises(ConfigError, match="different data"):
+        check_root(root, tmp_path / "published")
+
+
+def test_experiments_on_published_data_need_no_mark(tmp_path: Path) -> None:
+    root = with_experiments(tmp_path / "root")
+    check_root(root, tmp_path / "published")
+    assert not (root / MADE_WITH).exists()
+
+
+def test_experiments_of_unknown_data_are_kept_by_copying_the_manifest(tmp_path: Path) -> None:
+    root, data = with_experiments(tmp_path / "root"), generated(tmp_path / "data")
+    with pytest.raises(ConfigError) as refused:
+        check_root(root, data)
+    pattern = rf"if its experiments used {data}, copy (\S+) to (\S+); otherwise delete"
+    source, target = re.search(pattern, str(refused.value)).groups()
+    Path(target).write_bytes(Path(source).read_bytes())
+    check_root(root, data)
+
+
+@pytest.mark.parametrize("used", ["same", "other"])
+def test_a_script_marks_its_root_and_stops_at_one_of_other_data(
+    project: Path, programs: dict[str, str], tmp_path: Path, used: str
+) -> None:
+    root, data = tmp_path / "a root", generated(tmp_path / "data")
+    if used == "other":
+        check_root(root, generated(tmp_path / "other", "[]"))
+    environment = programs | {"ROOT": str(root), "CLOVE_ROOT": str(data), "MMF_ARGS": "run_type=nothing"}
+    done = subprocess.run(["bash", project / SCRIPT], env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1
+    assert ("different data" in done.stderr) == (used == "other"), done.stderr
+    if used == "same":
+        assert "run_type=nothing" in done.stderr
+        check_root(root, data)
