@@ -63,7 +63,7 @@ def test_importing_mmf_imports_no_library_that_the_plugin_does_not_use(project: 
     assert prints(f"import sys, mmf; print(*(name for name in {slow} if name in sys.modules))", project) == []
 
 
-def test_training_imports_no_compiler_no_distributed_tensors_and_no_transformers(project: Path, mmf_run: Runner) -> None:
+def test_training_imports_no_compiler_and_no_transformers(project: Path, mmf_run: Runner) -> None:
     slow = ("torch._dynamo", "torch.distributed.tensor", "transformers", "sympy", "sklearn", "pandas", "scipy")
     save_dir = mmf_run.folder / "object"
     words = mmf_run.command("training.max_updates=1", "training.num_workers=0", f"env.save_dir={save_dir}")[3:]
