@@ -45,12 +45,14 @@ def profile(stage: Path, project: Path) -> Path:
         (stage / "bin" / name).chmod(0o755)
     folder = stage / "a profile"
     folder.mkdir()
-    text = (project / "profiles/slurm/config.yaml").read_text()
-    change(folder, text, ("before-status-checks: 10", "before-status-checks: 1"))
+    text = (project / "profiles/slurm/config.yaml").read_text() + "seconds-between-status-checks: 1\n"
+    (folder / "config.yaml").write_text(text)
+    change(folder, ("before-status-checks: 10", "before-status-checks: 1"))
     return folder
 
 
-def change(profile: Path, text: str, *replacements: tuple[str, str]) -> None:
+def change(profile: Path, *replacements: tuple[str, str]) -> None:
+    text = (profile / "config.yaml").read_text()
     for old, new in replacements:
         assert text.count(old) == 1, old
         text = text.replace(old, new)
@@ -63,7 +65,6 @@ def test_a_refused_job_is_named_with_the_reason(
 ) -> None:
     change(
         profile,
-        (profile / "config.yaml").read_text(),
         ("- steps_per_job=2", f"- steps_per_job={steps_per_job}"),
         ("slurm_partition=batch ", "slurm_partition=nosuch "),
     )
@@ -76,11 +77,28 @@ def test_a_refused_job_is_named_with_the_reason(
     assert line.startswith("error: not submitted: ") and " and 1 more: " in line and line.endswith(reason)
 
 
+@pytest.mark.parametrize("steps_per_job", [1, 2])
+def test_an_account_that_the_executor_refuses_is_named(
+    profile: Path, stage: Path, steps_per_job: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (stage / "bin/sacctmgr").write_text("#!/bin/sh\necho mine\n")
+    (stage / "bin/sacctmgr").chmod(0o755)
+    change(
+        profile,
+        ("- steps_per_job=2", f"- steps_per_job={steps_per_job}"),
+        ("# - slurm_account=...", "- slurm_account=other"),
+        ("slurm-no-account: true", ""),
+    )
+    assert command_line.main([*COMMAND, "multitask", "--profile", str(profile)]) == 1
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: not submitted: train on all tasks at once: ")
+    assert "account other appears to be invalid. Available accounts: mine; check partition, account" in line
+
+
 def test_other_steps_go_on_after_a_refused_job(
     profile: Path, stage: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    text = (profile / "config.yaml").read_text()
-    change(profile, text, ("- evaluate:runtime=120", "- train:slurm_partition=nosuch"), ("retries: 2", "retries: 0"))
+    change(profile, ("- evaluate:runtime=120", "- train:slurm_partition=nosuch"), ("retries: 2", "retries: 0"))
     assert command_line.main([*COMMAND, "ft", "chance", "--profile", str(profile)]) == 1
     lines = capsys.readouterr().err.splitlines()
     [job] = (stage / "log.jobs").read_text().split()
