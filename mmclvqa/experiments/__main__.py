@@ -174,15 +174,16 @@ def _snakemake(
     kinds = {planning.below_root(step.output): step.kind for step in steps}
     parallel = _parallel(args)
     command_line = [
-        sys.executable, "-m", "snakemake", "--snakefile", str(WORKFLOW / "Snakefile"), "--directory", str(root),
-        "--quiet", "host", "progress", "reason", "rules", "--profile", str(_profile(args)), "--config",
-        f"plan={plan.relative_to(root)}",
+        sys.executable, "-m", "mmclvqa.experiments.run_snakemake", "--snakefile", str(WORKFLOW / "Snakefile"),
+        "--directory", str(root), "--quiet", "host", "progress", "reason", "rules", "--profile", str(_profile(args)),
+        "--config", f"plan={plan.relative_to(root)}",
     ]  # fmt: skip
     if args.cores or not args.profile:
         command_line += ["--cores", str(parallel)]
     environment = os.environ | _arguments(args) | {
         "ROOT": str(root), "CLOVE_ROOT": str(data), "PROJECT": str(PROJECT), "CONFIG": args.config,
         "JOURNAL": str(journal.path), "GPUS": " ".join(_gpus(args)), "DEVICE": os.environ.get("DEVICE", "0"),
+        "PROFILE": str((_profile(args) / "config.yaml").absolute()),
         "PATH": f"{PROGRAMS}{os.pathsep}{os.environ['PATH']}",
     }  # fmt: skip
     in_jobs = f" in {len(planning.job_groups(steps, sharing))} jobs" if sharing.steps_per_job > 1 else ""

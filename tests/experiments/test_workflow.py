@@ -15,7 +15,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from script_runs import Call, calls, environment, needs_snakemake, stubbed_workflow, write_stubs
+from script_runs import Call, calls, environment, needs_snakemake, stubbed_workflow
 
 from mmclvqa.clove.errors import CloveError, ConfigError
 from mmclvqa.experiments import __main__ as command_line
@@ -242,19 +242,6 @@ def test_the_documented_cost_is_that_of_a_dry_run(
 
 
 # ------------------------------------------------------------------------------ Snakemake
-
-
-@pytest.fixture
-def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with stand-ins, in which ``ROOT`` is ``a #root: x``; the report is left out."""
-    write_stubs(tmp_path / "bin", sys.executable)
-    places = {"ROOT": tmp_path / "a #root: x", "CLOVE_ROOT": tmp_path / "data", "LOG": tmp_path / "log"}
-    for name, value in places.items():
-        monkeypatch.setenv(name, str(value))
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
-    monkeypatch.setattr(command_line, "PROGRAMS", tmp_path / "bin")
-    monkeypatch.setattr(command_line, "_report", lambda runs, root: 0)
-    return tmp_path
 
 
 def overlapping(first: Call, second: Call) -> bool:
