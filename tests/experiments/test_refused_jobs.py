@@ -95,6 +95,7 @@ def test_an_account_that_the_executor_refuses_is_named(
     assert "account other appears to be invalid. Available accounts: mine; check partition, account" in line
 
 
+@pytest.mark.long
 def test_other_steps_go_on_after_a_refused_job(
     profile: Path, stage: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
