@@ -73,8 +73,10 @@ def _main(args: argparse.Namespace, predict: bool) -> None:
     from mmf.utils.env import set_seed
     from mmf.utils.logger import Logger
 
+    from mmclvqa.training.distributed import runs_on_cpu
+
     config = configuration.get_config()
-    PartialState(cpu=config.training.device == "cpu", timeout=PROCESS_TIMEOUT)
+    PartialState(cpu=runs_on_cpu(config.training), timeout=PROCESS_TIMEOUT)
     try:
         config.training.seed = set_seed(config.training.seed)
         registry.register("seed", config.training.seed)

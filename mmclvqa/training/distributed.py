@@ -27,19 +27,23 @@ def build_accelerator(training: Any) -> Accelerator:
     """
     if training.precision not in PRECISIONS:
         raise ConfigError(f"training.precision={training.precision}: expected one of: {', '.join(PRECISIONS)}")
-    device = str(training.device)
-    if ":" in device and PartialState(cpu=device == "cpu").num_processes == 1:
+    device, on_cpu = str(training.device), runs_on_cpu(training)
+    if ":" in device and PartialState(cpu=on_cpu).num_processes == 1:
         torch.cuda.set_device(device)
-    on_cpu = device == "cpu" or not torch.cuda.is_available()
     if training.precision == "fp16" and on_cpu:
         raise ConfigError("training.precision=fp16 needs a GPU; use fp32 or bf16")
     # An earlier trainer in this process may have used another precision.
     AcceleratorState._reset_state()
     return Accelerator(
         mixed_precision=PRECISIONS[training.precision],
-        cpu=device == "cpu",
+        cpu=on_cpu,
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=training.find_unused_parameters)],
     )
+
+
+def runs_on_cpu(training: Any) -> bool:
+    """Return whether a run uses the CPU. accelerate must be told, or it takes each process for the only one."""
+    return str(training.device) == "cpu" or not torch.cuda.is_available()
 
 
 def register_device(accelerator: Accelerator) -> None:
