@@ -219,6 +219,8 @@ class _Reader:
         if not isinstance(sources, dict):
             raise self._error("image_sources", "must be a table of sources by name")
         published = self._text(content, "published", default="")
+        abbreviation = self._text(content, "abbreviation", default=self.file.stem)
+        self._check_name("abbreviation", abbreviation)
         setting = Setting(
             name=self.file.stem,
             file=self.file,
@@ -226,7 +228,7 @@ class _Reader:
             orders=(order_text(list(tasks.values())),),
             image_sources={name: self._source(f"image_sources.{name}", row) for name, row in sources.items()},
             description=self._text(content, "description", default=""),
-            abbreviation=self._text(content, "abbreviation", default=self.file.stem),
+            abbreviation=abbreviation,
             task_configs=self._value(content, "task_configs", "", False, bool, "true or false"),
             published=self.file.parent / published if published else None,
         )

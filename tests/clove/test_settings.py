@@ -125,6 +125,7 @@ FIRST = {"name": "shape"}
         ({"tasks": [FIRST, {"name": "y", "annotations": "y.npy"}]}, "'y.npy' must contain {split}"),
         ({"tasks": SHAPES, "orders": ["s,col,count"]}, "orders: task order 's,col,count': count is not a task"),
         ({"tasks": SHAPES, "orders": {"s,col,zahl über 2": 2}}, "orders.s,col,zahl über 2: its index is 1, not 2"),
+        ({"tasks": SHAPES, "abbreviation": "../x"}, "abbreviation: '../x' is not a name"),
         ({"tasks": SHAPES, "orders": "s"}, "orders: must be a list of task orders"),
         ({"tasks": SHAPES, "image_sources": {"x": {}}}, "image_sources.x.features: must be one or two databases"),
         ({"tasks": SHAPES, "image_sources": {"vg": {"features": "x"}}}, "image_sources.vg: has other databases in"),
