@@ -81,18 +81,23 @@ class ReplayWriter:
             write_json(statistics_file(path), statistics)
             save_records(path, records)
             _log_statistics(path.name, statistics)
-            for number in range(len(parts)):
-                self._part_file(past, current, number).unlink()
         self.accelerator.wait_for_everyone()
 
     def join(self, earlier: Sequence[Task], current: Task) -> None:
         """Write all replays made before ``current`` into one file, with statistics by task and of all of them.
 
+        The parts of these replays, which are complete, are removed.
+
         Raises:
             DataError: the statistics of a task cannot be read.
         """
         path = self.folder.joined_replay(current)
-        if path.exists() or not self.accelerator.is_main_process:
+        if not self.accelerator.is_main_process:
+            return
+        for part in [*self.folder.unfinished.iterdir()]:
+            if any(part.name.startswith(self._part_name(past, current)) for past in earlier):
+                part.unlink()
+        if path.exists():
             return
         records = [record for past in earlier for record in load_records(self.folder.replay(past, current))]
         by_task = {past.name: _read_statistics(self.folder.replay(past, current)) for past in earlier}
@@ -105,7 +110,10 @@ class ReplayWriter:
         save_records(path, records)
 
     def _part_file(self, past: Task, current: Task, number: int) -> Path:
-        return self.folder.unfinished / f"replay_{past.letter}_at_{current.letter}_{number:04d}.json"
+        return self.folder.unfinished / f"{self._part_name(past, current)}{number:04d}.json"
+
+    def _part_name(self, past: Task, current: Task) -> str:
+        return f"replay_{past.letter}_at_{current.letter}_"
 
     def _generate(self, generator: Generator, part: list[Prompt], past: Task, current: Task, number: int) -> None:
         path = self._part_file(past, current, number)

@@ -67,17 +67,24 @@ class Run:
         self._in_memory: int | None = None  # index of the task that the weights in memory have learned last
         self.tokens: Tokens | None = None
 
-    def open(self) -> None:
-        """Check that the data and the language model exist, and open the run folder.
+    def check_inputs(self) -> None:
+        """Check that the data and the language model exist.
 
         Raises:
-            CloveError: see :meth:`SRM.folder.RunFolder.open`, :func:`SRM.data.input_files` and
-                :func:`SRM.model.find_model`.
+            CloveError: see :func:`SRM.data.input_files` and :func:`SRM.model.find_model`.
         """
-        sizes = {f"size of {path.name}": path.stat().st_size for path in input_files(self.settings) if path.exists()}
+        input_files(self.settings)
         starts_from_scratch = self.settings.overwrite or not self.folder.model(self.order[0]).is_dir()
         if starts_from_scratch and not self.settings.skip_tasks:
             find_model(self.settings.root, self.settings.model_name)
+
+    def open(self) -> None:
+        """Open the run folder.
+
+        Raises:
+            CloveError: see :meth:`SRM.folder.RunFolder.open`.
+        """
+        sizes = {f"size of {path.name}": path.stat().st_size for path in input_files(self.settings) if path.exists()}
         if self.accelerator.is_main_process:
             skipped = self.order[: len(self.settings.skip_tasks)]
             self.folder.open(self.settings.result_settings() | sizes, self.settings.overwrite, skipped)
@@ -239,6 +246,7 @@ def launch(settings: Settings, argv: Sequence[str]) -> int:
     log.propagate = False
     try:
         run = Run(settings, accelerator)
+        run.check_inputs()
         with locked_folder(run.folder.path) if accelerator.is_main_process else contextlib.nullcontext():
             run.open()
             if accelerator.is_main_process:

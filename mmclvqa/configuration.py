@@ -20,6 +20,7 @@ import os
 import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -82,9 +83,11 @@ class PluginConfiguration:
     def __init__(self, args: argparse.Namespace | None = None, default_only: bool = False) -> None:
         self.args = args or argparse.Namespace(opts=[], config_override=None)
         _register_resolvers()
-        self._default_config = self._kinds = read_config(default_config_path())
-        others = self._build_other_configs() if args and not default_only else {}
-        self.config = self._merge_with_dotlist(OmegaConf.merge(self._default_config, others), self.args.opts)
+        self._default_config = self._defaults = _package_defaults(default_config_path())
+        self._own_defaults = [self._default_config]
+        with_others = args and not default_only
+        config = self._build_config() if with_others else OmegaConf.merge(self._default_config)
+        self.config = self._merge_with_dotlist(config, self.args.opts)
         self._update_specific(self.config)
 
     def get_config(self) -> DictConfig:
@@ -92,29 +95,34 @@ class PluginConfiguration:
         mmf_registry.registry.register("config", self.config)
         return self.config
 
-    def _build_other_configs(self) -> DictConfig:
+    def _build_config(self) -> DictConfig:
+        """Return the configuration without the overrides."""
         opts = self._build_opt_list(self.args.opts)
         self._user_config = self._build_user_config(opts)
         self._import_user_code(opts)
         # User code has been imported, so this includes the settings of its methods.
-        methods = OmegaConf.create(method_defaults())
-        parts = (methods, self._build_model_config(opts), self._build_dataset_config(opts))
-        defaults = OmegaConf.merge(self._default_config, *parts)
+        parts = (method_defaults(), self._build_model_config(opts), *self._build_dataset_configs(opts))
+        self._defaults = defaults = OmegaConf.merge(self._default_config, *parts)
         override = self._build_override(self.args.config_override)
         for source, config in ((self.config_path, self._user_config), ("config_override", override)):
             unknown = next(unknown_keys(config, defaults), None)
             if unknown is not None:
                 raise ConfigError(f"{source}: unknown key {unknown}{suggest(unknown, defaults)}")
             self._fit_values(config, source)
-        return OmegaConf.merge(*parts, self._user_config, override)
+        return OmegaConf.merge(defaults, self._user_config, override)
 
     def _fit_values(self, config: DictConfig, source: str) -> None:
         """Bring the values of a file into the kinds of their defaults; ``source`` names the file in errors."""
         for path, value in leaves(OmegaConf.to_container(config, resolve=False)):
             key = ".".join(map(str, path))
-            default = _select(self._kinds, key)
+            default = self._default(key)
             if default is not _ABSENT:
                 OmegaConf.update(config, key, fit_default(key, value, default, str(value), f"{source}: "), merge=False)
+
+    def _default(self, key: str) -> Any:
+        """Return the default of a key of the package; ``_ABSENT`` for other keys."""
+        # The defaults of a data set refer to others, so they are resolved where all are merged.
+        return _select(self._defaults, key) if any(_has(own, key) for own in self._own_defaults) else _ABSENT
 
     def _build_opt_list(self, opts: list[str] | None) -> DictConfig:
         overrides = {"config": None, "model": None, "dataset": None, "datasets": None}
@@ -163,23 +171,22 @@ class PluginConfiguration:
             if other != name and (CONFIG_DIR / "models" / other).is_dir():
                 del nodes[other]
 
-    def _build_dataset_config(self, config: DictConfig) -> DictConfig:
+    def _build_dataset_configs(self, config: DictConfig) -> list[DictConfig]:
         names = config.datasets or config.dataset
         names = names or OmegaConf.select(self._user_config, "datasets")
         names = names or OmegaConf.select(self._user_config, "dataset")
         if not names:
             raise ConfigError("no data set is given; add an override such as dataset=clvqa")
         self._dataset_names = names
-        parts = [self._registered_config("builder", name.strip()) for name in names.split(",")]
-        return OmegaConf.merge(OmegaConf.create(), *parts)
+        return [self._registered_config("builder", name.strip()) for name in names.split(",")]
 
     def _registered_config(self, kind: str, name: str) -> DictConfig:
         """Return the default configuration of a registered model or data set; an empty node if it has none."""
         group, node = ("model", "model_config") if kind == "model" else ("dataset", "dataset_config")
         own = CONFIG_DIR / f"{group}s" / name / "defaults.yaml"
         if name.isidentifier() and own.exists():
-            defaults = read_config(str(own))
-            self._kinds = OmegaConf.merge(self._kinds, defaults)
+            defaults = _package_defaults(str(own))
+            self._own_defaults.append(defaults)
             if "mmf" not in sys.modules:
                 return defaults
         if kind == "model":
@@ -188,6 +195,8 @@ class PluginConfiguration:
         if name not in registered:
             raise ConfigError(f"no {group} named {name!r} is registered{did_you_mean(name, registered)}")
         path = registered[name].config_path()
+        if path == str(own):
+            return _package_defaults(path)
         return mmf_configuration.load_yaml(path) if path else OmegaConf.create({node: {name: {}}})
 
     def _build_override(self, text: str | None) -> DictConfig:
@@ -224,7 +233,7 @@ class PluginConfiguration:
                 parts = [(f"{key}.{name}", str(part), part) for name, part in value.items()]
                 ignored += self._merge_words(config, parts)
                 continue
-            default = _select(self._kinds, key)
+            default = self._default(key)
             if default is _ABSENT:
                 # In the configurations of user code, a whole number may stand for any number.
                 kind = float(current_value) if type(current_value) is int else current_value
@@ -285,6 +294,12 @@ def use_setting(config: DictConfig) -> None:
     data.annotations.val = [one.annotation_path("val") for one in tasks]
     if setting.image_sources and not setting.in_package:
         data.features = {name: ",".join(source.features) for name, source in setting.image_sources.items()}
+
+
+@cache
+def _package_defaults(path: str) -> DictConfig:
+    """Return the content of one of the package's own files, read once; callers must not change it."""
+    return read_config(path)
 
 
 def read_config(path: str) -> DictConfig:
@@ -411,6 +426,15 @@ def _translated_words(overrides: Mapping[str, str]) -> Iterator[tuple[str, str, 
     for key, text in overrides.items():
         for name, value in translate_key(key, parse_value(text)).items():
             yield name, text, value
+
+
+def _has(config: Any, key: str) -> bool:
+    """Return whether a dotted key exists, without resolving interpolations."""
+    for part in key.split("."):
+        if not isinstance(config, DictConfig) or part not in config.keys():  # noqa: SIM118  (it would resolve)
+            return False
+        config = _child(config, part)
+    return True
 
 
 def _select(config: DictConfig, key: str) -> Any:

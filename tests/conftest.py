@@ -19,11 +19,16 @@ from tests.process_limit import LIMIT, LONG_LIMIT, process_limit  # noqa: E402
 PROJECT = Path(__file__).resolve().parent.parent
 LASTING_STATE = {"imports_setup", "mmf_root", "pythia_path"}
 """Registry entries that importing MMF makes once."""
+EXPENSIVE = {"trained"}
+"""Fixtures for the whole session that only one parallel worker should make."""
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Run the groups that share an expensive fixture first: parallel workers then finish at about the same time."""
+    for item in items:
+        for name in EXPENSIVE.intersection(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.xdist_group(name))
     items.sort(key=lambda item: item.get_closest_marker("xdist_group") is None)
 
 

@@ -22,7 +22,8 @@ from mmclvqa.clove.files import read_text, write_json
 from mmclvqa.clove.tasks import SETTINGS, setting_names
 from mmclvqa.clove.text import one_line, run_command
 from mmclvqa.experiments import planning
-from mmclvqa.experiments.costs import cost_lines, profile_runtimes, read_profile
+from mmclvqa.experiments.costs import cost_lines
+from mmclvqa.experiments.profiles import job_sharing, profile_runtimes, read_profile
 from mmclvqa.experiments.progress import Journal
 from mmclvqa.experiments.root import check_root, make_mini
 from mmclvqa.experiments.scripts import command
@@ -98,7 +99,13 @@ def _run(args: argparse.Namespace, extra: list[str]) -> int:
         profile = _profile(args)
         # The minutes of profiles/local are those of CLOVE, not of clove-mini.
         runtimes = {} if _is_mini(args.config) and not args.profile else profile_runtimes(profile)
-        for line in cost_lines(pending, Journal(root), runtimes, f"profile {profile.name}", _parallel(args)):
+        lines = cost_lines(pending, Journal(root), runtimes, f"profile {profile.name}", _parallel(args))
+        sharing = job_sharing(profile)
+        if sharing.steps_per_job > 1:
+            unfinished = set(pending)
+            num_jobs = sum(not unfinished.isdisjoint(group) for group in planning.job_groups(steps, sharing))
+            lines.append(f"{num_jobs} jobs of at most {sharing.steps_per_job} steps")
+        for line in lines:
             print(f"# {line}")
         return 0
     if importlib.util.find_spec("snakemake") is None:
@@ -160,24 +167,27 @@ def _snakemake(
     """Run the workflow, show its progress and return the exit code."""
     # Jobs of a cluster read the plan when they start. Its name depends on its content, because another workflow may use
     # the same folder; it is relative, because Snakemake reads the value as YAML.
-    content = {"steps": planning.as_json(steps)}
+    sharing = job_sharing(_profile(args))
+    content = {"steps": planning.as_json(steps, sharing)}
     plan = journal.folder / f"plan_{hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]}.json"
     write_json(plan, content)
     kinds = {planning.below_root(step.output): step.kind for step in steps}
     parallel = _parallel(args)
     command_line = [
-        sys.executable, "-m", "snakemake", "--snakefile", str(WORKFLOW / "Snakefile"), "--directory", str(root),
-        "--quiet", "host", "progress", "reason", "rules", "--profile", str(_profile(args)), "--config",
-        f"plan={plan.relative_to(root)}",
+        sys.executable, "-m", "mmclvqa.experiments.run_snakemake", "--snakefile", str(WORKFLOW / "Snakefile"),
+        "--directory", str(root), "--quiet", "host", "progress", "reason", "rules", "--profile", str(_profile(args)),
+        "--config", f"plan={plan.relative_to(root)}",
     ]  # fmt: skip
     if args.cores or not args.profile:
         command_line += ["--cores", str(parallel)]
     environment = os.environ | _arguments(args) | {
         "ROOT": str(root), "CLOVE_ROOT": str(data), "PROJECT": str(PROJECT), "CONFIG": args.config,
         "JOURNAL": str(journal.path), "GPUS": " ".join(_gpus(args)), "DEVICE": os.environ.get("DEVICE", "0"),
+        "PROFILE": str((_profile(args) / "config.yaml").absolute()),
         "PATH": f"{PROGRAMS}{os.pathsep}{os.environ['PATH']}",
     }  # fmt: skip
-    print(f"{len(kinds)} steps; the log of each is beside its output in {root}", flush=True)
+    in_jobs = f" in {len(planning.job_groups(steps, sharing))} jobs" if sharing.steps_per_job > 1 else ""
+    print(f"{len(kinds)} steps{in_jobs}; the log of each step is beside its output in {root}", flush=True)
     num_shown = journal.size
     command_line += extra
     process = subprocess.Popen(command_line, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)

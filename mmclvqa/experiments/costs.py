@@ -4,19 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
 
-import yaml
-
-from mmclvqa.clove.errors import ConfigError
-from mmclvqa.clove.text import format_table, one_line
+from mmclvqa.clove.text import format_table
+from mmclvqa.experiments.profiles import DEFAULT
 from mmclvqa.experiments.progress import Journal
 from mmclvqa.experiments.steps import Step
 
 HEADER = ("kind", "minutes from", "steps", "minutes each", "GPU-hours")
-DEFAULT = ""
-"""Key of the minutes of kinds for which a profile has none."""
 
 
 def cost_lines(
@@ -29,7 +23,7 @@ def cost_lines(
     Args:
         steps: steps to run, in a valid order of execution.
         journal: the journal of ``ROOT``.
-        runtimes: minutes by kind, see :func:`profile_runtimes`.
+        runtimes: minutes by kind, see :func:`~mmclvqa.experiments.profiles.profile_runtimes`.
         source: where ``runtimes`` are from.
         parallel: number of steps that run at a time.
     """
@@ -62,49 +56,6 @@ def longest_chain(steps: Sequence[Step], minutes: Mapping[str, float]) -> float:
     for step in steps:
         ended[step.output] = minutes[step.kind] + max((ended.get(path, 0.0) for path in step.inputs), default=0.0)
     return max(ended.values(), default=0.0)
-
-
-def profile_runtimes(profile: Path) -> dict[str, float]:
-    """Return ``runtime`` in minutes by kind of step; values that are not numbers are left out.
-
-    Raises:
-        ConfigError: the profile cannot be read.
-    """
-    content = read_profile(profile)
-    runtimes = {DEFAULT: _pairs(content.get("default-resources")).get("runtime")}
-    resources = content.get("set-resources")
-    if isinstance(resources, dict):
-        runtimes |= {kind: _pairs(values).get("runtime") for kind, values in resources.items()}
-    else:
-        values = ((key.partition(":"), value) for key, value in _pairs(resources).items())
-        runtimes |= {kind: value for (kind, _, name), value in values if name == "runtime"}
-    return {kind: float(value) for kind, value in runtimes.items() if str(value).isdigit()}
-
-
-def read_profile(profile: Path) -> dict[str, Any]:
-    """Return the content of a profile, empty if Snakemake would find it in another place.
-
-    Raises:
-        ConfigError: it is not a mapping in YAML.
-    """
-    file = profile / "config.yaml"
-    if not file.is_file():
-        return {}
-    try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"{file}: cannot be read as a profile ({one_line(error)})") from None
-    if not isinstance(content, dict):
-        raise ConfigError(f"{file}: not a mapping of Snakemake's options")
-    return content
-
-
-def _pairs(resources: Any) -> dict[str, Any]:
-    """Return resources that are written as a mapping or as a list of ``name=value``."""
-    if isinstance(resources, dict):
-        return resources
-    split = (str(entry).partition("=") for entry in resources or ())
-    return {name: value for name, _, value in split}
 
 
 def _hours(minutes: float) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from mmclvqa.clove.errors import ConfigError
 from mmclvqa.clove.experiment_paths import MODEL
 from mmclvqa.clove.tasks import REPORTED_ORDERS, SETTINGS, find_setting
 from mmclvqa.clove.text import one_line
+from mmclvqa.experiments.profiles import JobSharing
 from mmclvqa.experiments.scripts import command
 from mmclvqa.experiments.steps import DEFAULT_METHODS, SRM_RATES, Experiment, Step, experiment_steps, result_file
 
@@ -134,8 +136,46 @@ def plan(runs: Iterable[Run]) -> list[Step]:
     return list(steps.values())
 
 
-def as_json(steps: Iterable[Step]) -> list[dict[str, Any]]:
-    """Return steps in the form that the workflow reads: paths relative to ``ROOT``, commands as shell code."""
+def job_groups(steps: Sequence[Step], sharing: JobSharing) -> list[list[Step]]:
+    """Divide steps into the jobs of a cluster. The steps of a job run one after another.
+
+    A step shares the job of an input's step if no other step uses that input, and the input's step waits for all the
+    other inputs as well. Therefore no step starts later than in a job of its own, and a failed step holds back only
+    steps that need its output: the last training and the evaluation of an experiment share a job, but never the
+    evaluations of two experiments. Chains of more than ``steps_per_job`` steps are divided from the end.
+
+    Args:
+        steps: all steps of a plan, in a valid order of execution.
+        sharing: how many steps share a job, and which.
+    """
+    step_of = {step.output: step for step in steps}
+    num_users = Counter(path for step in steps for path in step.inputs)
+    waits_for: dict[str, set[str]] = {}
+    chain_of: dict[str, list[Step]] = {}
+    chains: list[list[Step]] = []
+    for step in steps:
+        waits_for[step.output] = {*step.inputs}.union(*(waits_for[path] for path in step.inputs))
+        for path in step.inputs:
+            others_are_ready = waits_for[path].issuperset({*step.inputs} - {path})
+            if num_users[path] == 1 and others_are_ready and sharing.allows(step_of[path], step):
+                chain_of[step.output] = chain_of[path]
+                break
+        else:
+            chain_of[step.output] = []
+            chains.append(chain_of[step.output])
+        chain_of[step.output].append(step)
+    size = sharing.steps_per_job
+    ends = ((chain, end) for chain in chains for end in reversed(range(len(chain), 0, -size)))
+    return [chain[max(end - size, 0) : end] for chain, end in ends]
+
+
+def as_json(steps: Sequence[Step], sharing: JobSharing) -> list[dict[str, Any]]:
+    """Return steps in the form that the workflow reads: paths relative to ``ROOT``, commands as shell code.
+
+    ``group`` names the job of a step that shares one, after the output of the job's last step; otherwise it is None.
+    """
+    groups = (group for group in job_groups(steps, sharing) if len(group) > 1)
+    group_of = {step.output: below_root(group[-1].output).replace("/", "_") for group in groups for step in group}
     return [
         {
             "kind": step.kind,
@@ -143,6 +183,7 @@ def as_json(steps: Iterable[Step]) -> list[dict[str, Any]]:
             "title": f"{step.title}: {Path(below_root(step.output)).parent}",
             "output": below_root(step.output),
             "inputs": [below_root(path) for path in step.inputs],
+            "group": group_of.get(step.output),
             "command": command(step),
         }
         for step in steps

@@ -38,11 +38,11 @@ def select_methods(config: Any) -> list[Method]:
         for cls in registered_methods().values()
         if cls in named or (cls.selected_by and all(_matches(config, *item) for item in cls.selected_by.items()))
     ]
-    _check_combination(selected, config.training.precision)
+    _check_combination(selected, OmegaConf.select(config, "training.precision"))
     return [cls(config) for cls in selected or [find_method("ft")]]
 
 
-def _check_combination(methods: list[type[Method]], precision: str) -> None:
+def _check_combination(methods: list[type[Method]], precision: str | None) -> None:
     for number, method in enumerate(methods):
         for other in methods[:number]:
             if method.family and method.family == other.family:

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from script_runs import Stage, write_stubs
 
+from mmclvqa.experiments import __main__ as command_line
+
 PROGRAMS = {"python": "", "mmf_run": " -m mmclvqa.cli"}
 
 
@@ -39,3 +41,16 @@ def run(project: Path, tmp_path: Path) -> Stage:
     # A file that matches REPLAY[o]_AT[a] as a shell pattern, if it is not quoted.
     (copy / "training.CL.restore_paths=oarlks_REPLAYo_ATa.npy").touch()
     return Stage(copy, tmp_path / "exp root", stubs, tmp_path / "log")
+
+
+@pytest.fixture
+def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with stand-ins, in which ``ROOT`` is ``a #root: x``; the report is left out."""
+    write_stubs(tmp_path / "bin", sys.executable)
+    places = {"ROOT": tmp_path / "a #root: x", "CLOVE_ROOT": tmp_path / "data", "LOG": tmp_path / "log"}
+    for name, value in places.items():
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(command_line, "PROGRAMS", tmp_path / "bin")
+    monkeypatch.setattr(command_line, "_report", lambda runs, root: 0)
+    return tmp_path

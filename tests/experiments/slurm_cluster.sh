@@ -2,7 +2,7 @@
 # slurm_cluster.sh COMMAND...: run COMMAND beside a SLURM cluster that consists of this machine and ends with COMMAND.
 # Needs root and Debian's slurm-wlm and munge, but no systemd. The node claims 16 CPUs, 64 GB and two GPUs, so that jobs
 # of profiles/slurm fit on any machine; nothing uses the GPUs. $CLUSTER is the folder of its files, and `slurmd` starts
-# the node's daemon again after a kill.
+# the node's daemon again after a kill. SLURM appends a line for each completed job to the file $JOBS, if it is set.
 set -euo pipefail
 if [[ -z ${CLUSTER-} ]]; then
   CLUSTER=$(mktemp -d /tmp/slurm.XXXXXX)
@@ -55,6 +55,8 @@ SlurmdPidFile=$CLUSTER/slurmd.pid
 SlurmctldLogFile=$CLUSTER/slurmctld.log
 SlurmdLogFile=$CLUSTER/slurmd.log
 SlurmdParameters=config_overrides
+JobCompType=jobcomp/filetxt
+JobCompLoc=${JOBS:-$CLUSTER/jobs}
 MailProg=/bin/true
 MpiDefault=none
 ProctrackType=proctrack/linuxproc

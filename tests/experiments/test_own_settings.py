@@ -26,7 +26,7 @@ from mmclvqa.experiments.scripts import command, main
 METHODS = ["ft", "ewc", "gem", "random", "kmeans", "srm", "multitask", "chance"]
 TINY_RUN = {
     "MMF_ARGS": "training.max_updates=2 training.evaluation_interval=2 training.num_workers=0 training.batch_size=8",
-    "SRM_ARGS": "@SRM/mini.args --n_train_epochs 15 --min_batch_size 4 --n_prompts 8",
+    "SRM_ARGS": "@SRM/mini.args --n_train_epochs 25 --tokens_weight 2 --min_batch_size 4 --n_prompts 8",
 }
 
 

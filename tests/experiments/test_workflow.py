@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,13 +15,14 @@ from pathlib import Path
 
 import psutil
 import pytest
-from script_runs import Call, calls, environment, needs_snakemake, stubbed_workflow, write_stubs
+from script_runs import Call, calls, environment, needs_snakemake, stubbed_workflow
 
 from mmclvqa.clove.errors import CloveError, ConfigError
 from mmclvqa.experiments import __main__ as command_line
-from mmclvqa.experiments.planning import as_json, grid_runs, paper_runs, plan, runs_of
+from mmclvqa.experiments.planning import as_json, below_root, grid_runs, job_groups, paper_runs, plan, runs_of
+from mmclvqa.experiments.profiles import JobSharing, job_sharing
 from mmclvqa.experiments.progress import Journal
-from mmclvqa.methods.base import method_of_experiment
+from mmclvqa.methods.base import Step, method_of_experiment
 from mmclvqa.methods.symbolic_replay import replays_folder
 
 # ------------------------------------------------------------------------------ plans
@@ -86,7 +89,77 @@ def test_the_paper_is_planned_quickly_and_in_linear_time() -> None:
     began = time.process_time()
     steps = plan(paper_runs([0, 1, 2]))
     seconds = time.process_time() - began
-    assert len(steps) > 3000 and len(as_json(steps)) == len(steps) and seconds < 20
+    assert len(steps) > 3000 and len(as_json(steps, JobSharing())) == len(steps) and seconds < 20
+
+
+@pytest.mark.parametrize(("steps_per_job", "num_jobs"), [(1, 1285), (2, 671), (7, 227)])
+def test_no_step_starts_later_in_a_shared_job(steps_per_job: int, num_jobs: int) -> None:
+    steps = plan(paper_runs([]))
+    ancestors: dict[str, set[str]] = {}
+    for step in steps:
+        ancestors[step.output] = {*step.inputs}.union(*(ancestors[path] for path in step.inputs))
+    groups = job_groups(steps, JobSharing(steps_per_job))
+    assert sorted(step.output for group in groups for step in group) == sorted(ancestors)
+    assert len(groups) == num_jobs and max(map(len, groups)) == min(steps_per_job, 7)
+    for group in groups:
+        assert len({step.gpus for step in group}) == 1
+        for earlier, later in itertools.pairwise(group):
+            assert earlier.output in later.inputs
+            assert {*later.inputs} - {earlier.output} <= ancestors[earlier.output], "the first step would wait for more"
+            assert [step for step in steps if earlier.output in step.inputs] == [later], "another step would wait"
+
+
+def test_an_evaluation_shares_the_job_of_the_training_before_it() -> None:
+    steps = plan(runs_of(["functional"], ["oarlks"], ["chance", "ft", "srm", "multitask"], []))
+    kinds = [[step.kind for step in group] for group in job_groups(steps, JobSharing(2))]
+    assert sorted(kinds) == sorted(
+        [["chance"], ["train"], ["srm"], ["multitask", "evaluate"], *[["train", "train"]] * 4]
+        + [["train", "evaluate"]] * 2
+    )
+
+
+@pytest.mark.parametrize(
+    ("resources", "last_job"),
+    [
+        ("[evaluate:runtime=5, evaluate:mem_mb=1]", ["train", "evaluate"]),
+        ("[evaluate:runtime=1h]", ["train", "evaluate"]),
+        ("{evaluate: {slurm_partition: batch}}", ["train", "evaluate"]),
+        ("[evaluate:slurm_partition=short]", ["evaluate"]),
+        ("{evaluate: {gres: 'gpu:small:1'}}", ["evaluate"]),
+    ],
+)
+def test_kinds_in_different_partitions_share_no_job(resources: str, last_job: list[str], tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text(
+        f"config: {{steps_per_job: 2}}\ndefault-resources: [slurm_partition=batch, gres=gpu:1]\n"
+        f"set-resources: {resources}\n"
+    )
+    steps = plan(runs_of(["functional"], ["oarlks"], ["ft"], []))
+    assert [step.kind for step in job_groups(steps, job_sharing(tmp_path))[-1]] == last_job
+
+
+@pytest.mark.parametrize("value", ["0", "two", "-1", "1.5", "true"])
+def test_steps_per_job_is_a_positive_number(
+    value: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("ROOT", str(tmp_path / "root"))
+    (tmp_path / "config.yaml").write_text(f"config:\n- steps_per_job={value}\n")
+    assert command_line.main(["run", "--method", "ft", "--profile", str(tmp_path), "--dry-run"]) == 1
+    assert f"config.yaml: config: steps_per_job={value}: must be a positive whole number" in capsys.readouterr().err
+
+
+def test_a_dry_run_counts_the_jobs_of_unfinished_steps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("ROOT", str(tmp_path))
+    words = ["run", "--method", "ft", "--order", "oarlks", "--profile", "slurm", "--dry-run"]
+    assert command_line.main(words) == 0
+    assert capsys.readouterr().out.endswith("# 4 jobs of at most 2 steps\n")
+    first = plan(runs_of(["functional"], ["oarlks"], ["ft"], []))[0]
+    output = Path(first.output.replace("$ROOT", str(tmp_path)))
+    output.parent.mkdir(parents=True)
+    output.touch()
+    assert command_line.main(words) == 0
+    assert capsys.readouterr().out.endswith("# 3 jobs of at most 2 steps\n")
 
 
 def test_a_grid_file_names_what_it_cannot_use(tmp_path: Path) -> None:
@@ -169,19 +242,6 @@ def test_the_documented_cost_is_that_of_a_dry_run(
 
 
 # ------------------------------------------------------------------------------ Snakemake
-
-
-@pytest.fixture
-def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with stand-ins, in which ``ROOT`` is ``a #root: x``; the report is left out."""
-    write_stubs(tmp_path / "bin", sys.executable)
-    places = {"ROOT": tmp_path / "a #root: x", "CLOVE_ROOT": tmp_path / "data", "LOG": tmp_path / "log"}
-    for name, value in places.items():
-        monkeypatch.setenv(name, str(value))
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
-    monkeypatch.setattr(command_line, "PROGRAMS", tmp_path / "bin")
-    monkeypatch.setattr(command_line, "_report", lambda runs, root: 0)
-    return tmp_path
 
 
 def overlapping(first: Call, second: Call) -> bool:
@@ -315,6 +375,38 @@ def test_a_profile_that_snakemake_does_not_know_starts_nothing(stage: Path, caps
         said = capsys.readouterr().err
         assert message in said and "Traceback" not in said
     assert calls(stage / "log") == []
+
+
+def dry_run_of_snakemake(stage: Path, project: Path, steps: list[Step], *words: str | Path) -> set[frozenset[str]]:
+    """Return the outputs of each job that Snakemake would run for a plan with two steps per job."""
+    (stage / "plan.json").write_text(json.dumps({"steps": as_json(steps, JobSharing(2))}))
+    snakefile = project / "mmclvqa/experiments/workflow/Snakefile"
+    command = [sys.executable, "-m", "snakemake", "--snakefile", snakefile, "--directory", stage, "--dry-run"]
+    command += ["--config", "plan=plan.json", *words]
+    done = subprocess.run(command, cwd=stage, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    jobs = re.split(r"^(?=rule |\[.*\] Group job )", done.stdout + done.stderr, flags=re.MULTILINE)
+    outputs = [re.findall(r"^ +output: (.+) \(update\)$", job, re.MULTILINE) for job in jobs]
+    return {*map(frozenset, filter(None, outputs))}
+
+
+@needs_snakemake
+def test_snakemake_submits_the_planned_jobs(stage: Path, project: Path) -> None:
+    steps = plan(runs_of(["functional"], ["oarlks"], ["chance", "ft", "random:replay_rate=0.1"], []))
+    planned = {frozenset(below_root(step.output) for step in group) for group in job_groups(steps, JobSharing(2))}
+    submitted = dry_run_of_snakemake(stage, project, steps, "--profile", project / "profiles/slurm")
+    assert len(planned) == 8 and submitted == planned
+
+
+@needs_snakemake
+def test_a_job_whose_first_step_is_finished_runs_the_other(stage: Path, project: Path) -> None:
+    steps = plan(runs_of(["functional"], ["oarlks"], ["ft"], []))
+    group = [below_root(step.output) for step in job_groups(steps, JobSharing(2))[1]]
+    for output in (below_root(steps[0].output), group[0]):
+        (stage / output).parent.mkdir(parents=True)
+        (stage / output).touch()
+    words = ["--target-jobs", *(f"train:target={output}" for output in group), "--allowed-rules", "train"]  # in a job
+    assert dry_run_of_snakemake(stage, project, steps, *words, "--force", "--cores", "1") == {frozenset(group)}
 
 
 @needs_snakemake

@@ -79,7 +79,7 @@ def test_the_average_variant_removes_what_goes_against_the_memory() -> None:
 
 @pytest.mark.parametrize("variant", ["gem", "agem"])
 def test_a_task_is_learned_beside_its_memories(methods: Methods, variant: str) -> None:
-    methods.learn("object", "training.max_updates=60")
+    methods.learn("object", "training.max_updates=20")
     methods.learn("attribute", methods.resume_file("object"), name="free")
     words = (*GEM, f"training.CL.gem_variant={variant}", methods.resume_file("object"))
     methods.learn("attribute", *words)
@@ -132,8 +132,8 @@ def test_gradients_are_clipped_before_the_projection_and_not_after_it(methods: M
 
 
 def test_a_real_update_opposes_no_memory(methods: Methods) -> None:
-    methods.learn("object", "training.max_updates=60")
-    second = ("training.CL.gem_variant=gem", "training.clip_gradients=False", "training.max_updates=60")
+    methods.learn("object", "training.max_updates=20")
+    second = ("training.CL.gem_variant=gem", "training.clip_gradients=False", "training.max_updates=20")
     methods.learn("attribute", *GEM, *second, methods.resume_file("object"))
     words = ("training.CL.gem_variant=gem", "training.clip_gradients=False", methods.resume_file("attribute"))
     methods.learn("relation", *GEM, *words)

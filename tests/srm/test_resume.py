@@ -60,7 +60,11 @@ def test_deleted_replays_are_generated_again_by_the_models_of_their_tasks(srm: R
     folder = srm(*DEBUG)
     files = file_bytes(folder)
     for path in folder.glob("*REPLAY*"):
-        path.unlink()
+        if "[o]_AT[a]" not in path.name:
+            path.unlink()
+    # As after a kill between the replay file and the removal of its parts.
+    (folder / "unfinished").mkdir()
+    (folder / "unfinished" / "replay_o_at_a_0000.json").touch()
     assert file_bytes(srm(*DEBUG)) == files
 
 

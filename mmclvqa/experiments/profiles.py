@@ -1,0 +1,110 @@
+"""Values of a Snakemake profile: resources by kind of step, and which steps share a job."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mmclvqa.clove.errors import ConfigError
+from mmclvqa.clove.text import one_line
+from mmclvqa.experiments.steps import Step
+
+DEFAULT = ""
+"""Key of the values of kinds for which a profile has none."""
+QUANTITIES = ("runtime", "mem", "disk")
+"""Resources that Snakemake converts to numbers (``4h``, ``16GB``)."""
+
+
+@dataclass(frozen=True)
+class JobSharing:
+    """Which steps may share a job of a cluster.
+
+    Attributes:
+        steps_per_job: maximum number of steps in a job.
+        text_resources: resources by kind of step that are not numbers, such as the partition. Snakemake refuses a job
+            whose steps differ in these.
+    """
+
+    steps_per_job: int = 1
+    text_resources: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+
+    def allows(self, first: Step, second: Step) -> bool:
+        """Tell whether two steps need the same GPUs and text resources."""
+        return first.gpus == second.gpus and self._texts_of(first) == self._texts_of(second)
+
+    def _texts_of(self, step: Step) -> Mapping[str, str]:
+        return self.text_resources.get(step.kind, self.text_resources.get(DEFAULT, {}))
+
+
+def job_sharing(profile: Path) -> JobSharing:
+    """Return ``steps_per_job`` of ``config`` in a profile (1 if not set), and its text resources by kind of step.
+
+    Raises:
+        ConfigError: the profile cannot be read, or ``steps_per_job`` is not a positive whole number.
+    """
+    content = read_profile(profile)
+    number = _pairs(content.get("config")).get("steps_per_job", 1)
+    if not str(number).isdecimal() or int(number) < 1:
+        raise ConfigError(f"{profile / 'config.yaml'}: config: steps_per_job={number}: must be a positive whole number")
+    texts = {
+        kind: {
+            name: str(value) for name, value in values.items() if name not in QUANTITIES and not str(value).isdecimal()
+        }
+        for kind, values in _resources(content).items()
+    }
+    return JobSharing(int(number), texts)
+
+
+def profile_runtimes(profile: Path) -> dict[str, float]:
+    """Return ``runtime`` in minutes by kind of step; values that are not numbers are left out.
+
+    Raises:
+        ConfigError: the profile cannot be read.
+    """
+    runtimes = {kind: values.get("runtime") for kind, values in _resources(read_profile(profile)).items()}
+    return {kind: float(value) for kind, value in runtimes.items() if str(value).isdecimal()}
+
+
+def read_profile(profile: Path) -> dict[str, Any]:
+    """Return the content of a profile, empty if Snakemake would find it in another place.
+
+    Raises:
+        ConfigError: it is not a mapping in YAML.
+    """
+    file = profile / "config.yaml"
+    if not file.is_file():
+        return {}
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{file}: cannot be read as a profile ({one_line(error)})") from None
+    if not isinstance(content, dict):
+        raise ConfigError(f"{file}: not a mapping of Snakemake's options")
+    return content
+
+
+def _resources(content: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return the resources of each kind that a profile names, and those of all other kinds under ``DEFAULT``."""
+    defaults = _pairs(content.get("default-resources"))
+    given = content.get("set-resources")
+    own: dict[str, dict[str, Any]] = defaultdict(dict)
+    if isinstance(given, dict):
+        own |= {kind: _pairs(values) for kind, values in given.items()}
+    else:
+        for key, value in _pairs(given).items():
+            kind, _, name = key.partition(":")
+            own[kind][name] = value
+    return {DEFAULT: defaults} | {kind: defaults | values for kind, values in own.items()}
+
+
+def _pairs(values: Any) -> dict[str, Any]:
+    """Return values that are written as a mapping, as a list of ``name=value``, or as one of these."""
+    if isinstance(values, dict):
+        return values
+    split = (str(entry).partition("=") for entry in ([values] if isinstance(values, str) else values or ()))
+    return {name: value for name, _, value in split}
