@@ -64,6 +64,15 @@ class Facts:
         both = f"{self.color} {self.kind}" if self.color and self.kind else None
         return [item for item in (both, color, self.kind) if item]
 
+    def contradicting(self, question: Question) -> list[str]:
+        """Return the items because of which a yes-no question is answered no, nothing if they are not known.
+
+        These are the item that states most, and the one that states the color or the kind that the question asks for:
+        ``red circle`` and ``circle`` for "is there a triangle?".
+        """
+        part = self.color and f"{self.color} {SHAPE}" if question.word in COLORS else self.kind
+        return list(dict.fromkeys((self.items[0], part))) if part else []
+
     def holds(self, word: str) -> bool | None:
         """Return whether the shape has a color or kind; None if this is not known."""
         own = self.color if word in COLORS else self.kind

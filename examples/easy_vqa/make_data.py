@@ -14,15 +14,17 @@ from typing import Any
 
 from examples.easy_vqa.images import FEATURE_DIM, REGIONS, object_features, predict, read_image
 from examples.easy_vqa.language import COLORS, KINDS, NO, TASKS, YES, YES_NO, Facts, Question, parse_question, stated
-from mmclvqa.clove.data_root import FEATURES, Manifest, prompts_path, save_manifest
+from mmclvqa.clove.data_root import FEATURES, Manifest, existing_annotation_file, prompts_path, save_manifest
 from mmclvqa.clove.errors import ConfigError, DataError
 from mmclvqa.clove.files import read_json
 from mmclvqa.clove.importing import import_records
-from mmclvqa.clove.prompts import save_prompts, setting_prompts
-from mmclvqa.clove.records import ANSWERS_PER_RECORD, ITEM_END, new_record
+from mmclvqa.clove.prompts import save_prompts
+from mmclvqa.clove.records import ANSWERS_PER_RECORD, ITEM_END, load_records, new_record
+from mmclvqa.clove.tasks import tasks
 from mmclvqa.clove.text import positive, run_command
 from mmclvqa.mini.features import write_database
 from mmclvqa.mini.pretrained import wordpieces, write_models
+from SRM.data import related_items
 
 NAME = "easy_vqa"
 QUESTIONS = "questions.json"
@@ -72,8 +74,9 @@ def split_records(folder: Path, split: str) -> Iterator[dict[str, Any]]:
     """Yield the records of a split, without the yes-no questions that ask what is absent.
 
     The scene graph of an image is what all answers about it say. Related to a question (mask 1) is the item that it
-    states together with its answer; if the answer is no, the item that says most of the image. The predicted graph is
-    computed from the pixels and has some of the items.
+    states together with its answer; if the answer is no, the item that says most of the image and the one that
+    contradicts the question: ``red circle`` and ``circle`` for "is there a triangle?". The predicted graph is computed
+    from the pixels and has some of the items.
 
     Args:
         folder: folder of the split in the package.
@@ -96,9 +99,9 @@ def split_records(folder: Path, split: str) -> Iterator[dict[str, Any]]:
         if question.negated:
             continue
         items = facts[image].items
-        related = next(iter(own.items or items), None)
-        # The related item is the first, as in the texts that SRM learns.
-        items.sort(key=lambda item, related=related: item != related)
+        related = own.items[:1] or facts[image].contradicting(question)
+        # The related items come first, as in the texts that SRM learns.
+        items.sort(key=lambda item, related=related: item not in related)
         found = _some_items(predicted[image], random.Random(f"{split}/{image}/{number}"))
         yield new_record(
             question=text,
@@ -108,7 +111,7 @@ def split_records(folder: Path, split: str) -> Iterator[dict[str, Any]]:
             answers=[answer] * ANSWERS_PER_RECORD,
             stage=question.task,
             gt_scene_graph_seq=[item + ITEM_END for item in items],
-            gt_scene_graph_mask=[int(item == related) for item in items],
+            gt_scene_graph_mask=[int(item in related) for item in items],
             pred_scene_graph_seq=[item + ITEM_END for item in found],
         )
 
@@ -132,6 +135,20 @@ def balanced(records: Sequence[dict[str, Any]], split: str, seed: int) -> list[d
     rng = random.Random(f"{seed}/balance/{split}")
     dropped = set(many) - set(rng.sample(many, len(few)))
     return [record for index, record in enumerate(records) if index not in dropped]
+
+
+def related_prompts(root: Path, setting: str, seed: int) -> dict[str, list[list[str]]]:
+    """Draw the prompts of every task from the related items of its train records.
+
+    A prompt has one item, or the two because of which a yes-no question is answered no, which
+    :func:`~mmclvqa.clove.prompts.setting_prompts` does not pair.
+    """
+    prompts = {}
+    for task in tasks(setting).values():
+        groups = [related_items(record) for record in load_records(existing_annotation_file(root, task, "train"))]
+        rng = random.Random(f"{seed}/prompts/{task.name}")
+        prompts[task.name] = [list(items) for items in rng.choices([items for items in groups if items], k=PROMPTS)]
+    return prompts
 
 
 def image_file(folder: Path, image: int) -> Path:
@@ -183,8 +200,7 @@ def make_root(root: Path, package: Path, train: int, val: int, seed: int = 0) ->
         ENTRY_BYTES,
     )
     _write_models(partial, records["train"], seed)
-    setting = str(imported.setting)
-    save_prompts(partial / prompts_path(NAME), setting_prompts(partial, setting, PROMPTS, seed))
+    save_prompts(partial / prompts_path(NAME), related_prompts(partial, str(imported.setting), seed))
     counts = {task: dict(numbers) for task, numbers in imported.counts.items()}
     save_manifest(partial, Manifest("easy-VQA", seed, {NAME: counts}, {"feature_dim": FEATURE_DIM}))
     partial.rename(root)

@@ -18,12 +18,14 @@ from examples.easy_vqa.images import FEATURE_DIM, REGIONS, RGB, object_features,
 from examples.easy_vqa.language import COLORS, KINDS, TASKS, Facts, is_true, parse_question, stated
 from examples.easy_vqa.make_data import SETTING, main, make_root, package_folder, read_rows
 from mmclvqa.clove.__main__ import main as clove
-from mmclvqa.clove.data_root import BERT, existing_root
+from mmclvqa.clove.data_root import BERT, existing_root, prompts_path
 from mmclvqa.clove.experiment_paths import QAG_SEQ
 from mmclvqa.clove.features import FeatureDatabase
+from mmclvqa.clove.prompts import task_prompts as prompts_of
 from mmclvqa.clove.records import load_records, new_record, save_records
 from mmclvqa.clove.tasks import find_setting, setting_names
 from mmclvqa.experiments.__main__ import main as experiments
+from SRM.data import related_items
 
 EXAMPLE = SETTING.parent
 BACKGROUND = (240, 248, 252)
@@ -168,14 +170,36 @@ def test_records_have_true_answers_balanced_and_without_negated_questions(root: 
     for row in records:
         question = parse_question(row["question"])
         assert question is not None and not question.negated and row["stage"] == question.task
-        (related,) = (
-            item for item, mark in zip(row["gt_scene_graph_seq"], row["gt_scene_graph_mask"], strict=True) if mark
-        )
-        assert is_true(row["question"], row["answer"], [related])
+        related = related_items(row)
+        assert len(related) == (2 if row["answer"] == "no" else 1)
+        assert is_true(row["question"], row["answer"], related)
         assert is_true(row["question"], row["answer"], row["pred_scene_graph_seq"])
     # Of 24 questions answered yes and 48 answered no, 24 each remain, of which 20 are drawn.
     answers = [row["answer"] for row in records if row["stage"] == "yesno"]
     assert len(answers) == 20 and 4 <= answers.count("yes") <= 16
+
+
+@pytest.mark.parametrize(
+    ("text", "facts", "items"),
+    [
+        ("is there a red shape?", Facts("blue", "circle"), ["blue circle", "blue shape"]),
+        ("is there a triangle?", Facts("blue", "circle"), ["blue circle", "circle"]),
+        ("is there a triangle?", Facts(None, "circle"), ["circle"]),
+        ("is there a red shape?", Facts(None, "circle"), []),
+    ],
+)
+def test_no_follows_from_the_item_of_the_kind_that_a_question_asks_for(
+    text: str, facts: Facts, items: list[str]
+) -> None:
+    question = parse_question(text)
+    assert question is not None and facts.contradicting(question) == items
+
+
+def test_prompts_are_related_items_of_train_records(root: Path) -> None:
+    setting_names(existing_root(root))
+    for task in TASKS:
+        groups = {related_items(row) for row in load_records(root / f"easy_vqa/{task}_train.npy")}
+        assert {tuple(prompt) for prompt in prompts_of(root / prompts_path("easy_vqa"), "easy_vqa", task)} <= groups
 
 
 def test_predicted_graphs_do_not_depend_on_answers(package: Path, tmp_path: Path) -> None:
