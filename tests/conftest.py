@@ -27,8 +27,9 @@ EXPENSIVE = {"trained"}
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Run the groups that share an expensive fixture first: parallel workers then finish at about the same time."""
     for item in items:
-        for name in EXPENSIVE.intersection(getattr(item, "fixturenames", ())):
-            item.add_marker(pytest.mark.xdist_group(name))
+        shared = EXPENSIVE.intersection(getattr(item, "fixturenames", ()))
+        if shared and item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(*shared))
     items.sort(key=lambda item: item.get_closest_marker("xdist_group") is None)
 
 
