@@ -76,8 +76,8 @@ class PluginConfiguration:
         default_only: whether to use only the defaults, as without ``args``.
 
     Raises:
-        ConfigError: a file does not exist or is not a YAML mapping, a key is unknown, or a value has another kind than
-            its default.
+        ConfigError: a file does not exist or is not a YAML mapping, a key is unknown, or a value does not have the type
+            of its default.
     """
 
     def __init__(self, args: argparse.Namespace | None = None, default_only: bool = False) -> None:
@@ -112,12 +112,15 @@ class PluginConfiguration:
         return OmegaConf.merge(defaults, self._user_config, override)
 
     def _fit_values(self, config: DictConfig, source: str) -> None:
-        """Bring the values of a file into the kinds of their defaults; ``source`` names the file in errors."""
+        """Convert the values of a file to the types of their defaults; ``source`` names the file in errors."""
         for path, value in leaves(OmegaConf.to_container(config, resolve=False)):
             key = ".".join(map(str, path))
             default = self._default(key)
-            if default is not _ABSENT:
-                OmegaConf.update(config, key, fit_default(key, value, default, str(value), f"{source}: "), merge=False)
+            if default is _ABSENT:
+                continue
+            fitting = fit_default(key, value, default, str(value), f"{source}: ")
+            if fitting is not value:
+                OmegaConf.update(config, key, fitting, merge=False)
 
     def _default(self, key: str) -> Any:
         """Return the default of a key of the package; ``_ABSENT`` for other keys."""

@@ -1,4 +1,4 @@
-"""Kinds of configuration values: a value has the kind of the default of its key, and a few keys have limits."""
+"""Types of configuration values: a value has the type of the default of its key, and a few keys have limits."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ KINDS_OF_NULL: dict[str, Any] = {
     "model_config.unicl.classifier.ocr_ptr_net.hidden_size": 0,
     "model_config.unicl.classifier.ocr_ptr_net.query_key_size": 0,
 }
-"""A value of the kind of each number whose default is null; the other defaults that are null are texts."""
+"""For each number whose default is null, a value of its type; all other keys whose default is null take text."""
 
 NULLABLE = (
     "training.seed", "training.max_updates", "training.*_interval", "training.max_grad_l2_norm", "training.CL.*",
@@ -37,21 +37,21 @@ LIMITS: dict[str, tuple[int, float]] = {
     "training.eval_batch_size": (1, math.inf),
     "training.update_frequency": (1, math.inf),
 }
-"""The least and the greatest legal value of whole numbers."""
+"""The smallest and largest allowed values of whole numbers."""
 
 
 def fit_default(key: str, value: Any, default: Any, text: str, source: str = "") -> Any:
-    """Return a value of a key of this project in the kind of its default.
+    """Convert the value of a key of this project to the type of its default.
 
     Args:
         key: the dotted key.
         value: the value.
         default: the default.
-        text: the value as it is written.
-        source: file of the value followed by a colon, for the message of an error.
+        text: the value as the user wrote it.
+        source: prefix of error messages that names the file of the value.
 
     Raises:
-        ConfigError: the value has another kind or exceeds a limit.
+        ConfigError: the value cannot be converted or exceeds a limit.
     """
     kind = KINDS_OF_NULL.get(key, "") if default is None else default
     must_not_be_null = type(default) in (int, float) and not any(fnmatch.fnmatchcase(key, one) for one in NULLABLE)
@@ -66,19 +66,19 @@ def fit_default(key: str, value: Any, default: Any, text: str, source: str = "")
 
 
 def fit(key: str, value: Any, kind: Any, text: str | None = None) -> Any:
-    """Return a value in the kind of another value.
+    """Convert a value to the type of another value.
 
-    Whole numbers may be written as ``2.0``, and texts as numbers. A text that is meant as a list has its entries
-    between commas, and a list that is meant as a text is joined by commas. Null and interpolations are unchanged.
+    A whole number may be written as ``2.0``, and a number may stand for text. Text is split at commas where a list is
+    expected, and a list is joined by commas where text is expected. Null and interpolations are returned unchanged.
 
     Args:
         key: the key, for the message of an error.
         value: the value.
-        kind: a value of the wanted kind; None means any.
-        text: the value as it is written; None means ``str(value)``.
+        kind: a value of the expected type; None accepts any.
+        text: the value as the user wrote it; None means ``str(value)``.
 
     Raises:
-        ConfigError: the value has another kind.
+        ConfigError: the value cannot be converted.
     """
     text = str(value) if text is None else text
     if value is None or kind is None or (isinstance(value, str) and value.startswith("${")):

@@ -115,5 +115,5 @@ def _read_scores(path: Path, records: list[replay.Record]) -> dict[str, Tensor]:
     except (OSError, SafetensorError) as error:
         raise DataError(f"{path}: cannot be read as the buffer of DER++ ({one_line(error)})") from None
     if missing := set(map(record_key, records)) - scores.keys():
-        raise DataError(f"{path}: has no scores of {len(missing)} records; was derpp.replay_rate lower before?")
+        raise DataError(f"{path}: has no scores of {len(missing)} records; derpp.replay_rate must not increase")
     return scores

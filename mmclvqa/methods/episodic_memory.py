@@ -37,16 +37,17 @@ class EpisodicMemory:
         self._trainer = trainer
         self.datasets = [trainer.dataset_like(task_records) for task_records in records.values()]
         self.names = list(records)
+        # The draws for a record, such as its answer, do not depend on which other records are stored.
+        self._seeds = [[zlib.crc32(record_key(record).encode()) for record in part] for part in records.values()]
 
     def batch(self, keys: Sequence[tuple[int, int]]) -> Any:
         """Return a prepared batch of records, given as (index of the task, index of the record)."""
-        drawn = [(self.datasets[number].draw(index)[0], self._generator(number, index)) for number, index in keys]
+        seed = self._trainer.seed % 2**64
+        drawn = [
+            (self.datasets[number].draw(index)[0], np.random.default_rng((seed, self._seeds[number][index])))
+            for number, index in keys
+        ]
         return self._trainer.prepare(self.datasets[0].assemble(drawn), self.datasets[0])
-
-    def _generator(self, task: int, index: int) -> np.random.Generator:
-        """Return the generator of a record's draws, such as its answer, which do not depend on the other records."""
-        key = zlib.crc32(record_key(self.record(task, index)).encode())
-        return np.random.default_rng((self._trainer.seed % 2**64, key))
 
     def record(self, task: int, index: int) -> dict[str, Any]:
         """Return a record."""

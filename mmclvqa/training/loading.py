@@ -5,7 +5,7 @@ loading those before it.
 
 ``training.num_workers`` is a number of threads for data sets that have ``load_batch(indices)``, as CLOVE's have: such a
 function spends its time in numpy and in the tokenizer, which run in parallel. Any other data set is loaded record by
-record in that many processes. To send a batch of region features, a process needs more time than to load it.
+record in that many processes. Sending a batch of region features from another process takes longer than loading it.
 """
 
 from __future__ import annotations
@@ -294,8 +294,8 @@ class Split:
             return
         # Persistent processes avoid the start-up time in each epoch.
         if persistent and self._loader is None:
-            self._loader = self._make_loader(persistent)
-        loader = self._loader if persistent else self._make_loader(persistent)
+            self._loader = self._make_loader(persistent=True)
+        loader = self._loader if persistent else self._make_loader(persistent=False)
         loader.batch_sampler.batches = batches
         loader.generator.manual_seed(seed)
         iterator = iter(loader)

@@ -20,13 +20,11 @@ from mmf.common.sample import SampleList
 from mmf.utils.build import build_dataset
 from mmf.utils.configuration import Configuration
 from mmf.utils.distributed import byte_tensor_to_object
-from omegaconf import OmegaConf
-from transformers import AutoTokenizer
 
 from mmclvqa.clove.errors import CloveError, DataError
 from mmclvqa.clove.records import load_records, save_records
 from mmclvqa.datasets.prepared import scene_graph_text
-from mmclvqa.datasets.processors import SceneGraphBertTokenizer, _is_plain_bert, dense_targets
+from mmclvqa.datasets.processors import dense_targets
 from mmclvqa.models import UniVQANetwork
 from mmclvqa.models.inputs import UniVQAInputs
 from mmclvqa.training.loading import Split
@@ -529,24 +527,3 @@ def test_a_loop_that_ends_early_leaves_no_loading_thread(build: Build) -> None:
         break
     del loaded
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("data loading")]
-
-
-@pytest.mark.parametrize("plain", [True, False])
-def test_the_tokenizer_gives_the_ids_of_transformers(clove_mini: Path, tmp_path: Path, plain: bool) -> None:
-    folder = tmp_path / "bert"
-    shutil.copytree(clove_mini / "pretrained" / "bert-base-uncased", folder)
-    settings = json.loads((folder / "tokenizer_config.json").read_text())
-    if not plain:
-        (folder / "tokenizer_config.json").write_text(json.dumps(settings | {"strip_accents": False}))
-    assert _is_plain_bert(folder) == plain
-    processor = SceneGraphBertTokenizer(
-        OmegaConf.create({
-            "max_seq_length": 12, "tokenizer_config": {"type": str(folder), "params": {"do_lower_case": True}}
-        })
-    )  # fmt: skip
-    reference = AutoTokenizer.from_pretrained(folder, do_lower_case=True)
-    reference.add_special_tokens({"additional_special_tokens": ["[OCR]"]})
-    texts = ["What is LEFT of the red-ish Zebra?", "red cup [SEP] bleu café [OCR] 日本 [SEP]", "", "a " * 30]
-    for text in texts:
-        expected = reference(text, max_length=12, truncation=True, padding="max_length")["input_ids"]
-        assert processor({"text": text})["input_ids"].tolist() == expected
