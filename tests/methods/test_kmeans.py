@@ -9,9 +9,9 @@ import pytest
 import torch
 from method_runs import Captured, Methods
 from mmf.utils.distributed import byte_tensor_to_object
-from sklearn.cluster import KMeans
 
 from mmclvqa.clove.records import load_records
+from mmclvqa.methods import kmeans_replay
 from mmclvqa.methods.kmeans_replay import nearest_to_centres
 from mmclvqa.training.loading import prepare
 
@@ -38,23 +38,28 @@ def test_the_nearest_record_of_each_centre_is_taken() -> None:
     assert len(set(nearest_to_centres(np.zeros((5, 2)), 3))) == 3
 
 
-def test_records_are_kept_along_the_order(methods: Methods) -> None:
+def test_records_are_kept_along_the_order(methods: Methods, monkeypatch: pytest.MonkeyPatch) -> None:
+    selections: list[tuple[np.ndarray, list[int]]] = []
+
+    def recorded(features: np.ndarray, count: int) -> list[int]:
+        selections.append((features, nearest_to_centres(features, count)))
+        return selections[-1][1]
+
+    monkeypatch.setattr(kmeans_replay, "nearest_to_centres", recorded)
     first = methods.learn("object", *WORDS)
     kept = load_records(first / "kmeans_replay.npy")
     assert len(kept) == int(64 * RATE) == methods.stored("object")["records"]
 
     trainer = Captured.trainer
-    outputs, names = [], []
+    outputs: dict[str, np.ndarray] = {}
     with torch.no_grad():
         for _, batch, dataset in trainer.splits["train"].evaluation_batches():
             batch = prepare(batch, dataset)
-            outputs.append(trainer.network.train()(batch)["cls_output"].numpy())
-            names += [byte_tensor_to_object(row) for row in batch.question_id]
-    order = np.argsort(names)
-    features = np.concatenate(outputs)[order]
-    centres = KMeans(16, n_init=1, random_state=1234).fit(features).cluster_centers_
-    distances = np.linalg.norm(features[None] - centres[:, None], axis=-1)
-    assert {names[order[at]] for at in distances.argmin(axis=1)} <= {record["question_id"] for record in kept}
+            names = map(byte_tensor_to_object, batch.question_id)
+            outputs |= zip(names, trainer.network.train()(batch)["cls_output"].numpy(), strict=True)
+    ((features, indices),) = selections
+    np.testing.assert_allclose(features, [outputs[name] for name in sorted(outputs)], rtol=1e-3, atol=1e-4)
+    assert {record["question_id"] for record in kept} == {sorted(outputs)[index] for index in indices}
 
     second = methods.learn("attribute", *WORDS, f"training.CL.replay_dir={first}", methods.resume_file("object"))
     assert "16 replays are added to 64 real records of attribute (16 of object)" in (second / "train.log").read_text()

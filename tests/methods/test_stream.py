@@ -38,11 +38,11 @@ SIZES = (
     "run_type=train",
 )
 METHODS = (
-    "ewc:reg_lambda=3e6",
-    "online_ewc:reg_lambda=3e7",
-    "mas:reg_lambda=1e7",
+    "ewc:reg_lambda=3e8",
+    "online_ewc:reg_lambda=3e8",
+    "mas:reg_lambda=3e7",
     "gem:replay_rate=0.5",
-    "agem:replay_rate=0.5",
+    "agem:replay_rate=1",
     "random:replay_rate=1",
     "random:replay_rate=1,mask_images=true",
     "kmeans:replay_rate=1",
@@ -117,5 +117,5 @@ def test_a_method_forgets_less_than_fine_tuning(
     monkeypatch.setenv("CLOVE_ROOT", str(stream))
     forgotten, learned = forgetting(method, stream, experiments)
     print(f"{method}: forgetting {forgotten:.3f} (fine-tuning {fine_tuning:.3f}), learning accuracy {learned:.3f}")
-    assert forgotten < fine_tuning - 0.02
+    assert forgotten < fine_tuning - 0.05
     assert learned > 0.25
