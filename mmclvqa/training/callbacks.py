@@ -119,7 +119,7 @@ def register_callback(name: str) -> Callable[[type[Callback]], type[Callback]]:
 def build_callback(entry: Mapping[str, Any]) -> Callback:
     """Build the callback of an entry ``{type, params}`` of ``training.callbacks``."""
     name = entry["type"]
-    if name not in _REGISTERED:
+    if not isinstance(name, str) or name not in _REGISTERED:
         expected = ", ".join(sorted(_REGISTERED)) or "none"
         raise ConfigError(
             f"training.callbacks: no callback named {name!r} (expected one of: {expected})"

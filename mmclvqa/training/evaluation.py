@@ -262,7 +262,7 @@ def _build(setting: Any) -> tuple[str, Any]:
     entry = setting if isinstance(setting, Mapping) else {"type": setting}
     name, params = entry.get("type"), entry.get("params") or {}
     registered = registry.mapping["metric_name_mapping"]
-    if name not in registered:
+    if not isinstance(name, str) or name not in registered:
         raise ConfigError(f"evaluation.metrics: no metric named {name!r}{did_you_mean(name, registered)}")
     try:
         return name, registered[name](**params)

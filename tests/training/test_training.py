@@ -210,6 +210,7 @@ def test_bad_settings_are_refused_in_one_line(tiny: MakeTiny) -> None:
         "training.eval_batch_size=0": "at least 1",
         "training.update_frequency=0": "at least 1",
         "training.max_updates=null": "training.max_updates and training.max_epochs",
+        "training.callbacks=[{'type':[7]}]": "no callback named [7]",
         "optimizer.type=Adamm": "did you mean Adam",
         "scheduler.type=pythea": "did you mean pythia",
         "dataset_config.tiny.records.train=0": "no data set of tiny has a train split",
@@ -218,7 +219,8 @@ def test_bad_settings_are_refused_in_one_line(tiny: MakeTiny) -> None:
     for word, words in cases.items():
         assert words in tiny("bad").error(word), word
     assert "did you mean tiny_accuracy" in tiny("metric", {"evaluation": {"metrics": ["tiny_acuracy"]}}).error()
-    assert "no metric named 7" in tiny("number").error("evaluation.metrics=[7]")
+    for name in ("7", "[7]"):
+        assert f"no metric named {name}" in tiny("number").error(f"evaluation.metrics=[{name}]")
     assert "optimizer.params do not fit Adam" in tiny("optim", {"optimizer": {"params": {"rate": 1}}}).error()
     assert not list(tiny("bad").save_dir.glob("*.ckpt"))
 
