@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from mmclvqa.answer_models import check_model
@@ -35,7 +35,7 @@ from mmclvqa.clove.tasks import ALL_TASKS, find_setting, setting_names, task
 from mmclvqa.clove.text import did_you_mean, one_line, suggestion
 from mmclvqa.lazy import LazyModule, torch
 from mmclvqa.methods.selection import method_defaults
-from mmclvqa.published_configs import ignored_pattern, leaves, translate, translate_key
+from mmclvqa.published_configs import ignored_pattern, translate, translate_key
 from mmclvqa.user_code import import_user_code, user_file
 from mmclvqa.value_kinds import fit, fit_default
 
@@ -54,6 +54,7 @@ OPEN_NODES = (
 )
 """Nodes in which a configuration file may have keys that are not in the defaults."""
 
+LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
 
 SETTING_KEYS = ("env.clove_root", "training.CL.cl_setting", "training.CL.cur_task")
 """Overrides that are merged first, because others may change what the setting's file says."""
@@ -85,6 +86,7 @@ class PluginConfiguration:
         _register_resolvers()
         self._default_config = self._defaults = _package_defaults(default_config_path())
         self._own_defaults = [self._default_config]
+        self._names: dict[str, str] = {}
         with_others = args and not default_only
         config = self._build_config() if with_others else OmegaConf.merge(self._default_config)
         self.config = self._merge_with_dotlist(config, self.args.opts)
@@ -113,19 +115,28 @@ class PluginConfiguration:
 
     def _fit_values(self, config: DictConfig, source: str) -> None:
         """Convert the values of a file to the types of their defaults; ``source`` names the file in errors."""
-        for path, value in leaves(OmegaConf.to_container(config, resolve=False)):
-            key = ".".join(map(str, path))
-            default = self._default(key)
-            if default is _ABSENT:
-                continue
+        for key, value, default in list(self._values(OmegaConf.to_container(config, resolve=False))):
             fitting = fit_default(key, value, default, str(value), f"{source}: ")
             if fitting is not value:
                 OmegaConf.update(config, key, fitting, merge=False)
 
+    def _values(self, content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
+        """Yield dotted key, value and default of the package's keys in a file. Groups of keys are not values."""
+        for name, value in content.items():
+            key = f"{prefix}{name}"
+            default = self._default(key)
+            if isinstance(value, Mapping) and (default is _ABSENT or isinstance(default, Mapping)):
+                yield from self._values(value, f"{key}.")
+            elif default is not _ABSENT:
+                yield key, value, default
+
     def _default(self, key: str) -> Any:
-        """Return the default of a key of the package; ``_ABSENT`` for other keys."""
+        """Return the default of a key of the package, or of any group of keys; ``_ABSENT`` for other keys."""
         # The defaults of a data set refer to others, so they are resolved where all are merged.
-        return _select(self._defaults, key) if any(_has(own, key) for own in self._own_defaults) else _ABSENT
+        if any(_node(own, key) is not _ABSENT for own in self._own_defaults):
+            return _select(self._defaults, key)
+        node = _node(self._defaults, key)
+        return node if isinstance(node, DictConfig) else _ABSENT
 
     def _build_opt_list(self, opts: list[str] | None) -> DictConfig:
         overrides = {"config": None, "model": None, "dataset": None, "datasets": None}
@@ -160,10 +171,10 @@ class PluginConfiguration:
                 return
 
     def _build_model_config(self, config: DictConfig) -> DictConfig:
-        name = config.model or OmegaConf.select(self._user_config, "model")
+        name = config.model or self._name_in_file("model")
         if not name:
             raise ConfigError("no model is given; add an override such as model=unicl")
-        config.model = name
+        self._names["model"] = name
         self._drop_other_models(name)
         return self._registered_config("model", name)
 
@@ -175,13 +186,17 @@ class PluginConfiguration:
                 del nodes[other]
 
     def _build_dataset_configs(self, config: DictConfig) -> list[DictConfig]:
-        names = config.datasets or config.dataset
-        names = names or OmegaConf.select(self._user_config, "datasets")
-        names = names or OmegaConf.select(self._user_config, "dataset")
+        names = config.datasets or config.dataset or self._name_in_file("datasets") or self._name_in_file("dataset")
         if not names:
             raise ConfigError("no data set is given; add an override such as dataset=clvqa")
-        self._dataset_names = names
+        self._names |= {"dataset": names, "datasets": names}
         return [self._registered_config("builder", name.strip()) for name in names.split(",")]
+
+    def _name_in_file(self, key: str) -> str | None:
+        """Return the name at a key of the configuration file as text; a list is joined by commas."""
+        value = OmegaConf.select(self._user_config, key)
+        value = OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
+        return fit(f"{self.config_path}: {key}", value, "")
 
     def _registered_config(self, kind: str, name: str) -> DictConfig:
         """Return the default configuration of a registered model or data set; an empty node if it has none."""
@@ -217,8 +232,7 @@ class PluginConfiguration:
         if ignored:
             line = f"ignored keys (not used by this project): {', '.join(ignored)}"
             warnings.warn_explicit(line, UserWarning, "command line", 0, registry=_WARNED)
-        if getattr(self, "_dataset_names", None):
-            config.datasets = config.dataset = self._dataset_names
+        config.update(self._names)
         return config
 
     def _merge_words(self, config: DictConfig, words: list[tuple[str, str, Any]]) -> list[str]:
@@ -252,6 +266,9 @@ class PluginConfiguration:
         if config.training.batch_size_per_device:
             processes = int(os.environ.get("WORLD_SIZE", 1))
             config.training.batch_size = config.training.batch_size_per_device * processes
+        level = config.training.logger_level
+        if level.lower() not in LOG_LEVELS:
+            raise ConfigError(f"training.logger_level={level}: expected one of: {', '.join(LOG_LEVELS)}")
         device = str(config.training.device)
         if device.split(":")[0] not in ("auto", "cpu", "cuda"):
             raise ConfigError(f"training.device={device}: expected one of: auto, cpu, cuda")
@@ -346,7 +363,24 @@ def _load_with_includes(path: str, folder: str = "", including: tuple[str, ...] 
         raise ConfigError(f"config file {file}: includes={includes}: it must be a list of files")
     content.pop("includes", None)
     parts = [_load_with_includes(name, os.path.dirname(file), (*including, file)) for name in includes]
-    return OmegaConf.merge(*parts, content)
+    merged = OmegaConf.create()
+    for part in (*parts, content):
+        if key := _mixed_key(merged, part):
+            raise ConfigError(f"config file {file}: {key} is a list in one of its files and a group of keys in another")
+        merged = OmegaConf.merge(merged, part)
+    return merged
+
+
+def _mixed_key(one: DictConfig, other: DictConfig, prefix: str = "") -> str | None:
+    """Return the first dotted key that is a list in one configuration and a group of keys in the other."""
+    for key in [key for key in one if key in other]:
+        nodes = _child(one, key), _child(other, key)
+        kinds = {type(node) for node in nodes}
+        if kinds == {DictConfig, ListConfig}:
+            return f"{prefix}{key}"
+        if kinds == {DictConfig} and (mixed := _mixed_key(*nodes, f"{prefix}{key}.")):
+            return mixed
+    return None
 
 
 def split_words(opts: list[str] | None) -> dict[str, str]:
@@ -431,13 +465,13 @@ def _translated_words(overrides: Mapping[str, str]) -> Iterator[tuple[str, str, 
             yield name, text, value
 
 
-def _has(config: Any, key: str) -> bool:
-    """Return whether a dotted key exists, without resolving interpolations."""
+def _node(config: Any, key: str) -> Any:
+    """Return the node at a dotted key without resolving interpolations, or ``_ABSENT`` if the key does not exist."""
     for part in key.split("."):
         if not isinstance(config, DictConfig) or part not in config.keys():  # noqa: SIM118  (it would resolve)
-            return False
+            return _ABSENT
         config = _child(config, part)
-    return True
+    return config
 
 
 def _select(config: DictConfig, key: str) -> Any:

@@ -25,7 +25,10 @@ KINDS_OF_NULL: dict[str, Any] = {
 NULLABLE = (
     "training.seed", "training.max_updates", "training.*_interval", "training.max_grad_l2_norm", "training.CL.*",
 )  # fmt: skip
-"""Numbers that may be null although their default is not."""
+"""Numbers and texts that may be null although their default is not."""
+
+NULLABLE_TEXTS = ("scheduler.type", "model_config.*", "dataset_config.*.processors.*")
+"""Further texts that may be null."""
 
 LIMITS: dict[str, tuple[int, float]] = {
     "training.seed": (-1, 2**32 - 1),
@@ -36,8 +39,17 @@ LIMITS: dict[str, tuple[int, float]] = {
     "training.batch_size_per_device": (1, math.inf),
     "training.eval_batch_size": (1, math.inf),
     "training.update_frequency": (1, math.inf),
+    "model_config.unicl.text_bert.num_hidden_layers": (0, math.inf),
+    "model_config.unicl.mmt.num_hidden_layers": (1, math.inf),
+    "model_config.unicl.*.num_attention_heads": (1, math.inf),
+    "model_config.unicl.*_size": (1, math.inf),
+    "model_config.unicl.*_dim": (1, math.inf),
+    "model_config.unicl.*.max_position_embeddings": (1, math.inf),
+    "model_config.unicl.*dropout_prob": (0, 1),
+    "*.ocr_max_num": (0, math.inf),
+    "*.max_seq_length": (2, math.inf),
 }
-"""The smallest and largest allowed values of whole numbers."""
+"""The smallest and largest allowed values of numbers, by patterns of keys; the first pattern that matches counts."""
 
 
 def fit_default(key: str, value: Any, default: Any, text: str, source: str = "") -> Any:
@@ -54,14 +66,14 @@ def fit_default(key: str, value: Any, default: Any, text: str, source: str = "")
         ConfigError: the value cannot be converted or exceeds a limit.
     """
     kind = KINDS_OF_NULL.get(key, "") if default is None else default
-    must_not_be_null = type(default) in (int, float) and not any(fnmatch.fnmatchcase(key, one) for one in NULLABLE)
-    if value is None and must_not_be_null:
-        raise ConfigError(f"{source}{key}={text}: it must be a number")
+    if value is None and (what := _needed(key, default)):
+        raise ConfigError(f"{source}{key}={text}: it must be {what}")
     value = fit(f"{source}{key}", value, kind, text)
-    least, greatest = LIMITS.get(key, (-math.inf, math.inf))
-    if key in LIMITS and is_number(value) and not least <= value <= greatest:
-        end = "" if greatest == math.inf else f" and at most {greatest}"
-        raise ConfigError(f"{source}{key}={text}: it must be a whole number of at least {least}{end}")
+    limits = next((LIMITS[pattern] for pattern in LIMITS if fnmatch.fnmatchcase(key, pattern)), None)
+    if limits and is_number(value) and not limits[0] <= value <= limits[1]:
+        what = "a whole number" if isinstance(kind, int) else "a number"
+        end = "" if limits[1] == math.inf else f" and at most {limits[1]}"
+        raise ConfigError(f"{source}{key}={text}: it must be {what} of at least {limits[0]}{end}")
     return value
 
 
@@ -95,7 +107,7 @@ def fit(key: str, value: Any, kind: Any, text: str | None = None) -> Any:
         fits, what = not isinstance(value, Mapping), "a text"
         value = ",".join(map(str, value)) if isinstance(value, list) else value if isinstance(value, str) else text
     elif isinstance(kind, Mapping):
-        fits, what = isinstance(value, Mapping), f"a group of keys ({', '.join(map(str, kind))})"
+        fits, what = isinstance(value, Mapping), _group(kind)
     else:
         value = _entries(value)
         fits, what = not kind or not is_number(kind[0]) or all(map(is_number, value)), "a list of numbers"
@@ -107,6 +119,21 @@ def fit(key: str, value: Any, kind: Any, text: str | None = None) -> Any:
 def is_number(value: Any) -> bool:
     """Return whether a value is a number other than NaN; true and false are not numbers."""
     return isinstance(value, int | float) and not isinstance(value, bool) and value == value
+
+
+def _needed(key: str, default: Any) -> str | None:
+    """Return what the value of a key must be, or None if it may be null."""
+    if isinstance(default, Mapping):
+        return _group(default)
+    if any(fnmatch.fnmatchcase(key, pattern) for pattern in NULLABLE):
+        return None
+    if isinstance(default, str) and default:
+        return None if any(fnmatch.fnmatchcase(key, pattern) for pattern in NULLABLE_TEXTS) else "a text"
+    return "a number" if type(default) in (int, float) else None
+
+
+def _group(keys: Mapping[str, Any]) -> str:
+    return f"a group of keys ({', '.join(map(str, keys))})" if keys else "a group of keys"
 
 
 def _entries(value: Any) -> list[Any]:

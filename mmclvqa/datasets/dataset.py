@@ -14,8 +14,9 @@ from mmf.common.sample import Sample, SampleList
 from mmf.datasets.base_dataset import BaseDataset
 from mmf.utils.distributed import byte_tensor_to_object
 
-from mmclvqa.clove.errors import DataError
+from mmclvqa.clove.errors import ConfigError, DataError
 from mmclvqa.clove.tasks import has_image
+from mmclvqa.clove.text import did_you_mean
 from mmclvqa.datasets.answers import answer_words
 from mmclvqa.datasets.features import FeatureStore
 from mmclvqa.datasets.prepared import (
@@ -81,8 +82,17 @@ class CloveDataset(BaseDataset):
         """Build the processors.
 
         Raises:
+            ConfigError: no processor of the given type is registered.
             DataError: the tokenizer is neither in the data root nor on the hub.
         """
+        registered = registry.mapping["processor_name_mapping"]
+        for name, processor in self.config.processors.items():
+            kind = processor.get("type")
+            if kind not in registered:
+                raise ConfigError(
+                    f"dataset_config.{self.dataset_name}.processors.{name}.type={kind}: no such processor"
+                    f"{did_you_mean(kind, registered)}"
+                )
         try:
             super().init_processors()
         except OSError as error:

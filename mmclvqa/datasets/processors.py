@@ -18,6 +18,7 @@ from tokenizers import BertWordPieceTokenizer, Tokenizer
 from mmclvqa.clove.data_root import load_vocabulary
 from mmclvqa.clove.errors import DataError
 from mmclvqa.clove.files import read_json
+from mmclvqa.clove.text import one_line
 
 OCR_TOKEN = "[OCR]"
 FASTTEXT_DIM = 300
@@ -48,7 +49,10 @@ def load_tokenizer(source: str, do_lower_case: bool = True, **params: Any) -> tu
             return plain._tokenizer, plain.token_to_id("[CLS]"), plain.token_to_id("[SEP]")
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(source, do_lower_case=do_lower_case, **params)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, do_lower_case=do_lower_case, **params)
+    except ValueError as error:  # a folder of other files
+        raise OSError(one_line(error)) from None
     return tokenizer.backend_tokenizer, tokenizer.cls_token_id, tokenizer.sep_token_id
 
 

@@ -10,6 +10,7 @@ from mmf.common.registry import registry
 from mmf.models.base_model import BaseModel
 from torch import Tensor, nn
 
+from mmclvqa.clove.errors import ConfigError
 from mmclvqa.models.checkpoint_format import check_fits, without_position_ids
 from mmclvqa.models.inputs import UniVQAInputs
 from mmclvqa.models.network import UniVQANetwork
@@ -53,14 +54,20 @@ class UniVQA(UniVQANetwork, BaseModel):
         return self.answer(UniVQAInputs.of(sample_list))
 
     def get_optimizer_parameters(self, config: Any) -> list[dict[str, Any]]:
-        """Return parameter groups with the published learning rates; the first group uses the optimizer's own rate."""
+        """Return parameter groups with the published learning rates; the first group uses the optimizer's own rate.
+
+        Raises:
+            ConfigError: the configuration has no learning rate.
+        """
         scaled = (
             (self.text_bert, self.config.lr_scale_text_bert),
             (self.obj_faster_rcnn_fc7, self.config.lr_scale_frcn),
             (self.ocr_faster_rcnn_fc7, self.config.lr_scale_frcn),
             (self.mmt, self.config.lr_scale_mmt),
         )
-        base = config.optimizer.params.lr
+        base = getattr(config.optimizer.params, "lr", None)
+        if base is None:
+            raise ConfigError("optimizer.params.lr is missing; UniVQA's learning rates are multiples of it")
         groups = [{"params": list(module.parameters()), "lr": base * scale} for module, scale in scaled]
         scaled_ids = {id(parameter) for group in groups for parameter in group["params"]}
         rest = [parameter for parameter in self.parameters() if id(parameter) not in scaled_ids]

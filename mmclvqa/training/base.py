@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from omegaconf import OmegaConf, open_dict, read_write
 
 from mmclvqa.clove.errors import ConfigError
 from mmclvqa.clove.files import atomic_write
+from mmclvqa.clove.text import did_you_mean
 from mmclvqa.methods.base import Method
 from mmclvqa.methods.selection import select_methods
 from mmclvqa.random_state import seed_all
@@ -165,10 +167,9 @@ class BaseTrainer:
     def load_model(self) -> None:
         """Build the model and, for training, its optimizer and schedule."""
         attributes = self.config.model_config[self.config.model]
-        if isinstance(attributes, str):
-            attributes = self.config.model_config[attributes]
         with read_write(self.config), open_dict(attributes):
             attributes.model = self.config.model
+        _check_losses(f"model_config.{self.config.model}.losses", attributes.get("losses", []))
         # Initial weights depend only on the seed, not on random numbers that the data sets have drawn.
         seed_all(self.seed)
         self.network = build_model(attributes).to(self.accelerator.device)
@@ -296,6 +297,14 @@ class BaseTrainer:
         if self.optimizer is None:
             return (self.start.state or {}).get("num_updates")
         return self.counts.num_updates if self.final_update is None else self.final_update
+
+
+def _check_losses(key: str, losses: Any) -> None:
+    registered = registry.mapping["loss_name_mapping"]
+    for loss in losses if isinstance(losses, Sequence) and not isinstance(losses, str) else [losses]:
+        name = loss.get("type") if isinstance(loss, Mapping) else loss
+        if not isinstance(name, str) or name not in registered:
+            raise ConfigError(f"{key}={losses}: no loss named {name!r}{did_you_mean(name, registered)}")
 
 
 def all_values(evaluations: list[Evaluation]) -> dict[str, float]:

@@ -114,6 +114,14 @@ def test_words_of_the_seeds_scripts_are_taken() -> None:
         ("env.save_dir={'a': 1}", "env.save_dir={'a': 1}: it must be a text"),
         ("training.early_stop={'enable': True}", "unknown key training.early_stop.enable; did you mean"),
         ("training.CL=1", "training.CL=1: it must be a group of keys (method, "),
+        ("training.CL=null", "training.CL=null: it must be a group of keys (method, "),
+        ("model_config.unicl=null", "model_config.unicl=null: it must be a group of keys ("),
+        ("run_type=null", "run_type=null: it must be a text"),
+        ("env.clove_root=null", "env.clove_root=null: it must be a text"),
+        ("training.logger_level=verbose", "training.logger_level=verbose: expected one of: debug, info"),
+        ("model_config.unicl.mmt.num_hidden_layers=0", "num_hidden_layers=0: it must be a whole number of at least 1"),
+        ("model_config.unicl.obj.dropout_prob=1.5", "it must be a number of at least 0 and at most 1"),
+        ("dataset_config.clvqa.data_dir=null", "dataset_config.clvqa.data_dir=null: it must be a text"),
         ("training.device=tpu", "expected one of: auto, cpu, cuda"),
         ("nonsense", "not of the form key=value"),
     ],
@@ -135,6 +143,12 @@ def test_a_wrong_word_is_refused_by_name(word: str, message: str) -> None:
         ("includes: base.yaml\n", "includes=base.yaml: it must be a list of files"),
         ("training: {max_updates: 2.5}\n", "mine.yaml: training.max_updates=2.5: it must be a whole number"),
         ("training: {early_stop: true}\n", "mine.yaml: training.early_stop=True: it must be a group of keys"),
+        ("training: {CL: {ewc: [1]}}\n", "mine.yaml: training.CL.ewc=[1]: it must be a group of keys (reg_lambda)"),
+        ("model_config: {unicl: [1]}\n", "mine.yaml: model_config.unicl=[1]: it must be a group of keys"),
+        ("training: {batch_size: {a: 1}}\n", "mine.yaml: training.batch_size={'a': 1}: it must be a whole number"),
+        ("optimizer: {type: {a: 1}}\n", "mine.yaml: optimizer.type={'a': 1}: it must be a text"),
+        ("datasets: {a: 1}\n", "mine.yaml: datasets={'a': 1}: it must be a text"),
+        (f"includes: [{TASK}]\ntraining: [1]\n", "mine.yaml: training is a list in one of its files and a group of"),
     ],
 )
 def test_a_wrong_file_is_refused_by_name(tmp_path: Path, text: str, message: str) -> None:
@@ -220,6 +234,12 @@ def test_includes_are_relative_to_the_file_and_overridden_by_it(tmp_path: Path) 
     (tmp_path / "mine.yaml").write_text("includes: [base.yaml]\ntraining: {batch_size: 4}\n")
     training = read(f"config={tmp_path / 'mine.yaml'}", *NAMES).training
     assert (training.max_updates, training.batch_size) == (5, 4)
+
+
+def test_a_file_may_name_the_model_and_data_sets_in_a_list(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("model: unicl\ndatasets: [clvqa]\n")
+    config = read(f"config={tmp_path / 'mine.yaml'}", "model=")
+    assert (config.model, config.datasets, config.dataset) == ("unicl", "clvqa", "clvqa")
 
 
 def test_open_nodes_take_new_keys_from_a_file(tmp_path: Path) -> None:

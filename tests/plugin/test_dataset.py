@@ -21,7 +21,7 @@ from mmf.utils.build import build_dataset
 from mmf.utils.configuration import Configuration
 from mmf.utils.distributed import byte_tensor_to_object
 
-from mmclvqa.clove.errors import CloveError, DataError
+from mmclvqa.clove.errors import CloveError, ConfigError, DataError
 from mmclvqa.clove.records import load_records, save_records
 from mmclvqa.datasets.prepared import scene_graph_text
 from mmclvqa.datasets.processors import dense_targets
@@ -442,6 +442,12 @@ def test_a_truncated_database_is_named(build: Build, clove_mini: Path, tmp_path:
 
 def test_features_of_another_width_name_the_key(build: Build) -> None:
     refuse(build, "feature_dim is 32", "object", "train", "dataset_config.clvqa.feature_dim=32")
+
+
+def test_a_processor_that_is_not_registered_is_named(build: Build) -> None:
+    key = "dataset_config.clvqa.processors.text_processor.type"
+    with pytest.raises(ConfigError, match=f"{key}=clvqa_bert: no such processor; did you mean .*clvqa_bert_tokenizer"):
+        build("object", "train", f"{key}=clvqa_bert")
 
 
 def test_an_answer_vocabulary_without_specials_is_refused(build: Build, clove_mini: Path, tmp_path: Path) -> None:

@@ -211,6 +211,7 @@ def test_bad_settings_are_refused_in_one_line(tiny: MakeTiny) -> None:
         "training.update_frequency=0": "at least 1",
         "training.max_updates=null": "training.max_updates and training.max_epochs",
         "training.callbacks=[{'type':[7]}]": "no callback named [7]",
+        "model_config.tiny.losses=[{'type':'m4c_decoding_bce'}]": "did you mean m4c_decoding_bce_with_mask",
         "optimizer.type=Adamm": "did you mean Adam",
         "scheduler.type=pythea": "did you mean pythia",
         "dataset_config.tiny.records.train=0": "no data set of tiny has a train split",
