@@ -135,9 +135,9 @@ def translate_key(key: str, value: Any) -> dict[str, Any]:
             raise TranslationError(f"{key}: {len(value)} entries, but there are {' and '.join(FEATURE_SOURCES)}")
         return {f"{_DATA}.features.{source}": path for source, path in zip(FEATURE_SOURCES, value, strict=False)}
     if fnmatch.fnmatchcase(key, f"{_DATA}.processors.*.type") and key.count(".") == 4:
-        return {key: PROCESSORS.get(value, value)}
-    if fnmatch.fnmatchcase(key, f"{_PARAMS}.tokenizer_config.type") and "$" not in str(value):
-        return {key: "${pretrained:${env.clove_root}," + str(value) + "}"}
+        return {key: PROCESSORS.get(value, value) if isinstance(value, str) else value}
+    if fnmatch.fnmatchcase(key, f"{_PARAMS}.tokenizer_config.type") and isinstance(value, str) and "$" not in value:
+        return {key: "${pretrained:${env.clove_root}," + value + "}"}
     return {key: value}
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -87,8 +87,8 @@ class CloveDataset(BaseDataset):
         """
         registered = registry.mapping["processor_name_mapping"]
         for name, processor in self.config.processors.items():
-            kind = processor.get("type")
-            if kind not in registered:
+            kind = processor.get("type") if isinstance(processor, Mapping) else processor
+            if processor and str(kind) not in registered:
                 raise ConfigError(
                     f"dataset_config.{self.dataset_name}.processors.{name}.type={kind}: no such processor"
                     f"{did_you_mean(kind, registered)}"

@@ -40,13 +40,23 @@ class UniVQA(UniVQANetwork, BaseModel):
         """Create the parts and load their initial weights.
 
         Raises:
+            ConfigError: the model has another number of OCR slots than the data set.
             ModelConfigError: the configuration contradicts itself.
             DataError: a source of weights does not exist or does not match the model.
         """
         dataset = _first_dataset()
         slots = self.config.classifier.ocr_max_num
-        num_answers = registry.get(f"{dataset}_num_final_outputs") - slots
-        self.build_network(self.config, num_answers, registry.get(f"{dataset}_answer_processor").BOS_IDX)
+        num_outputs = registry.get(f"{dataset}_num_final_outputs")
+        processor = registry.get(f"{dataset}_answer_processor")
+        num_answers = num_outputs - slots
+        # A processor without a vocabulary only says which index starts decoding.
+        vocabulary_size = getattr(processor, "get_true_vocab_size", lambda: num_answers)()
+        if num_answers != vocabulary_size:
+            raise ConfigError(
+                f"model_config.unicl.classifier.ocr_max_num={slots}: must be that of the data set "
+                f"(dataset_config.{dataset}.ocr_max_num={num_outputs - vocabulary_size})"
+            )
+        self.build_network(self.config, num_answers, processor.BOS_IDX)
         load_initial_weights(self, self.config)
 
     def forward(self, sample_list: Mapping[str, Any]) -> dict[str, Tensor]:

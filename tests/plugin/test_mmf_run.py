@@ -104,6 +104,7 @@ def other_root(mmf_run: Runner, tmp_path: Path) -> Path:
         (("run_type=trian",), "trian"),
         (("training.callbacks=[{'type': 'nobody'}]",), "nobody"),
         (("env.clove_root=/nowhere",), "/nowhere"),
+        (("dataset_config.clvqa.ocr_max_num=9",), "ocr_max_num=10: must be that of the data set"),
         (("dataset_config.clvqa.feature_dim=65", "model_config.unicl.obj.in_dim=65"), "65"),
     ],
 )
