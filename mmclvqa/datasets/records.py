@@ -71,7 +71,7 @@ def read_split(root: str, paths: Iterable[str]) -> list[dict[str, Any]]:
         )
     records = []
     for name in paths:
-        path = Path(root, name)
+        path = Path(root, str(name))
         if not path.exists() and path.with_suffix(".json").exists():
             path = path.with_suffix(".json")
         file_records = load_records(path)

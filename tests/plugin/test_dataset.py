@@ -444,6 +444,10 @@ def test_features_of_another_width_name_the_key(build: Build) -> None:
     refuse(build, "feature_dim is 32", "object", "train", "dataset_config.clvqa.feature_dim=32")
 
 
+def test_a_number_as_an_annotation_file_is_the_name_of_a_file(build: Build) -> None:
+    refuse(build, "/7: ", "object", "train", "dataset_config.clvqa.annotations.train=[7]")
+
+
 def test_a_processor_that_is_not_registered_is_named(build: Build) -> None:
     key = "dataset_config.clvqa.processors.text_processor.type"
     with pytest.raises(ConfigError, match=f"{key}=clvqa_bert: no such processor; did you mean .*clvqa_bert_tokenizer"):
