@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import ast
 import difflib
-import fnmatch
 import importlib
 import importlib.util
 import json
@@ -37,7 +36,7 @@ from mmclvqa.lazy import LazyModule, torch
 from mmclvqa.methods.selection import method_defaults
 from mmclvqa.published_configs import ignored_pattern, translate, translate_key
 from mmclvqa.user_code import import_user_code, user_file
-from mmclvqa.value_kinds import fit, fit_default
+from mmclvqa.value_kinds import fit, fit_default, matches_any
 
 mmf_configuration = LazyModule("mmf.utils.configuration")
 mmf_registry = LazyModule("mmf.common.registry")
@@ -55,6 +54,7 @@ OPEN_NODES = (
 """Nodes in which a configuration file may have keys that are not in the defaults."""
 
 LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
+"""Values of ``training.logger_level``, in any case."""
 
 SETTING_KEYS = ("env.clove_root", "training.CL.cl_setting", "training.CL.cur_task")
 """Overrides that are merged first, because others may change what the setting's file says."""
@@ -115,7 +115,7 @@ class PluginConfiguration:
 
     def _fit_values(self, config: DictConfig, source: str) -> None:
         """Convert the values of a file to the types of their defaults; ``source`` names the file in errors."""
-        for key, value, default in list(self._values(OmegaConf.to_container(config, resolve=False))):
+        for key, value, default in self._values(OmegaConf.to_container(config, resolve=False)):
             fitting = fit_default(key, value, default, str(value), f"{source}: ")
             if fitting is not value:
                 OmegaConf.update(config, key, fitting, merge=False)
@@ -427,7 +427,7 @@ def unknown_keys(config: Mapping, known: Mapping, prefix: str = "") -> Iterator[
 
 def _is_open(key: str, node: DictConfig) -> bool:
     """Return whether any keys may be set in a node."""
-    return not node or any(fnmatch.fnmatchcase(key, pattern) for pattern in OPEN_NODES)
+    return not node or matches_any(key, OPEN_NODES)
 
 
 def suggest(key: str, known: DictConfig) -> str:

@@ -1,13 +1,14 @@
-"""Types of configuration values: a value has the type of the default of its key, and a few keys have limits."""
+"""Checks of configuration values: a value has the type of its key's default, some numbers have limits, names exist."""
 
 from __future__ import annotations
 
 import fnmatch
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from mmclvqa.clove.errors import ConfigError
+from mmclvqa.clove.text import did_you_mean
 
 KINDS_OF_NULL: dict[str, Any] = {
     "learning_rate": 0.0,
@@ -121,14 +122,35 @@ def is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and value == value
 
 
+def matches_any(key: str, patterns: Iterable[str]) -> bool:
+    """Return whether a dotted key matches one of the patterns, in which ``*`` stands for any text."""
+    return any(fnmatch.fnmatchcase(key, pattern) for pattern in patterns)
+
+
+def require_registered(source: str, kind: str, name: Any, registered: Collection[str]) -> None:
+    """Check that a name is registered.
+
+    Args:
+        source: the key that has the name, for the message of an error.
+        kind: what is registered, such as ``metric``.
+        name: the name, of any type.
+        registered: the names that exist.
+
+    Raises:
+        ConfigError: the name is not one of them.
+    """
+    if not isinstance(name, str) or name not in registered:
+        raise ConfigError(f"{source}: no {kind} named {name!r}{did_you_mean(name, registered)}")
+
+
 def _needed(key: str, default: Any) -> str | None:
     """Return what the value of a key must be, or None if it may be null."""
     if isinstance(default, Mapping):
         return _group(default)
-    if any(fnmatch.fnmatchcase(key, pattern) for pattern in NULLABLE):
+    if matches_any(key, NULLABLE):
         return None
     if isinstance(default, str) and default:
-        return None if any(fnmatch.fnmatchcase(key, pattern) for pattern in NULLABLE_TEXTS) else "a text"
+        return None if matches_any(key, NULLABLE_TEXTS) else "a text"
     return "a number" if type(default) in (int, float) else None
 
 

@@ -16,7 +16,6 @@ from omegaconf import OmegaConf, open_dict, read_write
 
 from mmclvqa.clove.errors import ConfigError
 from mmclvqa.clove.files import atomic_write
-from mmclvqa.clove.text import did_you_mean
 from mmclvqa.methods.base import Method
 from mmclvqa.methods.selection import select_methods
 from mmclvqa.random_state import seed_all
@@ -27,6 +26,7 @@ from mmclvqa.training.distributed import build_accelerator, describe_device, gat
 from mmclvqa.training.evaluation import TRAINING, Evaluation, Evaluator, Metrics, Results
 from mmclvqa.training.loading import Split, build_split
 from mmclvqa.training.optimization import EarlyStopping
+from mmclvqa.value_kinds import require_registered
 
 TRAIN_WORD = "train"
 SPLIT_OF_WORD = {"val": "val", "test": "test", "inference": "test", "predict": "test"}
@@ -303,8 +303,7 @@ def _check_losses(key: str, losses: Any) -> None:
     registered = registry.mapping["loss_name_mapping"]
     for loss in losses if isinstance(losses, Sequence) and not isinstance(losses, str) else [losses]:
         name = loss.get("type") if isinstance(loss, Mapping) else loss
-        if not isinstance(name, str) or name not in registered:
-            raise ConfigError(f"{key}={losses}: no loss named {name!r}{did_you_mean(name, registered)}")
+        require_registered(f"{key}={losses}", "loss", name, registered)
 
 
 def all_values(evaluations: list[Evaluation]) -> dict[str, float]:

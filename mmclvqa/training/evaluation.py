@@ -23,11 +23,11 @@ from torch import nn
 
 from mmclvqa.clove.errors import ConfigError, DataError
 from mmclvqa.clove.files import atomic_write, write_json
-from mmclvqa.clove.text import did_you_mean
 from mmclvqa.random_state import random_state_kept
 from mmclvqa.training.distributed import Gather
 from mmclvqa.training.loading import Split, prepare
 from mmclvqa.training.progress import evaluation_bar, on_terminal
+from mmclvqa.value_kinds import require_registered
 
 FILE_NAME = "results.json"
 TRAINING = "training"
@@ -262,8 +262,7 @@ def _build(setting: Any) -> tuple[str, Any]:
     entry = setting if isinstance(setting, Mapping) else {"type": setting}
     name, params = entry.get("type"), entry.get("params") or {}
     registered = registry.mapping["metric_name_mapping"]
-    if not isinstance(name, str) or name not in registered:
-        raise ConfigError(f"evaluation.metrics: no metric named {name!r}{did_you_mean(name, registered)}")
+    require_registered("evaluation.metrics", "metric", name, registered)
     try:
         return name, registered[name](**params)
     except TypeError as error:
