@@ -329,7 +329,9 @@ def child(process: psutil.Process, part: str) -> psutil.Process | None:
 
 
 @needs_snakemake
-@pytest.mark.parametrize("victim", ["everything", "Snakemake", "a step", "Ctrl-C"])
+@pytest.mark.parametrize(
+    "victim", ["everything", "a step", "Ctrl-C", pytest.param("Snakemake", marks=pytest.mark.long)]
+)
 def test_an_interrupted_workflow_resumes_with_the_same_command(stage: Path, project: Path, victim: str) -> None:
     process = start(stage, project, "2")
     while len(calls(stage / "log")) < 1 or not (step := child(psutil.Process(process.pid), "bin/mmf_run")):

@@ -5,14 +5,21 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from mmclvqa import cli
 from mmclvqa.clove.records import load_records
 from tests.plugin.conftest import Runner
+from tests.run_fixtures import fresh_logging, one_thread  # noqa: F401
+
+# One parallel worker runs all of them, because they share a training.
+pytestmark = pytest.mark.xdist_group("mmf_run")
 
 SHORT = ("training.max_updates=6", "training.evaluation_interval=3", "training.checkpoint_interval=2")
 
@@ -25,24 +32,30 @@ def same(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> bool:
     return one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
 
 
-def test_a_task_trains_evaluates_and_predicts(mmf_run: Runner, tmp_path: Path, clove_mini: Path) -> None:
-    save = tmp_path / "save"
-    done = mmf_run("run_type=train_val", *SHORT, f"env.save_dir={save}")
+@pytest.fixture(scope="module")
+def trained(project: Path, clove_mini: Path, tmp_path_factory: pytest.TempPathFactory) -> Runner:
+    """The runner of a finished training, whose save folder is ``whole``; data are loaded without workers."""
+    runner = Runner(project, clove_mini, tmp_path_factory.mktemp("experiments"))
+    words = ("run_type=train_val", *SHORT, "checkpoint.resume=True", "training.num_workers=0")
+    done = runner(*words, f"env.save_dir={runner.folder / 'whole'}")
     assert done.returncode == 0, done.stderr
+    return runner
+
+
+def test_a_task_trains_evaluates_and_predicts(trained: Runner, tmp_path: Path, clove_mini: Path) -> None:
+    save = trained.folder / "whole"
     for name in ("unicl_final.pth", "best.ckpt", "current.ckpt", "train.log", "config.yaml", "results.json"):
         assert (save / name).exists(), name
-    trained = mmf_run.results(save)[-1]
-    assert trained["split"] == "val" and 0 <= trained["metrics"]["textvqa_accuracy"] <= 1
+    result = trained.results(save)[-1]
+    assert result["split"] == "val" and 0 <= result["metrics"]["textvqa_accuracy"] <= 1
 
     again = tmp_path / "again"
-    final = save / "unicl_final.pth"
-    done = mmf_run("run_type=val", f"checkpoint.resume_file={final}", f"env.save_dir={again}")
+    words = ("run_type=val", f"checkpoint.resume_file={save / 'unicl_final.pth'}", f"env.save_dir={again}")
+    done = trained(*words)
     assert done.returncode == 0, done.stderr
-    evaluated = mmf_run.results(again)[-1]
-    assert evaluated["metrics"] == trained["metrics"]
+    assert trained.results(again)[-1]["metrics"] == result["metrics"]
 
-    words = ("run_type=val", f"checkpoint.resume_file={final}", f"env.save_dir={again}", "evaluation.predict=true")
-    done = mmf_run(*words)
+    done = trained(*words, "evaluation.predict=true")
     assert done.returncode == 0, done.stderr
     (report,) = again.rglob("reports/*.json")
     entries = json.loads(report.read_text())
@@ -51,41 +64,42 @@ def test_a_task_trains_evaluates_and_predicts(mmf_run: Runner, tmp_path: Path, c
     assert {"question_id", "image_id", "answer", "pred_source"} <= entries[0].keys()
 
 
-def test_the_same_command_twice_gives_the_same_weights(mmf_run: Runner, tmp_path: Path) -> None:
-    saves = [tmp_path / "one", tmp_path / "two"]
-    for save, workers in zip(saves, (1, 0), strict=True):
-        done = mmf_run("run_type=train", *SHORT, f"env.save_dir={save}", f"training.num_workers={workers}")
-        assert done.returncode == 0, done.stderr
-    assert same(*(state(save / "unicl_final.pth") for save in saves))
-
-
-def test_killed_and_resumed_ends_with_the_weights_of_an_undisturbed_run(mmf_run: Runner, tmp_path: Path) -> None:
-    words = ("run_type=train", *SHORT, "training.max_updates=8", "checkpoint.resume=True")
-    whole, cut = tmp_path / "whole", tmp_path / "cut"
-    assert mmf_run(*words, f"env.save_dir={whole}").returncode == 0
-    for update in (2, 6):
+def test_a_killed_run_with_workers_resumes_to_the_weights_of_the_undisturbed_run(trained: Runner) -> None:
+    words = ("run_type=train_val", *SHORT, "checkpoint.resume=True")
+    whole, cut = trained.folder / "whole", trained.folder / "cut"
+    for update in (2, 4):
         mark = cut / "models" / f"model_{update}.ckpt"
-        mmf_run.killed_when(mark.exists, *words, f"env.save_dir={cut}")
+        trained.killed_when(mark.exists, *words, f"env.save_dir={cut}")
     assert not (cut / "unicl_final.pth").exists()
-    assert mmf_run(*words, f"env.save_dir={cut}").returncode == 0
+    assert trained(*words, f"env.save_dir={cut}").returncode == 0
     assert same(state(whole / "unicl_final.pth"), state(cut / "unicl_final.pth"))
 
 
-def test_a_finished_run_is_not_trained_again(mmf_run: Runner, tmp_path: Path) -> None:
-    words = ("run_type=train", *SHORT, "checkpoint.resume=True", f"env.save_dir={tmp_path / 'save'}")
-    assert mmf_run(*words).returncode == 0
-    final = tmp_path / "save" / "unicl_final.pth"
+def test_a_finished_run_is_not_trained_again(trained: Runner) -> None:
+    final = trained.folder / "whole" / "unicl_final.pth"
     before = final.stat().st_mtime_ns
-    assert mmf_run(*words).returncode == 0
+    words = ("run_type=train", *SHORT, "checkpoint.resume=True", f"env.save_dir={final.parent}")
+    assert trained(*words).returncode == 0
     assert final.stat().st_mtime_ns == before
 
 
-def refused(mmf_run: Runner, message: str, *words: str, **kwargs: object) -> None:
-    done = mmf_run(*words, **kwargs)
-    assert done.returncode != 0
-    last = done.stderr.strip().splitlines()[-1]
-    assert last.startswith("error: ") and message in last, done.stderr
-    assert "Traceback" not in done.stderr
+Refused = Callable[..., None]
+
+
+@pytest.fixture
+def refused(mmf_run: Runner, monkeypatch: pytest.MonkeyPatch) -> Refused:
+    """Return a function that runs ``mmf_run`` in this process and expects it to end with one line of error."""
+
+    def check(message: str, *words: str, **kwargs: Any) -> None:
+        monkeypatch.chdir(mmf_run.project)
+        for name, value in mmf_run.environment.items():
+            monkeypatch.setenv(name, value)
+        with pytest.raises(SystemExit) as stopped:
+            cli.run(mmf_run.command(*words, **kwargs)[3:])
+        line = stopped.value.code
+        assert line.startswith("error: ") and message in line and "\n" not in line
+
+    return check
 
 
 def other_root(mmf_run: Runner, tmp_path: Path) -> Path:
@@ -108,15 +122,11 @@ def other_root(mmf_run: Runner, tmp_path: Path) -> Path:
         (("dataset_config.clvqa.feature_dim=65", "model_config.unicl.obj.in_dim=65"), "65"),
     ],
 )
-def test_a_wrong_word_is_one_line(mmf_run: Runner, words: tuple[str, ...], message: str) -> None:
-    refused(mmf_run, message, *words, *SHORT)
+def test_a_wrong_word_is_one_line(refused: Refused, words: tuple[str, ...], message: str) -> None:
+    refused(message, *words, *SHORT)
 
 
-def test_a_wrong_config_path_is_one_line(mmf_run: Runner) -> None:
-    refused(mmf_run, "nowhere.yaml does not exist", config="nowhere.yaml")
-
-
-def test_code_in_an_annotation_file_is_not_run(mmf_run: Runner, tmp_path: Path) -> None:
+def test_code_in_an_annotation_file_is_not_run(mmf_run: Runner, refused: Refused, tmp_path: Path) -> None:
     root = other_root(mmf_run, tmp_path)
     mark = tmp_path / "ran"
 
@@ -125,7 +135,7 @@ def test_code_in_an_annotation_file_is_not_run(mmf_run: Runner, tmp_path: Path) 
             return (os.mkdir, (str(mark),))
 
     np.save(root / "functional" / "fcl_mmf_object_train.npy", np.array([Evil()], dtype=object), allow_pickle=True)
-    refused(mmf_run, "fcl_mmf_object_train.npy", *SHORT)
+    refused("fcl_mmf_object_train.npy", *SHORT)
     assert not mark.exists()
 
 
@@ -136,23 +146,25 @@ def test_a_feature_missing_in_a_worker_is_one_line(mmf_run: Runner, tmp_path: Pa
     for record in records:
         record["feature_path"] = "987654321.npy"
     np.save(path, np.array(records, dtype=object), allow_pickle=True)
-    refused(mmf_run, "987654321.npy", *SHORT)
+    done = mmf_run(*SHORT)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("error: ") and "987654321.npy" in last, done.stderr
 
 
-def test_a_checkpoint_of_another_shape_names_what_differs(mmf_run: Runner, tmp_path: Path) -> None:
-    save = tmp_path / "save"
-    assert mmf_run("run_type=train", *SHORT, f"env.save_dir={save}").returncode == 0
-    weights = state(save / "unicl_final.pth")
+def test_a_checkpoint_of_another_shape_names_what_differs(trained: Runner, refused: Refused, tmp_path: Path) -> None:
+    final = trained.folder / "whole" / "unicl_final.pth"
+    weights = state(final)
     weights["classifier.module.weight"] = weights["classifier.module.weight"][:-1]
     torch.save(weights, tmp_path / "other.pth")
-    refused(mmf_run, "classifier.module.weight", "run_type=val", f"checkpoint.resume_file={tmp_path / 'other.pth'}")
-    (tmp_path / "broken.pth").write_bytes((save / "unicl_final.pth").read_bytes()[:1000])
-    refused(mmf_run, "broken.pth", "run_type=val", f"checkpoint.resume_file={tmp_path / 'broken.pth'}")
+    refused("classifier.module.weight", "run_type=val", f"checkpoint.resume_file={tmp_path / 'other.pth'}")
+    (tmp_path / "broken.pth").write_bytes(final.read_bytes()[:1000])
+    refused("broken.pth", "run_type=val", f"checkpoint.resume_file={tmp_path / 'broken.pth'}")
 
 
-def test_a_save_dir_that_cannot_be_written_is_one_line(mmf_run: Runner, tmp_path: Path) -> None:
+def test_a_save_dir_that_cannot_be_written_is_one_line(refused: Refused, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    refused(mmf_run, str(tmp_path / "file"), *SHORT, f"env.save_dir={tmp_path / 'file' / 'save'}")
+    refused(str(tmp_path / "file"), *SHORT, f"env.save_dir={tmp_path / 'file' / 'save'}")
 
 
 def test_cuda_without_cuda_trains_on_the_cpu_with_a_warning(mmf_run: Runner) -> None:

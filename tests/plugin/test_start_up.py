@@ -58,9 +58,21 @@ def prints(code: str, project: Path) -> list[str]:
     return done.stdout.split()
 
 
-def test_importing_mmf_imports_no_library_that_the_plugin_does_not_use(project: Path) -> None:
+def test_importing_mmf_registers_the_plugin_and_imports_nothing_that_it_does_not_use(project: Path) -> None:
     slow = ("sklearn", "pandas", "scipy", "transformers", "torch._dynamo", "mmf.models.pythia", "mmf.models.m4c")
-    assert prints(f"import sys, mmf; print(*(name for name in {slow} if name in sys.modules))", project) == []
+    code = (
+        "import sys, mmf, mmclvqa, mmf_cli.run, mmf_cli.predict\n"
+        "from mmf.common.registry import registry\n"
+        "stand_ins = [name for name in mmclvqa.compat.OPTIONAL_PACKAGES\n"
+        "             if isinstance(sys.modules.get(name), mmclvqa.compat._StandIn)]\n"
+        f"print([name for name in {slow} if name in sys.modules], stand_ins, sep='')\n"
+        "print(mmf_cli.run.run.__module__, mmf_cli.predict.predict.__module__)\n"
+        "print(registry.get_model_class('unicl').__name__, registry.get_builder_class('clvqa').__name__,\n"
+        "      registry.get_trainer_class('mmf').__name__)"
+    )
+    imported, *names = prints(code, project)
+    assert imported == "[][]", "a slow library, or a stand-in that stays among the installed modules"
+    assert names == ["mmclvqa.cli", "mmclvqa.cli", "UniVQA", "CloveBuilder", "Trainer"]
 
 
 def test_training_imports_no_compiler_and_no_transformers(project: Path, mmf_run: Runner) -> None:
@@ -83,7 +95,10 @@ def test_training_imports_no_compiler_and_no_transformers(project: Path, mmf_run
         {"from mmf.models import Pythia": "Pythia.__name__ == 'Pythia'",
          "from mmf.models.visual_bert import VisualBERT": "VisualBERT.__name__ == 'VisualBERT'",
          "import mmf": "mmf.models.m4c.M4C.__name__ == 'M4C'"},
-        {"from mmf.common.registry import registry": "registry.get_model_class('lorra').__name__ == 'LoRRA'",
+        {"from mmf.common.registry import registry\nfrom mmf.models.base_model import BaseModel\n"
+         "Mine = registry.register_model('pythia')(type('Mine', (BaseModel,), {}))": "True",
+         "lorra = registry.get_model_class('lorra')": "lorra.__name__ == 'LoRRA'",
+         "pythia = registry.get_model_class('pythia')": "pythia is Mine",
          "vqa2 = registry.get_builder_class('vqa2')": "vqa2.__name__ == 'VQA2Builder'",
          "nobody = registry.get_model_class('nobody')": "nobody is None"},
         {"from mmf.modules.encoders import TransformerEncoder": "TransformerEncoder.__name__ == 'TransformerEncoder'",
@@ -91,21 +106,11 @@ def test_training_imports_no_compiler_and_no_transformers(project: Path, mmf_run
          "from transformers.modeling_bert import BertModel": "BertModel.__name__ == 'BertModel'",
          "from transformers.optimization import AdamW": "AdamW.__name__ == 'AdamW'"},
     ],
-    ids=["models", "registry", "modules"],
+    ids=["models", "registry, where the user has taken a name of MMF's", "modules"],
 )  # fmt: skip
 def test_what_is_imported_later_works_when_it_is_used(statements: dict[str, str], project: Path) -> None:
     lines = (f"{statement}\nprint({expected})" for statement, expected in statements.items())
     assert prints("\n".join(lines), project) == ["True"] * len(statements)
-
-
-def test_a_model_of_the_users_keeps_its_name_when_mmfs_own_are_registered(project: Path) -> None:
-    code = (
-        "from mmf.common.registry import registry\n"
-        "from mmf.models.base_model import BaseModel\n"
-        "Mine = registry.register_model('pythia')(type('Mine', (BaseModel,), {}))\n"
-        "print(registry.get_model_class('lorra').__name__, registry.get_model_class('pythia') is Mine)"
-    )
-    assert prints(code, project) == ["LoRRA", "True"]
 
 
 def test_schedules_and_tokenizers_of_transformers_are_imported_when_they_are_called(
