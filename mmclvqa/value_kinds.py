@@ -31,6 +31,9 @@ NULLABLE = (
 NULLABLE_TEXTS = ("scheduler.type", "model_config.*", "dataset_config.*.processors.*")
 """Further texts that may be null."""
 
+MAX_DECODING_STEPS = 100
+"""Number of position embeddings of UniVQA's decoder (M4C)."""
+
 LIMITS: dict[str, tuple[int, float]] = {
     "training.seed": (-1, 2**32 - 1),
     "training.num_workers": (0, math.inf),
@@ -40,6 +43,8 @@ LIMITS: dict[str, tuple[int, float]] = {
     "training.batch_size_per_device": (1, math.inf),
     "training.eval_batch_size": (1, math.inf),
     "training.update_frequency": (1, math.inf),
+    "training.*_interval": (0, math.inf),
+    "training.max_grad_l2_norm": (0, math.inf),
     "model_config.unicl.text_bert.num_hidden_layers": (0, math.inf),
     "model_config.unicl.mmt.num_hidden_layers": (1, math.inf),
     "model_config.unicl.*.num_attention_heads": (1, math.inf),
@@ -47,7 +52,11 @@ LIMITS: dict[str, tuple[int, float]] = {
     "model_config.unicl.*_dim": (1, math.inf),
     "model_config.unicl.*.max_position_embeddings": (1, math.inf),
     "model_config.unicl.*dropout_prob": (0, 1),
+    "*.initializer_range": (0, math.inf),
     "*.ocr_max_num": (0, math.inf),
+    "dataset_config.*.mask_img_prob": (0, 1),
+    "dataset_config.*.max_length": (0, math.inf),
+    "dataset_config.*.max_copy_steps": (1, MAX_DECODING_STEPS),
     "*.max_seq_length": (2, math.inf),
 }
 """The smallest and largest allowed values of numbers, by patterns of keys; the first pattern that matches counts."""

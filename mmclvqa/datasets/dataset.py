@@ -82,7 +82,7 @@ class CloveDataset(BaseDataset):
         """Build the processors.
 
         Raises:
-            ConfigError: no processor of the given type is registered.
+            ConfigError: no processor of the given type is registered, or two have different numbers of OCR slots.
             DataError: the tokenizer is neither in the data root nor on the hub.
         """
         registered = registry.mapping["processor_name_mapping"]
@@ -101,6 +101,12 @@ class CloveDataset(BaseDataset):
                 f"tokenizer {source} is neither in {self.config.data_dir}/pretrained nor available from the hub: "
                 f"{str(error).splitlines()[0]}"
             ) from None
+        answer_slots = self.answer_processor.get_vocab_size() - self.answer_processor.get_true_vocab_size()
+        if self.context_processor.max_length != answer_slots:
+            raise ConfigError(
+                f"dataset_config.{self.dataset_name}.processors.context_processor.params.max_length="
+                f"{self.context_processor.max_length}: must be that of answer_processor ({answer_slots})"
+            )
         self._text_processors = {
             field: (getattr(self, name), self.config.processors[name].params.max_seq_length)
             for field, name in TEXT_PROCESSORS.items()

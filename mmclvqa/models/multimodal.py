@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from mmclvqa.models.packing import Packing
 from mmclvqa.models.settings import TransformerSettings
 from mmclvqa.models.transformer import Cache, Encoder, PackedAttention, decoding_mask, initialise
+from mmclvqa.value_kinds import MAX_DECODING_STEPS
 
-MAX_DECODING_STEPS = 100
 MAX_TYPES = 5
 
 

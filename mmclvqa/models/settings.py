@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from mmclvqa.clove.errors import CloveError
+from mmclvqa.value_kinds import fit_default
 
 
 class ModelConfigError(CloveError):
@@ -36,13 +37,16 @@ class TransformerSettings:
 
         Raises:
             ModelConfigError: a key is unknown, or ``hidden_size`` is not a multiple of the number of heads.
+            ConfigError: a value is not a number, or exceeds a limit.
         """
-        names = [field.name for field in fields(cls)]
-        for key in section:
-            if key not in names:
-                near = difflib.get_close_matches(str(key), names, n=3) or names
-                raise ModelConfigError(f"model_config.unicl.{name}.{key}: unknown key; did you mean {', '.join(near)}?")
-        settings = cls(**{"num_hidden_layers": num_hidden_layers, **{str(k): section[k] for k in section}})
+        values = {field.name: field.default for field in fields(cls)} | {"num_hidden_layers": num_hidden_layers}
+        for key, value in section.items():
+            path = f"model_config.unicl.{name}.{key}"
+            if key not in values:
+                near = difflib.get_close_matches(str(key), values, n=3) or values
+                raise ModelConfigError(f"{path}: unknown key; did you mean {', '.join(near)}?")
+            values[key] = fit_default(path, value, values[key], str(value))
+        settings = cls(**values)
         if settings.hidden_size % settings.num_attention_heads:
             raise ModelConfigError(
                 f"model_config.unicl.{name}: hidden_size {settings.hidden_size} is not a multiple of "

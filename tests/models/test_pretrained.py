@@ -162,6 +162,8 @@ def test_a_truncated_bert_file_is_refused(tmp_path, bert):
     [
         ({"mmt": {"hiden_size": 32}}, "mmt.hiden_size: unknown key; did you mean hidden_size"),
         ({"mmt": {"hidden_size": 30}}, "hidden_size 30 is not a multiple of num_attention_heads 12"),
+        ({"mmt": {"initializer_range": -1}}, "mmt.initializer_range=-1: it must be a number of at least 0"),
+        ({"text_bert": {"layer_norm_eps": "tiny"}}, "text_bert.layer_norm_eps=tiny: it must be a number"),
         ({"ocr": {"mmt_in_dim": 3000}}, "ocr.mmt_in_dim: 3000 is given, but 3002 is needed"),
         ({"classifier": {"type": "mlp"}}, "classifier.type: mlp is given, but linear"),
     ],

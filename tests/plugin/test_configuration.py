@@ -15,6 +15,7 @@ from mmclvqa.configuration import ConfigError, parse_value
 
 TASK = "EXP_CONFIG/functional/cl_object_unicl_standalone.yaml"
 NAMES = ("model=unicl", "dataset=clvqa")
+ANSWERS = "dataset_config.clvqa.processors.answer_processor.params"
 TASK_FILES = [
     (setting, task, f"{base}/{setting}/cl_{task.name}_unicl_standalone.yaml")
     for base in ("EXP_CONFIG", "EXP_CONFIG/mini")
@@ -121,6 +122,9 @@ def test_words_of_the_seeds_scripts_are_taken() -> None:
         ("training.logger_level=verbose", "training.logger_level=verbose: expected one of: debug, info"),
         ("model_config.unicl.mmt.num_hidden_layers=0", "num_hidden_layers=0: it must be a whole number of at least 1"),
         ("model_config.unicl.obj.dropout_prob=1.5", "it must be a number of at least 0 and at most 1"),
+        ("training.log_interval=-1", "it must be a whole number of at least 0"),
+        ("dataset_config.clvqa.mask_img_prob=7", "it must be a number of at least 0 and at most 1"),
+        (f"{ANSWERS}.max_copy_steps=0", "max_copy_steps=0: it must be a whole number of at least 1 and at most 100"),
         ("dataset_config.clvqa.data_dir=null", "dataset_config.clvqa.data_dir=null: it must be a text"),
         ("training.device=tpu", "expected one of: auto, cpu, cuda"),
         ("nonsense", "not of the form key=value"),

@@ -22,6 +22,7 @@ from tests.run_fixtures import fresh_logging, one_thread  # noqa: F401
 pytestmark = pytest.mark.xdist_group("mmf_run")
 
 SHORT = ("training.max_updates=6", "training.evaluation_interval=3", "training.checkpoint_interval=2")
+OCR_VECTORS = "dataset_config.clvqa.processors.context_processor.params"
 
 
 def state(path: Path) -> dict[str, torch.Tensor]:
@@ -119,6 +120,7 @@ def other_root(mmf_run: Runner, tmp_path: Path) -> Path:
         (("training.callbacks=[{'type': 'nobody'}]",), "nobody"),
         (("env.clove_root=/nowhere",), "/nowhere"),
         (("dataset_config.clvqa.ocr_max_num=9",), "ocr_max_num=10: must be that of the data set"),
+        ((f"{OCR_VECTORS}.max_length=9",), "max_length=9: must be that of answer_processor (10)"),
         (("dataset_config.clvqa.feature_dim=65", "model_config.unicl.obj.in_dim=65"), "65"),
     ],
 )
