@@ -282,6 +282,7 @@ def _register_resolvers() -> None:
         "device_count": lambda: max(1, torch.cuda.device_count()),
         "resolve_cache_dir": lambda *arguments: mmf_configuration.resolve_cache_dir(*arguments),
         "resolve_dir": lambda *arguments: mmf_configuration.resolve_dir(*arguments),
+        "environment": lambda name, default: os.environ.get(name) or default,
         "pretrained": pretrained_source,
     }
     for name, resolver in resolvers.items():

@@ -67,7 +67,7 @@ PROCESSORS = {"bert_tokenizer": "clvqa_bert_tokenizer", "m4c_answer": "clvqa_ans
 """MMF's processors to this project's, which are faster or read from the data root."""
 
 FEATURE_SOURCES = ("gqa", "textvqa")
-"""Meaning of the entries of a published ``features.<split>`` list; all splits use the same databases."""
+"""Sources of the entries of a published ``features.<split>`` list; all splits use the same databases."""
 
 _FEATURES = re.compile(rf"{re.escape(_DATA)}\.features\.(train|val|test)")
 
@@ -133,12 +133,19 @@ def translate_key(key: str, value: Any) -> dict[str, Any]:
     if _FEATURES.fullmatch(key) and isinstance(value, list):
         if len(value) > len(FEATURE_SOURCES):
             raise TranslationError(f"{key}: {len(value)} entries, but there are {' and '.join(FEATURE_SOURCES)}")
-        return {f"{_DATA}.features.{source}": path for source, path in zip(FEATURE_SOURCES, value, strict=False)}
+        sources = [_feature_source(str(path), position) for position, path in enumerate(value)]
+        sources = sources if len(set(sources)) == len(sources) else FEATURE_SOURCES
+        return {f"{_DATA}.features.{source}": path for source, path in zip(sources, value, strict=False)}
     if fnmatch.fnmatchcase(key, f"{_DATA}.processors.*.type") and key.count(".") == 4:
         return {key: PROCESSORS.get(value, value) if isinstance(value, str) else value}
     if fnmatch.fnmatchcase(key, f"{_PARAMS}.tokenizer_config.type") and isinstance(value, str) and "$" not in value:
         return {key: "${pretrained:${env.clove_root}," + value + "}"}
     return {key: value}
+
+
+def _feature_source(path: str, position: int) -> str:
+    """Return the source that an entry of ``features.<split>`` names, otherwise the one at its position."""
+    return next((source for source in reversed(FEATURE_SOURCES) if source in path), FEATURE_SOURCES[position])
 
 
 def translate(config: DictConfig) -> Translation:

@@ -25,6 +25,7 @@ PACKAGE_FOLDER = Path(__file__).parents[1] / "settings"
 GENERATED_SUFFIX = "_gen"
 REPLAY_SUFFIX = "_replay"
 MASKED_SUFFIX = "_##"
+_SUFFIXES = re.compile(rf"({GENERATED_SUFFIX}|{REPLAY_SUFFIX}|{MASKED_SUFFIX})*$")
 
 ALL_TASKS = "multitask"
 """The current task of a training on all tasks of a setting at once; no task has this name."""
@@ -46,9 +47,14 @@ _KEYS: dict[str, tuple[str, ...]] = {
 """Keys of a file, of one of its tasks, and of one of its image sources."""
 
 
+def stage_suffixes(stage: str) -> str:
+    """Return the suffixes of a stage, such as ``_replay_##``, which may be in any order; empty for real records."""
+    return _SUFFIXES.search(stage)[0]
+
+
 def task_name(stage: str) -> str:
     """Return the task name of a stage, without replay suffixes."""
-    return stage.removesuffix(MASKED_SUFFIX).removesuffix(REPLAY_SUFFIX).removesuffix(GENERATED_SUFFIX)
+    return stage.removesuffix(stage_suffixes(stage))
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ from mmclvqa.clove.settings import (
     Setting,
     read_setting,
     setting_of,
+    stage_suffixes,
 )
 from mmclvqa.clove.settings import Task as Task
 from mmclvqa.clove.settings import order_text as order_text
@@ -48,12 +49,13 @@ _given: dict[str, Path] = {}
 
 def has_image(stage: str) -> bool:
     """Return whether records of a stage have image features; generated replays and masked ones do not."""
-    return not stage.endswith((GENERATED_SUFFIX, MASKED_SUFFIX))
+    suffixes = stage_suffixes(stage)
+    return GENERATED_SUFFIX not in suffixes and MASKED_SUFFIX not in suffixes
 
 
 def is_real_replay(stage: str) -> bool:
     """Return whether records of a stage are replayed original records."""
-    return stage.removesuffix(MASKED_SUFFIX).endswith(REPLAY_SUFFIX)
+    return REPLAY_SUFFIX in stage_suffixes(stage)
 
 
 def default_data_root() -> Path:

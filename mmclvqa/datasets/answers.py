@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -32,4 +33,5 @@ def answer_words(
         else:
             words.append(answer_processor.answer_vocab.idx2word(index))
             sources.append("VOCAB")
-    return " ".join(words).replace(" 's", "'s"), sources
+    # An OCR token with 's has two spaces before it once it is tokenized.
+    return re.sub(" +'s", "'s", " ".join(words)), sources

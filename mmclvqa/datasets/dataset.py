@@ -14,7 +14,7 @@ from mmf.common.sample import Sample, SampleList
 from mmf.datasets.base_dataset import BaseDataset
 from mmf.utils.distributed import byte_tensor_to_object
 
-from mmclvqa.clove.errors import ConfigError, DataError
+from mmclvqa.clove.errors import ConfigError
 from mmclvqa.clove.tasks import has_image
 from mmclvqa.clove.text import did_you_mean
 from mmclvqa.datasets.answers import answer_words
@@ -83,7 +83,7 @@ class CloveDataset(BaseDataset):
 
         Raises:
             ConfigError: no processor of the given type is registered, or two have different numbers of OCR slots.
-            DataError: the tokenizer is neither in the data root nor on the hub.
+            DataError: a tokenizer is neither a folder nor on the hub.
         """
         registered = registry.mapping["processor_name_mapping"]
         for name, processor in self.config.processors.items():
@@ -93,14 +93,7 @@ class CloveDataset(BaseDataset):
                     f"dataset_config.{self.dataset_name}.processors.{name}.type={kind}: no such processor"
                     f"{did_you_mean(kind, registered)}"
                 )
-        try:
-            super().init_processors()
-        except OSError as error:
-            source = self.config.processors.text_processor.params.tokenizer_config.type
-            raise DataError(
-                f"tokenizer {source} is neither in {self.config.data_dir}/pretrained nor available from the hub: "
-                f"{str(error).splitlines()[0]}"
-            ) from None
+        super().init_processors()
         answer_slots = self.answer_processor.get_vocab_size() - self.answer_processor.get_true_vocab_size()
         if self.context_processor.max_length != answer_slots:
             raise ConfigError(

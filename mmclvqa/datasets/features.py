@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 import lmdb
 import numpy as np
-import torch
 
 from mmclvqa.clove.errors import DataError, UnsafePickleError
 from mmclvqa.clove.features import boxes_problem, feature_path, shared_database
@@ -77,7 +76,8 @@ class _Folder:
             value.update(safe_numpy_load(info_file).item())
         if value["features"].dtype == object and value["features"].size == 1:
             item = value["features"].item()
-            value |= {**item.get("info", {}), "features": item.get("image_feat", item.get("feature"))}
+            features = next((item[name] for name in ("features", "image_feat", "feature") if name in item), None)
+            value |= {**item, **item.get("info", {}), "features": features}
         return value
 
     def files(self) -> Iterator[Path]:
@@ -106,8 +106,6 @@ class FeatureStore:
         self._open: dict[str, list[_Database | _Folder]] = {}
         self._kept: dict[tuple[str, str], ImageFeatures] = {}
         self._keep = False
-        # In shared memory, so that only one of several data loading workers warns.
-        self._without_boxes = torch.zeros(1, dtype=torch.int64).share_memory_()
 
     def open(self, source: str) -> list[_Database | _Folder]:
         """Return the databases of a source, which are opened on first use.
@@ -180,7 +178,8 @@ class FeatureStore:
     def _boxes(self, value: Mapping[str, Any], database: str, path: str) -> np.ndarray:
         regions = int(np.prod(np.shape(value["features"])[:-1]))
         if "bbox" not in value:
-            self._warn_of_no_boxes(database, path)
+            message = f"{database}: features without bbox get zero boxes (first: {path!r})"
+            warn_once(database, "bbox is absent", f"{message}; `python -m mmclvqa.clove check` counts them")
             return np.zeros((min(regions, self.max_features), 4), dtype=np.float32)
         problem = boxes_problem(value, regions)
         if problem:
@@ -188,9 +187,3 @@ class FeatureStore:
         width, height = float(value["image_width"]), float(value["image_height"])
         corners = np.asarray(value["bbox"], dtype=np.float32)[: self.max_features]
         return corners / np.array([width, height, width, height], dtype=np.float32)
-
-    def _warn_of_no_boxes(self, database: str, path: str) -> None:
-        self._without_boxes += 1
-        if int(self._without_boxes) == 1:
-            message = f"{database}: features without bbox get zero boxes (first: {path!r})"
-            warn_once(database, "bbox is absent", f"{message}; `python -m mmclvqa.clove check` counts them")

@@ -41,7 +41,7 @@ def load_tokenizer(source: str, do_lower_case: bool = True, **params: Any) -> tu
         params: other arguments of transformers' ``AutoTokenizer.from_pretrained``.
 
     Raises:
-        OSError: the tokenizer is neither a folder nor available from the hub.
+        DataError: the tokenizer is neither a folder nor available from the hub.
     """
     if not params and _is_plain_bert(Path(source)):
         with contextlib.suppress(TypeError):  # the vocabulary lacks [CLS] or [SEP], which transformers adds
@@ -51,8 +51,11 @@ def load_tokenizer(source: str, do_lower_case: bool = True, **params: Any) -> tu
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, do_lower_case=do_lower_case, **params)
-    except ValueError as error:  # a folder of other files
-        raise OSError(one_line(error)) from None
+    except (OSError, ValueError) as error:  # ValueError: a folder of other files
+        raise DataError(
+            f"tokenizer {source} is neither a folder, as $CLOVE_ROOT/pretrained has them, nor available from the hub: "
+            f"{one_line(error)}"
+        ) from None
     return tokenizer.backend_tokenizer, tokenizer.cls_token_id, tokenizer.sep_token_id
 
 

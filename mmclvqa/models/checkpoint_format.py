@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from mmclvqa.clove.errors import DataError
 
 #: Number of differing tensors that an error message lists.
-NAMED = 4
+NAMED = 20
 #: A buffer of older transformers versions, present in older UniVQA checkpoints. It has 0, 1, 2, … and is not needed.
 IGNORED_SUFFIX = "position_ids"
 

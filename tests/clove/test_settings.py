@@ -29,6 +29,7 @@ from mmclvqa.clove.tasks import (
     setting_argument,
     setting_names,
     task,
+    task_name,
     tasks,
 )
 
@@ -227,3 +228,9 @@ def test_a_task_name_may_contain_what_stages_end_with(tmp_path: Path) -> None:
     find_setting(write(tmp_path, {"tasks": [{"name": "person_gender"}, {"name": "tv_replay_show"}]}, name="suffixes"))
     assert has_image("person_gender") and not has_image("person_gender_gen")
     assert not is_real_replay("tv_replay_show") and is_real_replay("tv_replay_show_replay_##")
+
+
+@pytest.mark.parametrize("suffixes", ["_gen_replay", "_##_replay", "_replay_gen", "_gen_replay_##"])
+def test_suffixes_of_a_stage_may_be_in_any_order(suffixes: str) -> None:
+    assert is_real_replay(f"object{suffixes}") and not has_image(f"object{suffixes}")
+    assert task_name(f"object{suffixes}") == "object" and task_name("a#ShopAndDining") == "a#ShopAndDining"

@@ -194,6 +194,25 @@ def test_an_override_takes_the_kind_of_its_default(word: str, value: object) -> 
     assert selected == value and type(selected) is type(value)
 
 
+def test_an_empty_variable_of_the_environment_counts_as_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("ROOT", "CLOVE_ROOT"):
+        monkeypatch.setenv(name, "")
+    config = read(f"config={TASK}", *NAMES)
+    assert (config.env.root, config.env.clove_root, config.env.data_dir) == (".", "data/clove", "data/clove")
+
+
+def test_knowledge_is_tokenized_as_questions_are_unless_it_is_configured() -> None:
+    processors = "dataset_config.clvqa.processors"
+    words = [f"{processors}.text_processor.params.max_seq_length=12",
+             f"{processors}.text_processor.params.tokenizer_config.type=mine"]  # fmt: skip
+    knowledge = f"{processors}.knowledge_processor.params.max_seq_length"
+    for more, length in (((), 12), ((f"{knowledge}=9",), 9)):
+        config = read(f"config={TASK}", *NAMES, *words, *more).dataset_config.clvqa.processors
+        assert config.knowledge_processor.params.tokenizer_config.type == "mine"
+        assert config.knowledge_processor.params.max_seq_length == length
+        assert config.text_processor.params.max_seq_length == 12
+
+
 def test_a_group_of_keys_may_be_one_override() -> None:
     word = "training.early_stop={'enabled': 1, 'patience': 10}"
     early_stop = read(f"config={TASK}", *NAMES, word).training.early_stop

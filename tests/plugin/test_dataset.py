@@ -495,8 +495,9 @@ def test_the_network_packs_a_batch_without_reading_from_the_device(build: Build,
     config = registry.get("config").model_config.unicl
     with torch.device("meta"):
         network = UniVQANetwork(config, data.answer_processor.get_true_vocab_size())
-    for module in (network.train(), network.eval()):
-        assert module.answer(UniVQAInputs.of(batch))["scores"].shape == batch.targets.shape
+    for training in (True, False):
+        scores = network.train(training).answer(UniVQAInputs.of(batch))["scores"]
+        assert scores.shape == batch.targets.shape
 
 
 def test_slots_in_use_are_those_that_the_dense_targets_refer_to(build: Build) -> None:

@@ -11,6 +11,7 @@ from mmf.modules.metrics import TextVQAAccuracy
 from mmf.utils.distributed import object_to_byte_tensor
 from mmf.utils.m4c_evaluators import TextVQAAccuracyEvaluator
 
+from mmclvqa.datasets.answers import answer_words
 from mmclvqa.datasets.metrics import COMMON_ANSWERS, VQAAccuracy, VQAAccuracyByAnswerClass
 from mmclvqa.training.evaluation import Metrics
 
@@ -45,6 +46,12 @@ def batches() -> list[tuple[SampleList, dict[str, torch.Tensor]]]:
         scores[:, 1, 2] += 2
         made.append((batch, {"scores": scores}))
     return made
+
+
+def test_an_apostrophe_of_an_answer_follows_its_word() -> None:
+    words = ["Joe's", "red cup"]
+    assert answer_words([6, 7, 4, 2, 5], words, Answers()) == ("cup's red", ["VOCAB"] * 3)
+    assert answer_words([8, 2], words, Answers()) == answer_words([8, 2], ["joe 's"], Answers()) == ("joe's", ["OCR"])
 
 
 def test_streaming_equals_mmfs_metric_over_the_whole_split(batches) -> None:

@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from mmclvqa import cli
 from mmclvqa.configuration import ConfigError
-from mmclvqa.published_configs import IGNORED_KEYS, ignored_pattern
+from mmclvqa.published_configs import IGNORED_KEYS, ignored_pattern, translate_key
 from tests.parity import check_commands, check_configs
 from tests.run_fixtures import fresh_logging, one_thread  # noqa: F401
 
@@ -169,6 +169,22 @@ def test_places_that_exist_are_used(published: Path, tmp_path: Path) -> None:
     assert clvqa.processors.answer_processor.params.vocab_file == str(tmp_path / "answers.txt")
     assert list(clvqa.annotations.train) == [str(tmp_path / "mine_train.npy")]
     assert config.env.save_dir == str(tmp_path / "runs/object")
+
+
+@pytest.mark.parametrize(
+    ("entries", "sources"),
+    [
+        (["gqa/a.lmdb", "textvqa/b.lmdb,textvqa/c.lmdb"], ["gqa", "textvqa"]),
+        (["textvqa/b.lmdb,textvqa/c.lmdb", "gqa/a.lmdb"], ["textvqa", "gqa"]),
+        (["textvqa/b.lmdb,textvqa/c.lmdb"], ["textvqa"]),
+        (["one.lmdb", "other.lmdb"], ["gqa", "textvqa"]),
+        (["gqa/one.lmdb", "gqa/other.lmdb"], ["gqa", "textvqa"]),
+    ],
+)
+def test_feature_databases_belong_to_the_source_in_their_path(entries: list[str], sources: list[str]) -> None:
+    translated = translate_key("dataset_config.clvqa.features.val", entries)
+    expected = {f"dataset_config.clvqa.features.{source}": path for source, path in zip(sources, entries, strict=True)}
+    assert translated == expected
 
 
 def test_keys_with_a_meaning_act(published: Path, tmp_path: Path) -> None:
