@@ -6,6 +6,7 @@ Completed work is recognised by its files, so a run that was interrupted resumes
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import logging
 import os
@@ -241,6 +242,8 @@ def launch(settings: Settings, argv: Sequence[str]) -> int:
         mixed_precision=mixed_precision(settings.precision, gpus),
         kwargs_handlers=[InitProcessGroupKwargs(timeout=PROCESS_TIMEOUT)],
     )
+    # After each task accelerate collects garbage, for which the objects of all libraries need not be searched.
+    gc.freeze()
     log.setLevel(logging.INFO)
     log.handlers = [logging.StreamHandler()] if rank == 0 else [logging.NullHandler()]
     log.propagate = False
