@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 import torch
 
 
+@contextmanager
+def torch_threads(number: int) -> Iterator[None]:
+    """Set the number of torch's threads for a while."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
     """Use one thread, as in separate processes; tiny models are slower with more."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+    with torch_threads(1):
+        yield
 
 
 @pytest.fixture(autouse=True)
