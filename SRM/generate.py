@@ -18,7 +18,7 @@ from SRM.model import longest_sequence
 from SRM.rows import Rows, rows_for
 from SRM.search import Search
 from SRM.settings import Settings
-from SRM.tokens import Tokens, cut_items
+from SRM.tokens import Tokens, cut_tokens
 
 BEAMS = 5
 MOST_ROWS = 4096
@@ -65,10 +65,12 @@ class Generator:
             report: called with the number of texts completed since the last call; a prompt has two.
 
         Returns:
-            The texts in the order of ``prompts``, and whether each prompt was cut to half the longest sequence.
+            The texts in the order of ``prompts``, and whether each prompt was cut to fit.
         """
         tokens = self.tokens
-        joined = [cut_items([tokens.ids(item) for item in prompt], self.longest // 2, tokens.sep) for prompt in prompts]
+        # Besides a prompt, a sequence has the start token, [SEP] or [que], and at least one new token.
+        most = self.longest - 3
+        joined = [cut_tokens([tokens.ids(item) for item in prompt], most, tokens.sep) for prompt in prompts]
         order = sorted(range(len(prompts)), key=lambda i: len(joined[i][0]))
         start_id, question_id = tokens.id(start), tokens.id(question_start)
         graphs = [[start_id, *joined[i][0], tokens.sep] for i in order]

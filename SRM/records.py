@@ -97,7 +97,6 @@ def build_replay_record(
     answer = answer.partition(EOS)[0].strip()
     sequence = [item + ITEM_END for item in items]
     prompted = min(len(generation.items), len(items))
-    words_after_ocr = (item.partition(OCR)[2].split() for item in items)
     return new_record(
         anno_source=f"{language_model_name(model_name)}_replay",
         stage=task_name + GENERATED_SUFFIX,
@@ -108,17 +107,16 @@ def build_replay_record(
         gt_scene_graph_seq=sequence,
         gt_scene_graph_mask=[1] * prompted + [0] * (len(items) - prompted),
         pred_scene_graph_seq=rng.sample(sequence, len(sequence)),
-        ocr_tokens=[words[0] for words in words_after_ocr if words],
+        ocr_tokens=[item.rpartition(OCR)[2].strip().split(" ")[0] for item in items if OCR in item],
         set_name="train",
     )
 
 
 def _graph_items(graph: str, start: str) -> list[str]:
-    """Return the items up to the last ``[SEP]``; empty items are dropped, and ``[OCR]`` is separated by spaces."""
+    """Return the items up to the last ``[SEP]``, also empty ones; ``[OCR]`` is separated by spaces."""
     text = graph.partition(start)[2] if start in graph else graph
     parts = text.split(SEP)[:-1][: LAST_SEPARATOR + 1]
-    items = (part.replace(OCR, f" {OCR} ").strip() for part in parts)
-    return [item for item in items if item]
+    return [part.replace(OCR, f" {OCR} ").strip() for part in parts]
 
 
 def answer_counts(records: Sequence[Mapping[str, Any]]) -> dict[str, int]:

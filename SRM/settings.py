@@ -244,10 +244,10 @@ class Settings:
     )
     train_batch_size: int = flag(
         "training",
-        "maximum number of tokens of a batch on one device, including padding",
+        "maximum number of tokens of a batch on one device, including padding; 0, as published, means the default",
         16384,
         "TOKENS",
-        kind=integer_at_least(1),
+        kind=lambda text: integer_at_least(0)(text) or 16384,
     )
 
     use_gt: bool = flag(

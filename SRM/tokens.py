@@ -27,7 +27,6 @@ from typing import Any
 
 import numpy as np
 
-from mmclvqa.clove.records import ITEM_END
 from mmclvqa.clove.tasks import Task
 
 EOS = "<|endoftext|>"
@@ -54,8 +53,8 @@ def task_question_token(task: Task, use_task_tokens: bool = True) -> str:
 
 
 def bare(item: str) -> str:
-    """Return a scene-graph item without its final `` [SEP]``."""
-    return item.removesuffix(ITEM_END)
+    """Return a scene-graph item without its ``[SEP]``."""
+    return item.partition(SEP)[0].strip()
 
 
 class Tokens:
@@ -194,7 +193,7 @@ def draw_example(source: Source, rng: np.random.Generator, n_items: int, longest
         rng: the generator of the random draws.
         n_items: maximum number of items: if R has more, ``n_items`` of them are drawn; otherwise items drawn from U
             fill the remaining places.
-        longest: maximum number of tokens of a sequence; see :func:`cut_items` for what is cut.
+        longest: maximum number of tokens of a sequence; the end of the context is cut.
         sep: id of ``[SEP]``.
     """
     related, others = source.related, source.others
@@ -212,8 +211,8 @@ def draw_example(source: Source, rng: np.random.Generator, n_items: int, longest
     if cut:
         answer = answer[: longest - 3]
         question = question[: longest - 3 - len(answer)]
-    context, context_cut = cut_items(related, longest - len(question) - len(answer) - 3, sep)
-    graph, graph_cut = cut_items([*related, *others], longest - 1, sep)
+    context, context_cut = cut_tokens(related, longest - len(question) - len(answer) - 3, sep)
+    graph, graph_cut = cut_tokens([*related, *others], longest - 1, sep)
     breaks = [index + 1 for index, token in enumerate(graph) if token == sep]
     split = breaks[rng.integers(len(breaks))] if breaks else len(graph)
     return Example(
@@ -234,22 +233,10 @@ def most_tokens(source: Source) -> int:
     return sum(map(len, items)) + len(items) + len(source.question) + max(map(len, source.answers)) + 3
 
 
-def cut_items(items: Sequence[list[int]], most: int, sep: int) -> tuple[list[int], bool]:
-    """Join items by ``[SEP]`` and drop the last ones if the result would be longer than ``most``.
-
-    A first item that is longer than ``most`` is truncated.
-
-    Returns:
-        The ids, and whether anything was dropped.
-    """
-    joined: list[int] = []
-    for item in items:
-        if len(joined) + len(item) + bool(joined) > most:
-            return (joined or item[: max(most, 0)]), True
-        if joined:
-            joined.append(sep)
-        joined.extend(item)
-    return joined, False
+def cut_tokens(items: Sequence[list[int]], most: int, sep: int) -> tuple[list[int], bool]:
+    """Join items by ``[SEP]`` and keep the first ``most`` ids; return the ids and whether any were cut off."""
+    joined = [token for item in items for token in (*item, sep)][:-1]
+    return joined[: max(most, 0)], len(joined) > most
 
 
 def _sample(items: list[list[int]], count: int, rng: np.random.Generator) -> list[list[int]]:

@@ -60,9 +60,9 @@ def positive(text: str) -> int:
     return value
 
 
-def did_you_mean(name: object, candidates: Iterable[str], most: int = 3) -> str:
+def did_you_mean(name: object, candidates: Iterable[str]) -> str:
     """Return ``; did you mean <names>?`` with the candidates closest to ``name``, empty if none is close."""
-    return suggestion(difflib.get_close_matches(str(name), list(candidates), n=most))
+    return suggestion(difflib.get_close_matches(str(name), list(candidates)))
 
 
 def suggestion(names: Sequence[str]) -> str:

@@ -130,12 +130,12 @@ def forgetting(matrix: np.ndarray) -> np.ndarray:
 def legacy_forgetting(matrix: np.ndarray) -> np.ndarray:
     """Forgetting as the published code computes it (T-1), kept to compare with published numbers.
 
-    The published code takes one maximum over all tasks instead of each task's own, so that a task seems to forget
-    the best accuracy of another task. Use :func:`forgetting` for everything else.
+    The published code takes one maximum over all tasks but the last instead of each task's own, so that a task seems
+    to forget the best accuracy of another task. Use :func:`forgetting` for everything else.
     """
     if len(matrix) < 2:
         return np.empty(0)
-    return matrix[:-1].max() - matrix[-1, :-1]
+    return matrix[:-1, :-1].max() - matrix[-1, :-1]
 
 
 @dataclass(frozen=True)

@@ -157,12 +157,12 @@ class SweepResult(EvaluationResult):
         """Return the three closing lines of the published tool, for programs that parse its output.
 
         Averages use the published weights, the same for all tasks, and forgetting is
-        :func:`mmclvqa.evaluation.matrix.legacy_forgetting`. Numbers are rounded to four decimals. The matrix must be
-        complete.
+        :func:`mmclvqa.evaluation.matrix.legacy_forgetting`. Numbers by task are rounded to four decimals. The
+        matrix must be complete.
         """
         summary = summarize(self.matrix, published_weights(len(self.tasks)))
         return [
-            f"==> {METRIC} | {head}: {list(map(_rounded, metric.by_task))}, {what}: {_rounded(metric.average)}"
+            f"==> {METRIC} | {head}: {list(map(_rounded, metric.by_task))}, {what}: {float(metric.average)}"
             for head, what, metric in (
                 ("Final acc", "weight avg acc", summary.accuracy),
                 ("Backward transfer", "weighted bwt", summary.backward_transfer),

@@ -50,7 +50,6 @@ DATA_OVERRIDE = "env.clove_root="
 CODE_OVERRIDE = "env.user_dir="
 DEVICES = ("auto", "cpu", "cuda")
 
-_CHUNK = 1 << 20
 
 
 class UnfinishedError(CloveError):
@@ -328,7 +327,7 @@ def evaluate_sweep(
         save: the save folder, ``$ROOT/exp/clvqa/save``.
         config: configuration, data and device.
         stand_alone: see :func:`checkpoints`.
-        regularised: see :func:`checkpoints`.
+        regularised: see :func:`checkpoints`; always true for methods that configure the model.
         partial: evaluate the existing checkpoints of an unfinished run.
         progress: receives lines of progress.
 
@@ -340,9 +339,13 @@ def evaluate_sweep(
     order_tasks = parse_order(setting, order)
     found = find_setting(setting)
     setting, order = found.name, order_text(order_tasks)
+    method = method_of_experiment(experiment)
+    method_overrides = [] if method is None else method.evaluation_overrides(method.Settings(), config.model)
+    # Models that are configured for their method do not fit the single-task model.
+    regularised = regularised or (bool(method_overrides) and not stand_alone)
     stand_alone = stand_alone and not regularised
     if stand_alone:
-        experiment = experiments.STAND_ALONE
+        experiment, method_overrides = experiments.STAND_ALONE, []
     paths = checkpoints(setting, order, experiment, save, stand_alone, regularised, config.model)
     missing = [task for task in order_tasks if not paths[task.letter].is_file()]
     if missing and (not partial or len(missing) == len(order_tasks)):
@@ -350,10 +353,7 @@ def evaluate_sweep(
     for task in missing:
         progress(f"skipped: task {task.name} is not trained ({paths[task.letter]} is missing)")
     folder = Path(experiments.evaluation_folder(setting, order, experiment, save, config.model))
-    method = method_of_experiment(experiment)
-    if method is not None:
-        method_overrides = method.evaluation_overrides(method.Settings(), config.model)
-        config = replace(config, overrides=(*method_overrides, *config.overrides))
+    config = replace(config, overrides=(*method_overrides, *config.overrides))
     pairs = []
     for learned in order_tasks:
         for tested in order_tasks if learned not in missing else ():

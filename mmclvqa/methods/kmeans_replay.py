@@ -2,16 +2,15 @@
 
     exemplars of the current task = for each centre c of k-means on cls_output(x), the record x nearest to c
 
-The buffer holds int(n(task) · replay_rate) records, divided equally among the tasks so far; for earlier tasks,
-a random subset of their exemplars is kept. The buffer is written to ``kmeans_replay.npy`` in the save folder, before
-the final weights; the next task reads it from ``training.CL.replay_dir``. Source: the published CLVQA code; clustering:
-Lloyd, "Least squares quantization in PCM", IEEE Transactions on Information Theory 1982.
+The buffer holds int(n(task) · replay_rate) records. After t tasks, the t-th part of them is of the current task, and
+the others are a random subset of the exemplars of all earlier tasks. The buffer is written to ``kmeans_replay.npy`` in
+the save folder, before the final weights; the next task reads it from ``training.CL.replay_dir``. Source: the published
+CLVQA code; clustering: Lloyd, "Least squares quantization in PCM", IEEE Transactions on Information Theory 1982.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +21,7 @@ from mmclvqa.clove.data_root import split_size
 from mmclvqa.clove.errors import ConfigError
 from mmclvqa.clove.experiment_paths import MODEL
 from mmclvqa.clove.records import load_records, save_records
-from mmclvqa.clove.tasks import REPLAY_SUFFIX, Task, task
+from mmclvqa.clove.tasks import REPLAY_SUFFIX, Task
 from mmclvqa.lazy import torch
 from mmclvqa.methods.base import StepContext, Stored, register_method, require_number, setting
 from mmclvqa.methods.importances import PUBLISHED_BATCH_SIZE, without_dropout
@@ -106,7 +105,7 @@ class KMeansReplay(ReplayMethod):
             raise ConfigError(f"k-means replay clusters cls_output: {needed}")
         require_number("training.CL.replay_rate", self.settings.replay_rate,
                        "a number above 0 and up to 1 for k-means replay", lambda rate: 0 < rate <= 1)  # fmt: skip
-        if self._exemplars_per_task() < 1:
+        if self._shares()[1] < 1:
             position = self.position
             raise ConfigError(
                 f"training.CL.replay_rate={self.settings.replay_rate}: is too small for one record of each of the "
@@ -115,33 +114,33 @@ class KMeansReplay(ReplayMethod):
 
     def on_task_end(self, trainer: Trainer) -> None:
         """Choose the exemplars and write the buffer."""
-        position, share = self.position, self._exemplars_per_task()
+        position, (kept, new) = self.position, self._shares()
         features = _cls_outputs(trainer, position.current)
         if not trainer.is_main:
             return
         records = real_records(self.config.dataset_config.clvqa.data_dir, position.current)
         by_id = {str(record["question_id"]): record for record in records}
         names = sorted(features)
-        nearest = nearest_to_centres(np.stack([features[name] for name in names]), share)
-        self._exemplars = self._kept_before(position.earlier, share) + [by_id[names[index]] for index in nearest]
+        nearest = nearest_to_centres(np.stack([features[name] for name in names]), new)
+        self._exemplars = self._kept_before(kept) + [by_id[names[index]] for index in nearest]
         save_records(trainer.files.folder / FILE, self._exemplars)
-        trainer.writer.write(f"k-means replay: {len(self._exemplars)} exemplars kept, up to {share} of each task")
+        counts = f"{len(self._exemplars)} exemplars kept, {len(nearest)} of them of {position.current.name}"
+        trainer.writer.write(f"k-means replay: {counts}")
 
-    def _exemplars_per_task(self) -> int:
+    def _shares(self) -> tuple[int, int]:
+        """Return the numbers of exemplars of all earlier tasks together and of the current task."""
         position = self.position
         size = split_size(self.config.dataset_config.clvqa.data_dir, position.current, "train")
-        return int(size * self.settings.replay_rate) // (len(position.earlier) + 1)
+        buffer = int(size * self.settings.replay_rate)
+        new = buffer // (len(position.earlier) + 1)
+        return buffer - new, new
 
-    def _kept_before(self, earlier: Sequence[Task], share: int) -> list[Record]:
-        """Return ``share`` random exemplars of each earlier task."""
-        if not earlier:
+    def _kept_before(self, count: int) -> list[Record]:
+        """Return ``count`` random exemplars of the earlier tasks."""
+        if not self.position.earlier:
             return []
         records = load_records(*self.source_files(""))
-        exemplars = []
-        for past in earlier:
-            own = [record for record in records if task(past.setting, record["stage"]) == past]
-            exemplars += [own[index] for index in sorted(choose(len(own), share))] if share < len(own) else own
-        return exemplars
+        return [records[index] for index in sorted(choose(len(records), count))] if count < len(records) else records
 
     def _with_previous_dir(self) -> dict[str, Any]:
         settings = self.config.training.CL
@@ -179,13 +178,12 @@ class KMeansReplay(ReplayMethod):
         return f"{cls.label} ({match['rate']})" if match else None
 
 
-def nearest_to_centres(features: np.ndarray, count: int, seed: int = SELECTION_SEED) -> list[int]:
+def nearest_to_centres(features: np.ndarray, count: int) -> list[int]:
     """Return the records nearest to ``count`` k-means centres, without duplicates.
 
     Args:
         features: N × width, float.
         count: number of centres; if there are not more records than that, all are returned.
-        seed: seed of the initial centres.
 
     Returns:
         The indices of the records, ascending.
@@ -196,7 +194,7 @@ def nearest_to_centres(features: np.ndarray, count: int, seed: int = SELECTION_S
         return []
     from sklearn.cluster import KMeans  # imported here because it takes a second
 
-    centres = KMeans(count, n_init=1, random_state=seed).fit(features).cluster_centers_
+    centres = KMeans(count, n_init=1, random_state=SELECTION_SEED).fit(features).cluster_centers_
     # Squared distances, count × N; in float64, because the terms nearly cancel for similar records.
     centres, features = centres.astype(np.float64), features.astype(np.float64)
     distances = (features**2).sum(axis=1)[None] - 2 * centres @ features.T + (centres**2).sum(axis=1)[:, None]

@@ -180,14 +180,6 @@ class BaseTrainer:
         if self.training.logger_level == "debug":
             self.writer.write(self.network, "debug")
 
-    def make_training_parts(self) -> None:
-        """Build the optimizer and the schedule."""
-        raise NotImplementedError
-
-    def start_methods(self, states: dict[str, Any]) -> None:
-        """Call ``on_task_start`` of each method, then load its state of a resumed run (``states``: by method name)."""
-        raise NotImplementedError
-
     def _save_config(self) -> None:
         path = self.files.folder / "config.yaml"
         if self.is_main and (self.trains or not path.exists()):

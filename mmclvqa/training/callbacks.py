@@ -85,9 +85,6 @@ class Callbacks:
         for _, callback in self._callbacks:
             getattr(callback, hook)(*args)
 
-    def __iter__(self) -> Any:
-        return (callback for _, callback in self._callbacks)
-
     def state_dict(self) -> list[dict[str, Any]]:
         """Return name and state of each callback."""
         return [{"type": name, "state": callback.state_dict()} for name, callback in self._callbacks]

@@ -108,10 +108,6 @@ class EarlyStopping:
         self._settings = settings
         criteria = settings.criteria
         self.criteria = criteria if criteria.startswith("val/") else f"val/{criteria}"
-        self.reset()
-
-    def reset(self) -> None:
-        """Reset the best value."""
         self.best_value: float | None = None
         self.best_update = 0
         self.stopped = False

@@ -20,6 +20,7 @@ from mmclvqa.evaluation.matrix import (
     accuracy_matrix,
     backward_transfer,
     forgetting,
+    legacy_forgetting,
     published_weights,
     summarize,
     sweep_pairs,
@@ -153,11 +154,18 @@ def test_the_printed_metrics_are_the_published_numbers(published: SweepResult) -
 
 
 def test_a_sweep_ends_with_the_published_closing_lines(published: SweepResult) -> None:
-    assert published.lines()[-3:] == [
-        "==> textvqa_accuracy | Final acc: [0.2963, 0.3083, 0.3037, 0.6733, 0.6253, 0.5511], weight avg acc: 0.4597",
-        "==> textvqa_accuracy | Backward transfer: [-0.3034, -0.1094, -0.0906, -0.042, -0.056], weighted bwt: -0.1203",
-        "==> textvqa_accuracy | Forgetting: [0.419, 0.407, 0.4116, 0.042, 0.09], weighted forgetting: 0.2739",
+    parts = [line.rpartition(": ") for line in published.lines()[-3:]]
+    assert [head for head, _, _ in parts] == [
+        "==> textvqa_accuracy | Final acc: [0.2963, 0.3083, 0.3037, 0.6733, 0.6253, 0.5511], weight avg acc",
+        "==> textvqa_accuracy | Backward transfer: [-0.3034, -0.1094, -0.0906, -0.042, -0.056], weighted bwt",
+        "==> textvqa_accuracy | Forgetting: [0.419, 0.407, 0.4116, 0.042, 0.09], weighted forgetting",
     ]
+    assert [float(average) for _, _, average in parts] == near([0.45966666666666667, -0.12028, 0.27392])
+
+
+def test_legacy_forgetting_has_one_maximum_over_all_tasks_but_the_last() -> None:
+    matrix = np.array([[0.5, 0.1, 0.7], [0.4, 0.6, 0.2], [0.3, 0.5, 0.8]])
+    assert legacy_forgetting(matrix) == near([0.3, 0.1]) and forgetting(matrix) == near([0.2, 0.1])
 
 
 def test_the_closing_lines_weight_all_tasks_equally(published: SweepResult) -> None:

@@ -15,6 +15,7 @@ from worlds import LIMIT, ORDER, SETTING, World, write_noisy
 
 from mmclvqa.clove.data_root import split_size
 from mmclvqa.clove.errors import CloveError, DataError
+from mmclvqa.clove.experiment_paths import SAVE
 from mmclvqa.clove.tasks import parse_order, task
 from mmclvqa.evaluation import sweep as sweep_module
 from mmclvqa.evaluation.matrix import sweep_pairs
@@ -201,3 +202,11 @@ def test_devices_are_named_as_in_cuda_visible_devices(
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     assert EvaluationConfig.from_environment(device).device == expected
+
+
+@pytest.mark.parametrize("regularised", [True, False])
+def test_k_means_replay_is_evaluated_with_its_own_first_task(world: World, tmp_path: Path, regularised: bool) -> None:
+    """Its models have a parameter that the single-task model lacks; the published call asks for that model."""
+    save = str(tmp_path / SAVE)
+    with pytest.raises(UnfinishedError, match="no checkpoint yet .*setting_1_oarlks/kmeans_replay_0.02/unicl_object/"):
+        evaluate_sweep("functional", "oarlks", "kmeans_replay_0.02", save, world.config, regularised=regularised)

@@ -68,7 +68,10 @@ def test_records_are_kept_along_the_order(methods: Methods, monkeypatch: pytest.
     assert {r["question_id"] for r in both if r["stage"] == "object"} < {r["question_id"] for r in kept}
     methods.learn("relation", *WORDS, f"training.CL.replay_dir={second}", methods.resume_file("attribute"))
     third = load_records(methods.save_dir("relation") / "kmeans_replay.npy")
-    assert Counter(record["stage"] for record in third) == {"object": 5, "attribute": 5, "relation": 5}
+    stages = Counter(record["stage"] for record in third)
+    # A third of the buffer of 16 is for the current task, and what remains for the earlier ones together.
+    assert stages["relation"] == 5 and stages["object"] + stages["attribute"] == 11 and min(stages.values()) > 0
+    assert {r["question_id"] for r in third if r["stage"] != "relation"} < {r["question_id"] for r in both}
 
 
 def test_the_callback_may_be_named_and_does_nothing_for_other_methods(methods: Methods) -> None:

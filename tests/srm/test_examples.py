@@ -10,7 +10,7 @@ from srm_runs import FIXTURES
 from transformers import GPT2Tokenizer
 
 from mmclvqa.clove.records import new_record
-from SRM.tokens import Tokens, cut_items, decoder_sequences, draw_example, read_sources, seq2seq_sequences
+from SRM.tokens import Tokens, cut_tokens, decoder_sequences, draw_example, read_sources, seq2seq_sequences
 
 
 @pytest.fixture(scope="module")
@@ -63,18 +63,19 @@ def test_answers_are_drawn_by_their_frequency(tokens: Tokens) -> None:
     assert drawn["man"] == pytest.approx(700, abs=60) and sum(drawn.values()) == 1000
 
 
-def test_an_example_longer_than_the_model_drops_whole_items_of_its_context(tokens: Tokens) -> None:
+def test_the_context_of_an_example_longer_than_the_model_is_cut(tokens: Tokens) -> None:
     drawn = draw_example(source(tokens, 20, 20), np.random.default_rng(0), 30, 60, tokens.sep)
     sequences = decoder_sequences(drawn, tokens)
     assert drawn.cut
-    assert all(len(sequences[name]) <= 60 for name in sequences)
+    assert {name: len(sequences[name]) for name in ("cqa", "gen_X", "gen_Y")} == {"cqa": 60, "gen_X": 60, "gen_Y": 60}
     assert tokens.text(sequences["cqa"]).endswith("[que]who is it?[ans]man")
-    assert all(item.startswith("man near tree") for item in tokens.text(drawn.context).split("[SEP]"))
+    assert all(item.startswith("man near tree") for item in tokens.text(drawn.context).split("[SEP]")[:-1])
 
 
-def test_a_first_item_that_is_too_long_is_truncated() -> None:
-    assert cut_items([[1, 2, 3, 4], [5]], 3, sep=0) == ([1, 2, 3], True)
-    assert cut_items([[1], [2, 3], [4]], 4, sep=0) == ([1, 0, 2, 3], True)
+def test_what_does_not_fit_is_cut_after_a_token() -> None:
+    assert cut_tokens([[1, 2, 3, 4], [5]], 3, sep=0) == ([1, 2, 3], True)
+    assert cut_tokens([[1], [2, 3], [4]], 5, sep=0) == ([1, 0, 2, 3, 0], True)
+    assert cut_tokens([[1], [], [4]], 4, sep=0) == ([1, 0, 0, 4], False) and cut_tokens([], 4, sep=0) == ([], False)
 
 
 def test_encoder_decoder_graph_is_split_at_a_separator(tokens: Tokens) -> None:

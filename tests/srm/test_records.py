@@ -56,10 +56,13 @@ def test_a_finished_record_fits_the_schema_and_marks_the_prompt() -> None:
     assert sorted(made["pred_scene_graph_seq"]) == sorted(made["gt_scene_graph_seq"])
 
 
-def test_items_without_text_and_after_the_last_separator_are_left_out() -> None:
+def test_what_follows_the_last_separator_is_left_out_and_empty_items_are_kept() -> None:
     made = finished("[pad]__object__dog[SEP] [SEP]cat[SEP]half an it")
-    assert made["gt_scene_graph_seq"] == ["dog [SEP]", "cat [SEP]"]
+    check_record(made, "made")
+    assert made["gt_scene_graph_seq"] == ["dog [SEP]", " [SEP]", "cat [SEP]"]
+    assert made["gt_scene_graph_mask"] == [1, 0, 0]
 
 
-def test_the_word_after_the_ocr_token_is_an_ocr_token() -> None:
-    assert finished("__object__red sign [OCR] stop now[SEP]dog[SEP]sign [OCR][SEP]")["ocr_tokens"] == ["stop"]
+def test_the_word_after_the_last_ocr_token_of_an_item_is_an_ocr_token() -> None:
+    graph = "__object__red sign [OCR] stop now[SEP]dog[SEP]sign [OCR] a [OCR] b[SEP]sign [OCR][SEP]"
+    assert finished(graph)["ocr_tokens"] == ["stop", "b", ""]
