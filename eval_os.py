@@ -60,13 +60,7 @@ def stage_sweep(
     config = EvaluationConfig.from_environment(device, _overrides(), model_name)
     check_index(cl_setting, setting_idx, abbr_seq)
     result = evaluate_sweep(
-        cl_setting,
-        abbr_seq,
-        val_exp,
-        save_folder(save_dir),
-        config,
-        stand_alone=test_stand_alone,
-        regularised=test_reg,
+        cl_setting, abbr_seq, val_exp, save_folder(save_dir), config, stand_alone=test_stand_alone, regularised=test_reg
     )
     if print_acc:
         for key, accuracy in result.accuracies.items():

@@ -67,11 +67,17 @@ setup(
     license="BSD-3-Clause",
     python_requires=">=3.11",
     packages=find_packages(include=["mmclvqa", "mmclvqa.*"]),
-    package_data={"mmclvqa": ["configs/**/*.yaml", "settings/*.yaml", "evaluation/published.json",
-                              "evaluation/report.html", "experiments/workflow/*", "mini/weights/*.safetensors"]},
-    install_requires=requirements(),
-    entry_points={
-        "console_scripts": ["mmf_run = mmclvqa.cli:run", "mmf_predict = mmclvqa.cli:predict"],
+    package_data={
+        "mmclvqa": [
+            "configs/**/*.yaml",
+            "settings/*.yaml",
+            "evaluation/published.json",
+            "evaluation/report.html",
+            "experiments/workflow/*",
+            "mini/weights/*.safetensors",
+        ]
     },
+    install_requires=requirements(),
+    entry_points={"console_scripts": ["mmf_run = mmclvqa.cli:run", "mmf_predict = mmclvqa.cli:predict"]},
     cmdclass={"bdist_wheel": BdistWheel, "editable_wheel": EditableWheel},
 )

@@ -84,11 +84,7 @@ class Generator:
         return [by_index[i] for i in range(len(prompts))], [cut for _, cut in joined]
 
     def _generate_texts(
-        self,
-        inputs: list[list[int]],
-        prefixes: list[list[int]],
-        beams: int,
-        report: Callable[[int], object],
+        self, inputs: list[list[int]], prefixes: list[list[int]], beams: int, report: Callable[[int], object]
     ) -> list[str]:
         """Generate from the ids of ``inputs``, ordered by length; each text begins with its prefix."""
         if self.rows:

@@ -44,12 +44,7 @@ class ReplayWriter:
         self.settings, self.accelerator, self.folder, self.judge = settings, accelerator, folder, judge
 
     def write(
-        self,
-        generator: Generator,
-        prompts: Prompts,
-        past: Task,
-        current: Task,
-        real_answers: Mapping[str, int] | None,
+        self, generator: Generator, prompts: Prompts, past: Task, current: Task, real_answers: Mapping[str, int] | None
     ) -> None:
         """Write the replays of ``past`` before ``current`` and their statistics, unless the file exists.
 
@@ -140,12 +135,7 @@ class ReplayWriter:
         return [by_prompt[prompt][0] for prompt in chosen], sum(by_prompt[prompt][1] for prompt in chosen)
 
     def _accept(
-        self,
-        generations: list[Generation],
-        graph_must_end: bool,
-        past: Task,
-        current: Task,
-        outcome: Counter[str],
+        self, generations: list[Generation], graph_must_end: bool, past: Task, current: Task, outcome: Counter[str]
     ) -> list[dict[str, Any]]:
         """Return the records of the accepted generations, and count acceptances and refusals in ``outcome``."""
         settings, records = self.settings, []

@@ -89,10 +89,7 @@ class Search:
 
     @torch.inference_mode()
     def run(
-        self,
-        rows: Rows,
-        prompts: Sequence[Sequence[int]],
-        report: Callable[[int], object] = lambda count: None,
+        self, rows: Rows, prompts: Sequence[Sequence[int]], report: Callable[[int], object] = lambda count: None
     ) -> list[list[int]]:
         """Generate a continuation of every prompt.
 
@@ -252,10 +249,7 @@ class Search:
         holes = done[:remaining].nonzero()[:, 0]
         order[holes] = stay[stay >= remaining]
         beam = torch.arange(self.beams, device=rows.device)
-        rows.copy(
-            (order[holes][:, None] * self.beams + beam).flatten(),
-            (holes[:, None] * self.beams + beam).flatten(),
-        )
+        rows.copy((order[holes][:, None] * self.beams + beam).flatten(), (holes[:, None] * self.beams + beam).flatten())
         rows.resize(remaining * self.beams)
         return groups.pick(order)
 

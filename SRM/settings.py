@@ -8,6 +8,7 @@ import os
 import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -92,13 +93,13 @@ def flag(
     return field(default=default, metadata={"group": group, "options": options})
 
 
-def integer_at_least(least: int) -> Callable[[str], int]:
-    """Return a converter for integers of at least ``least``."""
+def integer_at_least(least: int, zero: int = 0) -> Callable[[str], int]:
+    """Return a converter for integers of at least ``least``; 0 stands for ``zero``."""
 
     def whole_number(text: str) -> int:
         if int(text) < least:
             raise argparse.ArgumentTypeError(f"{text} is less than {least}")
-        return int(text)
+        return int(text) or zero
 
     return whole_number
 
@@ -119,217 +120,159 @@ def number_in_range(least: float, most: float = float("inf"), above: bool = Fals
 
 
 POSITIVE = number_in_range(0, above=True)
+AT_LEAST_0, AT_LEAST_1 = integer_at_least(0), integer_at_least(1)
+_task = partial(flag, "task order and model")
+_path = partial(flag, "paths")
+_data = partial(flag, "training data")
+_train = partial(flag, "training")
+_generate = partial(flag, "generation")
+_run = partial(flag, "hardware and logging")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """The settings of a run; each field is a flag of the command line."""
 
-    cl_setting: str = flag("task order and model", "setting: its name, or the path of its YAML file", unit="SETTING")
-    task_seq: str = flag("task order and model", "task order, such as oarlks or shape,colour,count", unit="ORDER")
-    model_name: str = flag(
-        "task order and model",
+    cl_setting: str = _task("setting: its name, or the path of its YAML file", unit="SETTING")
+    task_seq: str = _task("task order, such as oarlks or shape,colour,count", unit="ORDER")
+    model_name: str = _task(
         f"language model: {', '.join(PUBLISHED_MODELS)}, or the hub id or the folder of any causal or encoder-decoder "
         "model of transformers",
         "distilgpt2",
         "MODEL",
     )
-    add_task_tokens: bool = flag(
-        "task order and model", "start the sequences of each task with its token __<task>__ instead of __gen__", False
+    add_task_tokens: bool = _task(
+        "start the sequences of each task with its token __<task>__ instead of __gen__", False
     )
-    skip_tasks: tuple[str, ...] = flag(
-        "task order and model",
+    skip_tasks: tuple[str, ...] = _task(
         "first tasks of the order to skip (by letter): no replays are generated before them and they are not trained; "
         "their models must exist in the run folder",
         (),
         "TASK",
     )
-    skip_last_training: bool = flag(
-        "task order and model", "do not train on the last task of the order: its model would generate no replays", False
+    skip_last_training: bool = _task(
+        "do not train on the last task of the order: its model would generate no replays", False
     )
 
-    model_dir_root: str = flag("paths", "experiment folder, created if necessary", unit="DIR")
-    data_dir: str | None = flag(
-        "paths", "data root with annotations, prompts and pretrained models; default $CLOVE_ROOT", None, "DIR"
+    model_dir_root: str = _path("experiment folder, created if necessary", unit="DIR")
+    data_dir: str | None = _path(
+        "data root with annotations, prompts and pretrained models; default $CLOVE_ROOT", None, "DIR"
     )
-    overwrite: bool = flag(
-        "paths",
-        "delete the results in the run folder and start over, even if they were made with different settings",
-        False,
+    overwrite: bool = _path(
+        "delete the results in the run folder and start over, even if they were made with different settings", False
     )
 
-    n_sg_seq: int = flag(
-        "training data", "maximum number of scene-graph items of an example", 30, "ITEMS", kind=integer_at_least(1)
-    )
-    train_perc: float = flag(
-        "training data",
+    n_sg_seq: int = _data("maximum number of scene-graph items of an example", 30, "ITEMS", kind=AT_LEAST_1)
+    train_perc: float = _data(
         "share of each task's records and of the replays to train on; other than 1, _tr<SHARE> is appended to "
         "--model_dir_root",
         1.0,
         "SHARE",
         kind=number_in_range(0, 1, above=True),
     )
-    n_replay: int = flag(
-        "training data",
-        "maximum number of replays per earlier task that a task is trained on",
-        5000,
-        "RECORDS",
-        kind=integer_at_least(0),
+    n_replay: int = _data(
+        "maximum number of replays per earlier task that a task is trained on", 5000, "RECORDS", kind=AT_LEAST_0
     )
 
-    n_train_epochs: int = flag(
-        "training", "number of epochs over a task's records and replays", 15, "EPOCHS", kind=integer_at_least(1)
-    )
-    dynamic_epochs: bool = flag(
-        "training",
+    n_train_epochs: int = _train("number of epochs over a task's records and replays", 15, "EPOCHS", kind=AT_LEAST_1)
+    dynamic_epochs: bool = _train(
         "more epochs for tasks with fewer records: --n_train_epochs times the size of the largest task divided by "
         "its own, rounded down, at most --max_n_epochs",
         False,
     )
-    max_n_epochs: int = flag(
-        "training", "maximum number of epochs with --dynamic_epochs", 30, "EPOCHS", kind=integer_at_least(1)
+    max_n_epochs: int = _train("maximum number of epochs with --dynamic_epochs", 30, "EPOCHS", kind=AT_LEAST_1)
+    learning_rate: float = _train("peak learning rate of AdamW", 6.25e-5, "LR", kind=POSITIVE)
+    adam_epsilon: float = _train("epsilon of AdamW", 1e-4, "X", kind=POSITIVE)
+    weight_decay: float = _train(
+        "weight decay, except of biases and of weights named LayerNorm", 0.01, "X", kind=number_in_range(0)
     )
-    learning_rate: float = flag("training", "peak learning rate of AdamW", 6.25e-5, "LR", kind=POSITIVE)
-    adam_epsilon: float = flag("training", "epsilon of AdamW", 1e-4, "X", kind=POSITIVE)
-    weight_decay: float = flag(
-        "training", "weight decay, except of biases and of weights named LayerNorm", 0.01, "X", kind=number_in_range(0)
+    max_grad_norm: float = _train("maximum norm of the gradient", 1.0, "NORM", kind=POSITIVE)
+    n_warmup_ratio: float = _train(
+        "length of the warm-up, as a share of the examples of one epoch", 0.005, "SHARE", kind=number_in_range(0)
     )
-    max_grad_norm: float = flag("training", "maximum norm of the gradient", 1.0, "NORM", kind=POSITIVE)
-    n_warmup_ratio: float = flag(
-        "training",
-        "length of the warm-up, as a share of the examples of one epoch",
-        0.005,
-        "SHARE",
-        kind=number_in_range(0),
-    )
-    decay_style: str = flag(
-        "training",
+    decay_style: str = _train(
         "learning rate after warm-up: linear and cos decay to 0, const and None do not decay",
         "linear",
         choices=DECAY_STYLES,
     )
-    lm_lambda: float = flag(
-        "training",
-        "weight of the scene-graph loss; that of the question-answer loss is 1",
-        0.25,
-        "X",
-        kind=number_in_range(0),
+    lm_lambda: float = _train(
+        "weight of the scene-graph loss; that of the question-answer loss is 1", 0.25, "X", kind=number_in_range(0)
     )
-    tokens_weight: float = flag(
-        "training", "loss weight of the targets [ans] [que] [OCR] [SEP], not for T5", 5.0, "X", kind=POSITIVE
+    tokens_weight: float = _train(
+        "loss weight of the targets [ans] [que] [OCR] [SEP], not for T5", 5.0, "X", kind=POSITIVE
     )
-    dropout: float | None = flag(
-        "training",
-        "rate of all dropout layers; default: as in the model's configuration",
-        None,
-        "P",
-        kind=number_in_range(0, 1),
+    dropout: float | None = _train(
+        "rate of all dropout layers; default: as in the model's configuration", None, "P", kind=number_in_range(0, 1)
     )
-    lora_rank: int | None = flag(
-        "training",
+    lora_rank: int | None = _train(
         "train adapters of this rank instead of the weights of linear layers, and merge them after each task; needs "
         "peft; _lora<RANK> is appended to the model's name in folders",
         None,
         "RANK",
-        kind=integer_at_least(1),
+        kind=AT_LEAST_1,
     )
-    min_batch_size: int = flag("training", "see --min_n_steps", 4, "EXAMPLES", kind=integer_at_least(1))
-    min_n_steps: int = flag(
-        "training",
+    min_batch_size: int = _train("see --min_n_steps", 4, "EXAMPLES", kind=AT_LEAST_1)
+    min_n_steps: int = _train(
         "target for the minimum number of updates per epoch: the batch size is at most "
         "max(examples / min_n_steps, min_batch_size)",
         1500,
         "UPDATES",
-        kind=integer_at_least(1),
+        kind=AT_LEAST_1,
     )
-    train_batch_size: int = flag(
-        "training",
+    train_batch_size: int = _train(
         "maximum number of tokens of a batch on one device, including padding; 0, as published, means the default",
         16384,
         "TOKENS",
-        kind=lambda text: integer_at_least(0)(text) or 16384,
+        kind=integer_at_least(0, zero=16384),
     )
 
-    use_gt: bool = flag(
-        "generation",
-        "prompt with the related items of real records of the earlier tasks instead of sampled prompts",
-        False,
+    use_gt: bool = _generate(
+        "prompt with the related items of real records of the earlier tasks instead of sampled prompts", False
     )
-    n_prompts: int = flag(
-        "generation",
-        "maximum number of prompts per earlier task, drawn at random",
-        15000,
-        "PROMPTS",
-        kind=integer_at_least(1),
+    n_prompts: int = _generate(
+        "maximum number of prompts per earlier task, drawn at random", 15000, "PROMPTS", kind=AT_LEAST_1
     )
-    max_length: int = flag(
-        "generation",
-        "maximum length of a generated sequence, including its prompt",
-        512,
-        "TOKENS",
-        kind=integer_at_least(8),
+    max_length: int = _generate(
+        "maximum length of a generated sequence, including its prompt", 512, "TOKENS", kind=integer_at_least(8)
     )
-    test_batch_size: int = flag(
-        "generation",
+    test_batch_size: int = _generate(
         "size of the key-value cache, sequences times max_length; 0: half of a GPU's memory, 2 GiB on the CPU",
         0,
         "TOKENS",
-        kind=integer_at_least(0),
+        kind=AT_LEAST_0,
     )
-    generator: str = flag(
-        "generation",
+    generator: str = _generate(
         "auto and rows: SRM's own search; hf: transformers' generate(), which requires --length_rule generated",
         "auto",
         choices=GENERATORS,
     )
-    length_rule: str = flag(
-        "generation",
+    length_rule: str = _generate(
         "divisor of the log-probability of a finished beam: published, the length of the whole sequence, including "
         "the prompt (transformers 3.4 to 4.10); generated, that of the generated tokens (current transformers)",
         "published",
         choices=LENGTH_RULES,
     )
 
-    seed: int = flag("hardware and logging", "seed of all random draws", 42, "N", kind=integer_at_least(0))
-    precision: str = flag(
-        "hardware and logging",
+    seed: int = _run("seed of all random draws", 42, "N", kind=AT_LEAST_0)
+    precision: str = _run(
         "computing precision; auto: bf16 on GPUs that support it, else fp16 on GPUs, fp32 on the CPU; "
         "the precision in use is logged",
         "auto",
         choices=PRECISIONS,
     )
-    n_gpus: int = flag(
-        "hardware and logging",
-        "number of GPUs; 0: CPU, which is also used on a machine without GPUs",
-        1,
-        "GPUS",
-        kind=integer_at_least(0),
+    n_gpus: int = _run(
+        "number of GPUs; 0: CPU, which is also used on a machine without GPUs", 1, "GPUS", kind=AT_LEAST_0
     )
-    n_threads: int = flag(
-        "hardware and logging",
-        "number of torch's CPU threads; 0: OMP_NUM_THREADS if set, else all processors",
-        0,
-        "THREADS",
-        kind=integer_at_least(0),
+    n_threads: int = _run(
+        "number of torch's CPU threads; 0: OMP_NUM_THREADS if set, else all processors", 0, "THREADS", kind=AT_LEAST_0
     )
-    n_workers: int = flag(
-        "hardware and logging",
-        "number of threads that prepare batches; 0: the main thread",
-        1,
-        "THREADS",
-        kind=integer_at_least(0),
+    n_workers: int = _run("number of threads that prepare batches; 0: the main thread", 1, "THREADS", kind=AT_LEAST_0)
+    logging_steps: int = _run("updates between two log lines", 500, "UPDATES", kind=AT_LEAST_1)
+    tensorboard: bool = _run("also log to TensorBoard in the run folder", False)
+    debug: bool = _run(
+        f"for debugging: {DEBUG_RECORDS} records of each task in file order, one epoch, a log line per update", False
     )
-    logging_steps: int = flag(
-        "hardware and logging", "updates between two log lines", 500, "UPDATES", kind=integer_at_least(1)
-    )
-    tensorboard: bool = flag("hardware and logging", "also log to TensorBoard in the run folder", False)
-    debug: bool = flag(
-        "hardware and logging",
-        f"for debugging: {DEBUG_RECORDS} records of each task in file order, one epoch, a log line per update",
-        False,
-    )
-    gen_debug: bool = flag(
-        "hardware and logging",
+    gen_debug: bool = _run(
         f"for debugging: {GEN_DEBUG_PROMPTS} prompts per earlier task; every generated text is logged, with the reason "
         "if it is rejected",
         False,

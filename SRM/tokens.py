@@ -216,14 +216,7 @@ def draw_example(source: Source, rng: np.random.Generator, n_items: int, longest
     breaks = [index + 1 for index, token in enumerate(graph) if token == sep]
     split = breaks[rng.integers(len(breaks))] if breaks else len(graph)
     return Example(
-        source.start,
-        source.question_start,
-        context,
-        graph,
-        split,
-        question,
-        answer,
-        cut or context_cut or graph_cut,
+        source.start, source.question_start, context, graph, split, question, answer, cut or context_cut or graph_cut
     )
 
 

@@ -178,10 +178,7 @@ def tree_memory(root: int) -> dict[str, int]:
 def run_and_watch(overrides: list[str], environment: dict[str, str]) -> dict[str, list[int]]:
     """Run ``mmf_run`` and return its memory, sampled every 0.5 seconds."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "mmclvqa.cli", *overrides],
-        cwd=PROJECT,
-        env=environment,
-        stdout=subprocess.DEVNULL,
+        [sys.executable, "-m", "mmclvqa.cli", *overrides], cwd=PROJECT, env=environment, stdout=subprocess.DEVNULL
     )
     samples: dict[str, list[int]] = {"rss": [], "pss": [], "largest": []}
     while process.poll() is None:
@@ -198,9 +195,7 @@ def watched(overrides: list[str], environment: dict[str, str], updates: int) -> 
     with tempfile.TemporaryDirectory() as folder:
         # The fc7 weights of a generated data root have the width of its features.
         save = f"env.save_dir={folder}"
-        samples = run_and_watch(
-            [*overrides, "run_type=train", f"training.max_updates={updates}", save], environment
-        )
+        samples = run_and_watch([*overrides, "run_type=train", f"training.max_updates={updates}", save], environment)
         code = "import sys; from benchmarks.loading import load_epochs; print(load_epochs(sys.argv[1:], 1))"
         done = subprocess.run(
             [sys.executable, "-c", code, *overrides, save],

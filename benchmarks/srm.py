@@ -276,9 +276,7 @@ def measure_generation(generation: Generation, repeats: int) -> dict[str, Any]:
     }
 
 
-def library(
-    model: GPT2LMHeadModel, prompts: list[list[int]], beams: int, longest: int, ids: Ids
-) -> list[list[int]]:
+def library(model: GPT2LMHeadModel, prompts: list[list[int]], beams: int, longest: int, ids: Ids) -> list[list[int]]:
     """Return the texts that transformers generates from one padded batch of prompts."""
     width = max(map(len, prompts))
     rows = [[ids.pad] * (width - len(prompt)) + prompt for prompt in prompts]

@@ -26,11 +26,7 @@ from mmclvqa.lazy import LazyModule
 MMF_REQUIREMENT = "mmf==1.0.0rc10"
 INSTALL_MMF = f"pip install --no-deps {MMF_REQUIREMENT}"
 
-PLUGIN_MODULES = (
-    "mmclvqa.datasets.builder",
-    "mmclvqa.models.unicl",
-    "mmclvqa.training.trainer",
-)
+PLUGIN_MODULES = ("mmclvqa.datasets.builder", "mmclvqa.models.unicl", "mmclvqa.training.trainer")
 """Modules whose import registers the model ``unicl``, the data set ``clvqa`` and its processors, metrics, trainers."""
 
 OPTIONAL_PACKAGES = {

@@ -142,8 +142,9 @@ class PluginConfiguration:
         overrides = {"config": None, "model": None, "dataset": None, "datasets": None}
         overrides.update(split_words(opts))
         user_dir = overrides.get("env.user_dir")
-        return OmegaConf.create({k: overrides[k] for k in ("config", "model", "dataset", "datasets")}
-                                | {"env": {"user_dir": user_dir}})
+        return OmegaConf.create(
+            {k: overrides[k] for k in ("config", "model", "dataset", "datasets")} | {"env": {"user_dir": user_dir}}
+        )
 
     def _build_user_config(self, opts: DictConfig) -> DictConfig:
         self.config_path = opts.config

@@ -57,10 +57,7 @@ IGNORED_KEYS: dict[str, str] = {
 }
 """Published keys, including all keys below them, that are not used here, and the reason; ``*`` matches any name."""
 
-RENAMED = {
-    f"{_DATA}.n_img_feat": f"{_DATA}.max_features",
-    f"{_DATA}.img_feat_dim": f"{_DATA}.feature_dim",
-}
+RENAMED = {f"{_DATA}.n_img_feat": f"{_DATA}.max_features", f"{_DATA}.img_feat_dim": f"{_DATA}.feature_dim"}
 """Published key to this project's key."""
 
 PROCESSORS = {"bert_tokenizer": "clvqa_bert_tokenizer", "m4c_answer": "clvqa_answer", "fasttext": "clvqa_fasttext"}

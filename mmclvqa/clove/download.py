@@ -24,14 +24,7 @@ from urllib.parse import urlsplit
 
 from mmclvqa.clove import data_root
 from mmclvqa.clove.errors import DataError, TaskError
-from mmclvqa.clove.experiment_paths import (
-    final_weights,
-    run_folder,
-    srm_experiment,
-    srm_folder,
-    srm_root,
-    task_folder,
-)
+from mmclvqa.clove.experiment_paths import final_weights, run_folder, srm_experiment, srm_folder, srm_root, task_folder
 from mmclvqa.clove.files import write_json
 from mmclvqa.clove.tasks import SETTINGS, parse_order, task
 from mmclvqa.clove.transfer import BrokenArchiveError, extract, fetch

@@ -291,9 +291,7 @@ class _Pairs:
 
 
 def _relation_pairs(items: Sequence[tuple[Item, float]], statistics: ItemStatistics) -> _Pairs:
-    objects = [
-        (item, weight, list(dict.fromkeys((head(item.subject), head(item.object))))) for item, weight in items
-    ]
+    objects = [(item, weight, list(dict.fromkeys((head(item.subject), head(item.object))))) for item, weight in items]
     return _Pairs({"": objects}, objects, {"": 1})
 
 
@@ -307,9 +305,7 @@ def _comparison_pairs(items: Sequence[tuple[Item, float]], statistics: ItemStati
 
 
 def _fact_pairs(items: Sequence[tuple[Item, float]], statistics: ItemStatistics) -> _Pairs:
-    facts = [
-        (item, weight, [statistics.facts[item.text]]) for item, weight in items if item.text in statistics.facts
-    ]
+    facts = [(item, weight, [statistics.facts[item.text]]) for item, weight in items if item.text in statistics.facts]
     others = [
         (item, weight, [name for name in dict.fromkeys((head(item.subject), head(item.object))) if name])
         for item, weight in items

@@ -9,9 +9,7 @@ from typing import Any
 from mmf.utils.text import word_tokenize
 
 
-def answer_words(
-    indices: Sequence[int], ocr_tokens: Sequence[str], answer_processor: Any
-) -> tuple[str, list[str]]:
+def answer_words(indices: Sequence[int], ocr_tokens: Sequence[str], answer_processor: Any) -> tuple[str, list[str]]:
     """Return the answer that a record's greedy indices spell.
 
     Args:

@@ -197,11 +197,7 @@ class CloveDataset(BaseDataset):
         return None
 
     def _add_regions(
-        self,
-        batch: SampleList,
-        records: list[PreparedRecord],
-        rngs: list[np.random.Generator],
-        regions: int | None,
+        self, batch: SampleList, records: list[PreparedRecord], rngs: list[np.random.Generator], regions: int | None
     ) -> None:
         store, slots = self.features, self.context_processor.max_length
         masked = [rng.random() < self._mask_prob for rng in rngs]

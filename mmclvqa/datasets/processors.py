@@ -189,9 +189,7 @@ class CloveAnswerProcessor(M4CAnswerProcessor):
         }
 
 
-def dense_targets(
-    target_inds: torch.Tensor, target_scores: torch.Tensor, steps: int, num_outputs: int
-) -> torch.Tensor:
+def dense_targets(target_inds: torch.Tensor, target_scores: torch.Tensor, steps: int, num_outputs: int) -> torch.Tensor:
     """Return the dense multi-label targets, on the device of the indices.
 
     Args:

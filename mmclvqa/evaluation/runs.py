@@ -20,14 +20,7 @@ from mmclvqa.clove.errors import CloveError, DataError
 from mmclvqa.clove.records import ITEM_END, load_records
 from mmclvqa.clove.tasks import default_data_root
 from mmclvqa.clove.text import one_line
-from mmclvqa.evaluation.results import (
-    METRIC,
-    RESULTS_FILE,
-    SweepResult,
-    read_sweep,
-    setting_of_result,
-    sweep_file,
-)
+from mmclvqa.evaluation.results import METRIC, RESULTS_FILE, SweepResult, read_sweep, setting_of_result, sweep_file
 from mmclvqa.methods.base import method_of_experiment
 from mmclvqa.methods.symbolic_replay import replays_folder
 

@@ -51,7 +51,6 @@ CODE_OVERRIDE = "env.user_dir="
 DEVICES = ("auto", "cpu", "cuda")
 
 
-
 class UnfinishedError(CloveError):
     """An experiment lacks checkpoints that are to be evaluated."""
 
@@ -227,10 +226,7 @@ class Pair:
             DataError: a configuration file is missing or broken.
             OSError: the checkpoint cannot be read.
         """
-        return {
-            "checkpoint_sha256": file_sha256(self.checkpoint),
-            "inputs_sha256": config.inputs_sha256(self.tested),
-        }
+        return {"checkpoint_sha256": file_sha256(self.checkpoint), "inputs_sha256": config.inputs_sha256(self.tested)}
 
     def read(self, identity: Mapping[str, str]) -> dict[str, Any] | None:
         """Return the kept result entry, None where there is none with this identity."""

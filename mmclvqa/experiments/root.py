@@ -1,6 +1,6 @@
 """Checks that ``ROOT`` and the data belong together, and generates clove-mini, before experiments run.
 
-    python -m mmclvqa.experiments.root ROOT CLOVE_ROOT
+python -m mmclvqa.experiments.root ROOT CLOVE_ROOT
 """
 
 from __future__ import annotations

@@ -91,9 +91,7 @@ def result_file(experiment: Experiment, root: str = "$ROOT") -> str:
     if kind == "multitask":
         folder = places.multitask_evaluation_folder(experiment.setting, save, experiment.model)
     else:
-        folder = places.evaluation_folder(
-            experiment.setting, experiment.order, experiment.name, save, experiment.model
-        )
+        folder = places.evaluation_folder(experiment.setting, experiment.order, experiment.name, save, experiment.model)
     return f"{folder}/sweep.json"
 
 

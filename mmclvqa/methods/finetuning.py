@@ -24,4 +24,3 @@ class FineTuning(Method):
             "training.CL.use_replay=False",
             f"training.CL.task_order={step.order}",
         ]
-

@@ -23,13 +23,7 @@ from mmclvqa.clove.errors import ConfigError
 from mmclvqa.lazy import torch
 from mmclvqa.methods.base import Method, StepContext, Stored, register_method, setting
 from mmclvqa.methods.episodic_memory import EpisodicMemory, flatten, memory_batch_size
-from mmclvqa.methods.replay import (
-    choose_real_records,
-    order_position,
-    real_record_files,
-    replay_rate,
-    stored_records,
-)
+from mmclvqa.methods.replay import choose_real_records, order_position, real_record_files, replay_rate, stored_records
 from mmclvqa.random_state import random_state_kept
 
 if TYPE_CHECKING:

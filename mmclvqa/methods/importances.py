@@ -146,9 +146,7 @@ class WeightRegularizer(Method):
             )
         previous = read_importances(path, trainer.network)
         if previous.reg_type not in ("", self.name):
-            raise ConfigError(
-                f"training.CL.reg_type={self.name}: {path} contains importances of {previous.reg_type}"
-            )
+            raise ConfigError(f"training.CL.reg_type={self.name}: {path} contains importances of {previous.reg_type}")
         return previous
 
     def after_step(self, trainer: Trainer) -> None:

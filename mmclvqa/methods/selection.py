@@ -15,9 +15,7 @@ from mmclvqa.clove.errors import ConfigError, ReplayError
 from mmclvqa.clove.text import did_you_mean
 from mmclvqa.methods.base import Method, find_method, registered_methods
 
-TRAINER = "training.trainer"
 REG_TYPE = "training.CL.reg_type"
-USE_REPLAY = "training.CL.use_replay"
 REPLAY_METHOD = "training.CL.replay_method"
 GEM_VARIANT = "training.CL.gem_variant"
 METHOD = "training.CL.method"

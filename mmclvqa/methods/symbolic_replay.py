@@ -85,9 +85,7 @@ class SymbolicReplay(ReplayMethod):
         if self.config.training.CL.replay_method == "restore_with_number":
             return self._by_number(position, files)
         rate = replay_rate(self.settings.restore_rate, "restore_rate", "replay_method=restore_with_prob")
-        return choose_by_ceiling(
-            root, position, rate, lambda past: _read_replays(files[past], position.order[past])
-        )
+        return choose_by_ceiling(root, position, rate, lambda past: _read_replays(files[past], position.order[past]))
 
     def _by_number(self, position: OrderPosition, files: list[Path]) -> Replays:
         limit = required_key(self.config.training.CL, "max_restore_per_stage", "replay_method=restore_with_number")

@@ -86,9 +86,7 @@ def render_objects(scene: Scene, codebook: Codebook, max_regions: int) -> dict[s
     num_distinct = len(regions)
     while len(regions) < count:
         if rng.random() < BACKGROUND_SHARE:
-            left, top, width, height = (
-                float(side) for side in (*rng.uniform(0, 0.6, 2), *rng.uniform(0.2, 0.4, 2))
-            )
+            left, top, width, height = (float(side) for side in (*rng.uniform(0, 0.6, 2), *rng.uniform(0.2, 0.4, 2)))
             regions.append((BACKGROUND, (), (left, top, left + width, top + height)))
         else:
             name, words, box = regions[rng.integers(1, num_distinct)]
@@ -113,10 +111,7 @@ def _shifted(box: Box, rng: np.random.Generator) -> Box:
 
 
 def _entry(
-    scene: Scene,
-    regions: list[tuple[str, tuple[str, ...], Box]],
-    codebook: Codebook,
-    rng: np.random.Generator,
+    scene: Scene, regions: list[tuple[str, tuple[str, ...], Box]], codebook: Codebook, rng: np.random.Generator
 ) -> dict[str, np.ndarray | int]:
     codes = codebook.codes
     noise = rng.standard_normal((len(regions), codebook.width), dtype=np.float32) * np.float32(NOISE)

@@ -50,11 +50,7 @@ def _turns(scenes: Sequence[Scene], rng: random.Random) -> Iterator[Scene]:
 
 
 def _fresh_question(
-    mix: Mapping[str, Share],
-    turns: Iterator[Scene],
-    asked: set[tuple[str, str]],
-    rng: random.Random,
-    own: bool,
+    mix: Mapping[str, Share], turns: Iterator[Scene], asked: set[tuple[str, str]], rng: random.Random, own: bool
 ) -> tuple[Scene, Question]:
     """Return the next scene with a question of a kind drawn from ``mix``, preferably one not asked yet."""
     repeat = False
@@ -70,13 +66,7 @@ def _fresh_question(
 
 
 def _record(
-    task: Task,
-    split: str,
-    question_id: str,
-    scene: Scene,
-    question: Question,
-    predicted: list[str],
-    rng: random.Random,
+    task: Task, split: str, question_id: str, scene: Scene, question: Question, predicted: list[str], rng: random.Random
 ) -> dict[str, Any]:
     items = scene.items
     if question.fact:

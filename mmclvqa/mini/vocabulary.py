@@ -217,7 +217,5 @@ def parse_question(question: str) -> tuple[str, dict[str, str]] | None:
 def _patterns() -> tuple[tuple[str, re.Pattern[str]], ...]:
     groups = {slot: f"(?P<{slot}>{'|'.join(words)})" for slot, words in _SLOTS.items()}
     return tuple(
-        (kind, re.compile(form.replace("?", r"\?").format(**groups)))
-        for kind, forms in FORMS.items()
-        for form in forms
+        (kind, re.compile(form.replace("?", r"\?").format(**groups))) for kind, forms in FORMS.items() for form in forms
     )

@@ -251,10 +251,7 @@ class BaseTrainer:
         folder = self.config.env.report_dir
         folder = folder or self.files.folder / ckpt_name_from_core_args(self.config) / "reports"
         paths = self._evaluator().predict(
-            self.splits[name],
-            Path(folder),
-            self.training.experiment_name,
-            self.config.evaluation.predict_file_format,
+            self.splits[name], Path(folder), self.training.experiment_name, self.config.evaluation.predict_file_format
         )
         for path in paths:
             self.writer.write(f"Wrote predictions on {name} to {path.absolute()}")
@@ -270,9 +267,7 @@ class BaseTrainer:
         values = {key: f"{value:.4f}" for key, value in all_values(evaluations).items()}
         seconds = sum(evaluation.seconds for evaluation in evaluations)
         records = sum(evaluation.records for evaluation in evaluations)
-        self.writer.log_progress(
-            {"progress": head, **values, "records": records, "seconds": f"{seconds:.1f}", **more}
-        )
+        self.writer.log_progress({"progress": head, **values, "records": records, "seconds": f"{seconds:.1f}", **more})
 
     def _evaluator(self) -> Evaluator:
         return Evaluator(self.network, self.metrics, gather, self.is_main, self.training.verbose_dump)

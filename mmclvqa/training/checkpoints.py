@@ -83,8 +83,7 @@ class CheckpointFiles:
     def write_final(self, model: nn.Module) -> None:
         """Write the weights as a plain state dict of contiguous CPU tensors."""
         weights = {
-            name: tensor.detach().to("cpu", copy=True).contiguous()
-            for name, tensor in model.state_dict().items()
+            name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in model.state_dict().items()
         }
         _save(weights, self.final)
 

@@ -123,9 +123,7 @@ class Results:
 
     def write(self) -> None:
         """Write the file."""
-        write_json(
-            self.path, {"run": self.run, "evaluations": self.entries, "training_losses": self.training_losses}
-        )
+        write_json(self.path, {"run": self.run, "evaluations": self.entries, "training_losses": self.training_losses})
 
 
 def _identity(entry: dict[str, Any]) -> tuple[Any, ...]:
@@ -402,9 +400,7 @@ class Evaluator:
         return [entry for number in sorted(by_batch) for entry in by_batch[number]]
 
     def _reports(self, part: Split) -> Iterator[tuple[int, Report, int]]:
-        batches = evaluation_bar(
-            part.evaluation_batches(), part.num_evaluation_batches(), part.name, self._visible
-        )
+        batches = evaluation_bar(part.evaluation_batches(), part.num_evaluation_batches(), part.name, self._visible)
         for number, batch, dataset in batches:
             prepared = prepare(batch, dataset)
             yield number, Report(prepared, self._model(prepared)), prepared.get_batch_size()

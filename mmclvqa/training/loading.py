@@ -21,7 +21,6 @@ import torch
 from mmf.common.batch_collator import BatchCollator
 from mmf.common.sample import SampleList
 from mmf.utils.build import build_dataset
-from omegaconf import OmegaConf
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from mmclvqa.clove.errors import CloveError, ConfigError
@@ -104,39 +103,29 @@ class _Batches:
 
 
 class _Joined(Dataset):
-    """Several data sets as one, indexed by (index of the data set, index of the record).
+    """Several data sets as one, indexed by (index of the data set, index of the record), which collates its batches.
 
-    A user error is returned as a value, because a worker would wrap a raised exception in a traceback.
+    Batches are collated by the ``collater`` or ``collate_fn`` of the data set, otherwise as MMF does. A user error is
+    returned as a value, because a worker would wrap a raised exception in a traceback.
     """
 
     def __init__(self, datasets: list[Any]) -> None:
         self._datasets = datasets
+        self._collators = [_collator(dataset) for dataset in datasets]
 
     def __len__(self) -> int:
         return sum(len(dataset) for dataset in self._datasets)
 
-    def __getitems__(self, keys: list[tuple[int, int]]) -> tuple[int, Any] | Exception:
+    def __getitems__(self, keys: list[tuple[int, int]]) -> tuple[int, SampleList] | Exception:
         number = keys[0][0]
         try:
-            return number, [self._datasets[number][record] for _, record in keys]
+            return number, self._collators[number]([self._datasets[number][record] for _, record in keys])
         except (CloveError, OSError) as error:
             return error
 
 
-class _Collate:
-    """Collates samples with the ``collater`` or ``collate_fn`` of the data set, otherwise as MMF does."""
-
-    def __init__(self, datasets: list[Any]) -> None:
-        self._collators = [_collator(dataset) for dataset in datasets]
-
-    def __call__(self, loaded: tuple[int, Any] | Exception) -> tuple[int, SampleList] | Exception:
-        if isinstance(loaded, Exception):
-            return loaded
-        number, samples = loaded
-        try:
-            return number, self._collators[number](samples)
-        except (CloveError, OSError) as error:
-            return error
+def _as_it_is(loaded: Any) -> Any:
+    return loaded
 
 
 def _collator(dataset: Any) -> Any:
@@ -169,9 +158,7 @@ class Split:
         self._world_size = world_size
         proportional = training.dataset_size_proportional_sampling
         self.plan = TrainingPlan(self.sizes, training.batch_size, seed, proportional)
-        self._evaluation = evaluation_batches(
-            self.sizes, max(1, (training.eval_batch_size or training.batch_size) // world_size)
-        )
+        self._evaluation = self._split_into(training.eval_batch_size or training.batch_size)
         self._batches = _Batches()
         self._loader: DataLoader | None = None
 
@@ -212,12 +199,8 @@ class Split:
         for dataset in self.datasets:
             if hasattr(dataset, "set_epoch"):
                 dataset.set_epoch(0)
-        split = self
-        if batch_size is not None:
-            training = OmegaConf.create(OmegaConf.to_container(self._training, resolve=True))
-            training.eval_batch_size = batch_size
-            split = Split(self.name, self.datasets, training, self._seed, self._rank, self._world_size)
-        for _, batch, dataset in split.evaluation_batches():
+        batches = self._evaluation if batch_size is None else self._split_into(batch_size)
+        for batch, dataset in self._load(batches[self._rank :: self._world_size], self._seed):
             yield prepare(batch, dataset)
 
     def evaluation_batches(self) -> Iterator[tuple[int, SampleList, Any]]:
@@ -226,6 +209,9 @@ class Split:
         loaded = self._load([self._evaluation[i] for i in numbers], self._seed)
         for number, (batch, dataset) in zip(numbers, loaded, strict=True):
             yield number, batch, dataset
+
+    def _split_into(self, batch_size: int) -> list[Batch]:
+        return evaluation_batches(self.sizes, max(1, batch_size // self._world_size))
 
     def num_evaluation_batches(self) -> int:
         """Return the number of batches that :meth:`evaluation_batches` yields in this process."""
@@ -236,9 +222,7 @@ class Split:
 
     def only(self, number: int) -> Split:
         """Return the split restricted to one data set, for evaluation."""
-        return Split(
-            self.name, [self.datasets[number]], self._training, self._seed, self._rank, self._world_size
-        )
+        return Split(self.name, [self.datasets[number]], self._training, self._seed, self._rank, self._world_size)
 
     def close(self) -> None:
         """End the training processes; otherwise garbage collection would wait for them."""
@@ -251,7 +235,7 @@ class Split:
         return DataLoader(
             _Joined(self.datasets),
             batch_sampler=self._batches if persistent else _Batches(),
-            collate_fn=_Collate(self.datasets),
+            collate_fn=_as_it_is,
             num_workers=workers,
             pin_memory=self._training.pin_memory,
             persistent_workers=persistent and workers > 0,
@@ -287,9 +271,7 @@ class Split:
         pins = self._training.pin_memory and torch.cuda.is_available()
         return batch.pin_memory() if pins else batch, self.datasets[number]
 
-    def _load_in_processes(
-        self, batches: list[Batch], seed: int, persistent: bool
-    ) -> Iterator[tuple[SampleList, Any]]:
+    def _load_in_processes(self, batches: list[Batch], seed: int, persistent: bool) -> Iterator[tuple[SampleList, Any]]:
         if not batches:
             return
         # Persistent processes avoid the start-up time in each epoch.
@@ -337,4 +319,3 @@ def build_split(name: str, config: Any, seed: int, rank: int = 0, world_size: in
         if dataset is not None and len(dataset):
             datasets.append(dataset)
     return Split(name, datasets, config.training, seed, rank, world_size) if datasets else None
-

@@ -77,9 +77,7 @@ class Progress:
 
 def evaluation_bar(batches: Any, total: int, split: str, visible: bool) -> Any:
     """Return ``batches`` with a progress bar."""
-    return tqdm(
-        batches, total=total, desc=split, unit="batch", leave=False, dynamic_ncols=True, disable=not visible
-    )
+    return tqdm(batches, total=total, desc=split, unit="batch", leave=False, dynamic_ncols=True, disable=not visible)
 
 
 class TensorBoard:
