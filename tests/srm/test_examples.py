@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from srm_runs import FIXTURES
 from transformers import GPT2Tokenizer
 
 from mmclvqa.clove.records import new_record
-from SRM.tokens import Tokens, cut_tokens, decoder_sequences, draw_example, read_sources, seq2seq_sequences
+from SRM.generate import Generator
+from SRM.model import grow, load_model
+from SRM.settings import parse
+from SRM.tokens import Tokens, bare, cut_tokens, decoder_sequences, draw_example, read_sources, seq2seq_sequences
 
 
 @pytest.fixture(scope="module")
@@ -86,3 +91,26 @@ def test_encoder_decoder_graph_is_split_at_a_separator(tokens: Tokens) -> None:
     assert graph_source[-1] == tokens.sep and graph_target[-1] == tokens.eos
     whole = "[SEP]".join(f"man near tree{n}" for n in range(5))
     assert tokens.text(graph_source) + tokens.text(graph_target) == f"__object__{whole}<|endoftext|>"
+
+
+def test_an_item_is_read_up_to_its_separator_however_it_is_spaced() -> None:
+    assert [bare(item) for item in ("man [SEP]", "man[SEP]", "man  [SEP] ", "man", " [SEP]")] == ["man"] * 4 + [""]
+
+
+def test_a_batch_size_of_zero_is_the_default() -> None:
+    words = ["--cl_setting", "functional", "--task_seq", "oarlks", "--model_dir_root", "runs", "--data_dir", "."]
+    assert parse([*words, "--train_batch_size", "0"]).train_batch_size == parse(words).train_batch_size == 16384
+
+
+def test_a_prompt_is_cut_only_to_leave_room_for_one_token(shared_world: Path) -> None:
+    folder = shared_world / "pretrained/distilgpt2"
+    model, tokens = load_model(folder, "distilgpt2")
+    grow(model, tokens, seed=0)
+    words = ["--cl_setting", "functional", "--task_seq", "oarlks", "--model_dir_root", "runs"]
+    settings = parse([*words, "--data_dir", str(shared_world), "--max_length", "20"])
+    length = len(tokens.ids("red cup"))
+    fitting = (20 - 3 + 1) // (length + 1)
+    prompts = [("red cup",) * number for number in (fitting, fitting + 1)]
+    texts, cut = Generator(settings, model, tokens, torch.float32).texts(prompts, "[OCR]", "[que]")
+    assert cut == [False, True]
+    assert texts[0][0].count("red cup[SEP]") == fitting
