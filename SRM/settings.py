@@ -119,6 +119,7 @@ def number_in_range(least: float, most: float = float("inf"), above: bool = Fals
     return real_number
 
 
+BATCH_TOKENS = 16384
 POSITIVE = number_in_range(0, above=True)
 AT_LEAST_0, AT_LEAST_1 = integer_at_least(0), integer_at_least(1)
 _task = partial(flag, "task order and model")
@@ -221,9 +222,9 @@ class Settings:
     )
     train_batch_size: int = _train(
         "maximum number of tokens of a batch on one device, including padding; 0, as published, means the default",
-        16384,
+        BATCH_TOKENS,
         "TOKENS",
-        kind=integer_at_least(0, zero=16384),
+        kind=integer_at_least(0, zero=BATCH_TOKENS),
     )
 
     use_gt: bool = _generate(

@@ -8,6 +8,9 @@ from contextlib import contextmanager
 
 import pytest
 import torch
+from mmf.common.registry import registry
+
+from mmclvqa import cli
 
 
 @contextmanager
@@ -15,8 +18,25 @@ def torch_threads(number: int) -> Iterator[None]:
     """Set the number of torch's threads for a while."""
     before = torch.get_num_threads()
     torch.set_num_threads(number)
-    yield
-    torch.set_num_threads(before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def forget_data_sets() -> None:
+    """Remove the registry entries of a data set, which the next run in this process must not use."""
+    for key in [key for key in registry.mapping["state"] if key.startswith("clvqa_")]:
+        registry.unregister(key)
+
+
+def one_line_error(opts: list[str]) -> str:
+    """Run an ``mmf_run`` that must fail in this process, and return its error, which must be one line."""
+    with pytest.raises(SystemExit) as stopped:
+        cli.run(opts)
+    line = str(stopped.value.code)
+    assert line.startswith("error: ") and "\n" not in line
+    return line
 
 
 @pytest.fixture(autouse=True)

@@ -9,14 +9,7 @@ import pytest
 import torch
 
 from benchmarks import gpu, suite
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+from tests.run_fixtures import one_thread  # noqa: F401
 
 
 def run_gpu(monkeypatch, *words) -> int:

@@ -31,5 +31,5 @@ def answer_words(indices: Sequence[int], ocr_tokens: Sequence[str], answer_proce
         else:
             words.append(answer_processor.answer_vocab.idx2word(index))
             sources.append("VOCAB")
-    # An OCR token with 's has two spaces before it once it is tokenized.
+    # word_tokenize puts a space before 's, also where there is one already.
     return re.sub(" +'s", "'s", " ".join(words)), sources

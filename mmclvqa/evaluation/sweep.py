@@ -323,7 +323,7 @@ def evaluate_sweep(
         save: the save folder, ``$ROOT/exp/clvqa/save``.
         config: configuration, data and device.
         stand_alone: see :func:`checkpoints`.
-        regularised: see :func:`checkpoints`; always true for methods that configure the model.
+        regularised: see :func:`checkpoints`; always true for methods with evaluation overrides.
         partial: evaluate the existing checkpoints of an unfinished run.
         progress: receives lines of progress.
 
@@ -337,7 +337,7 @@ def evaluate_sweep(
     setting, order = found.name, order_text(order_tasks)
     method = method_of_experiment(experiment)
     method_overrides = [] if method is None else method.evaluation_overrides(method.Settings(), config.model)
-    # Models that are configured for their method do not fit the single-task model.
+    # A method's evaluation overrides, such as use_cls, change the model, so that a single-task checkpoint does not fit.
     regularised = regularised or (bool(method_overrides) and not stand_alone)
     stand_alone = stand_alone and not regularised
     if stand_alone:

@@ -2,10 +2,11 @@
 
     exemplars of the current task = for each centre c of k-means on cls_output(x), the record x nearest to c
 
-The buffer holds int(n(task) · replay_rate) records. After t tasks, the t-th part of them is of the current task, and
-the others are a random subset of the exemplars of all earlier tasks. The buffer is written to ``kmeans_replay.npy`` in
-the save folder, before the final weights; the next task reads it from ``training.CL.replay_dir``. Source: the published
-CLVQA code; clustering: Lloyd, "Least squares quantization in PCM", IEEE Transactions on Information Theory 1982.
+The buffer holds int(n(task) · replay_rate) records. After t tasks, 1/t of them (rounded down) belong to the current
+task; the others are a random subset of the exemplars of all earlier tasks. The buffer is written to
+``kmeans_replay.npy`` in the save folder, before the final weights; the next task reads it from
+``training.CL.replay_dir``. Source: the published CLVQA code; clustering: Lloyd, "Least squares quantization in PCM",
+IEEE Transactions on Information Theory 1982.
 """
 
 from __future__ import annotations
@@ -114,15 +115,15 @@ class KMeansReplay(ReplayMethod):
 
     def on_task_end(self, trainer: Trainer) -> None:
         """Choose the exemplars and write the buffer."""
-        position, (kept, new) = self.position, self._shares()
+        position, (num_earlier, num_current) = self.position, self._shares()
         features = _cls_outputs(trainer, position.current)
         if not trainer.is_main:
             return
         records = real_records(self.config.dataset_config.clvqa.data_dir, position.current)
         by_id = {str(record["question_id"]): record for record in records}
         names = sorted(features)
-        nearest = nearest_to_centres(np.stack([features[name] for name in names]), new)
-        self._exemplars = self._kept_before(kept) + [by_id[names[index]] for index in nearest]
+        nearest = nearest_to_centres(np.stack([features[name] for name in names]), num_current)
+        self._exemplars = self._kept_before(num_earlier) + [by_id[names[index]] for index in nearest]
         save_records(trainer.files.folder / FILE, self._exemplars)
         counts = f"{len(self._exemplars)} exemplars kept, {len(nearest)} of them of {position.current.name}"
         trainer.writer.write(f"k-means replay: {counts}")
@@ -132,8 +133,8 @@ class KMeansReplay(ReplayMethod):
         position = self.position
         size = split_size(self.config.dataset_config.clvqa.data_dir, position.current, "train")
         buffer = int(size * self.settings.replay_rate)
-        new = buffer // (len(position.earlier) + 1)
-        return buffer - new, new
+        num_current = buffer // (len(position.earlier) + 1)
+        return buffer - num_current, num_current
 
     def _kept_before(self, count: int) -> list[Record]:
         """Return ``count`` random exemplars of the earlier tasks."""

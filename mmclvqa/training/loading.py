@@ -125,6 +125,7 @@ class _Joined(Dataset):
 
 
 def _as_it_is(loaded: Any) -> Any:
+    """Return a batch that is collated already; a function of the module, because worker processes may pickle it."""
     return loaded
 
 

@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from method_runs import Methods  # noqa: E402
 
-from tests.run_fixtures import fresh_logging, one_thread  # noqa: E402
+from tests.run_fixtures import forget_data_sets, fresh_logging, one_thread  # noqa: E402
 
 __all__ = ["fresh_logging", "methods", "one_thread"]
 
@@ -43,9 +43,7 @@ def build_clvqa(clove_mini: Path, project: Path, monkeypatch: pytest.MonkeyPatch
             lines.append(str(line))
 
     def build(task: str, split: str, *words: str) -> tuple[Any, list]:
-        for key in list(registry.mapping["state"]):
-            if key.startswith("clvqa_"):
-                registry.unregister(key)
+        forget_data_sets()
         config = f"config=EXP_CONFIG/mini/functional/cl_{task}_unicl_standalone.yaml"
         opts = [config, "model=unicl", "dataset=clvqa", f"env.clove_root={clove_mini}", *words]
         read = Configuration(argparse.Namespace(opts=opts, config_override=None)).get_config()

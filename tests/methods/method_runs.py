@@ -10,12 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
-from mmf.common.registry import registry
 
 from mmclvqa import cli
 from mmclvqa.training.callbacks import Callback, register_callback
+from tests.run_fixtures import forget_data_sets, one_line_error
 
 ORDER = "oarlks"
 TINY = (
@@ -67,19 +66,14 @@ class Methods:
 
     def learn(self, task: str, *words: str, name: str = "run") -> Path:
         """Train in this process and return the folder of the run."""
-        # Registry entries of one run must not be used by the next.
-        for key in [key for key in registry.mapping["state"] if key.startswith("clvqa_")]:
-            registry.unregister(key)
+        forget_data_sets()
         cli.run(self.words(task, *words, name=name))
         return self.save_dir(task, name)
 
     def error(self, task: str, *words: str) -> str:
         """Run a command that must fail, and return its one-line error."""
-        with pytest.raises(SystemExit) as stopped:
-            self.learn(task, *words)
-        line = str(stopped.value.code)
-        assert line.startswith("error: ") and "\n" not in line
-        return line
+        forget_data_sets()
+        return one_line_error(self.words(task, *words))
 
     def process(self, task: str, *words: str, name: str = "run") -> int:
         """Train in a separate process and return its exit code."""

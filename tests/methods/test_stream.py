@@ -9,7 +9,6 @@ import shutil
 from pathlib import Path
 
 import pytest
-from mmf.common.registry import registry
 
 from mmclvqa import cli
 from mmclvqa.clove.data_root import Manifest, save_manifest
@@ -18,6 +17,7 @@ from mmclvqa.clove.records import load_records, save_records
 from mmclvqa.clove.tasks import GENERATED_SUFFIX, parse_order
 from mmclvqa.evaluation.sweep import EvaluationConfig, evaluate_sweep
 from mmclvqa.experiments.steps import Experiment, experiment_steps
+from tests.run_fixtures import forget_data_sets
 
 # One parallel worker runs all of them, because they share what is trained first.
 pytestmark = pytest.mark.xdist_group("stream")
@@ -76,8 +76,7 @@ def forgetting(method: str, stream: Path, root: Path) -> tuple[float, float]:
     experiment = Experiment.of("functional", ORDER, method)
     for step in experiment_steps(experiment, str(root), "EXP_CONFIG/mini"):
         if step.kind == "train" and not Path(step.output).exists():
-            for key in [key for key in registry.mapping["state"] if key.startswith("clvqa_")]:
-                registry.unregister(key)
+            forget_data_sets()
             cli.run([*step.arguments, *SIZES])
         elif step.kind == "srm" and not Path(step.output).exists():
             write_perfect_replays(stream, Path(step.output).parent)

@@ -33,17 +33,13 @@ class Runner:
         self.folder = folder
         self.environment = {**os.environ, "CLOVE_ROOT": str(data), "ROOT": str(folder), "HF_HUB_OFFLINE": "1"}
 
-    def command(
+    def overrides(
         self, *words: str, config: str | Path = OBJECT_TASK, model: str = "unicl", tiny: bool = True
     ) -> list[str]:
-        return [
-            *(sys.executable, "-m", "mmclvqa.cli"),
-            f"config={config}",
-            f"model={model}",
-            "dataset=clvqa",
-            *(TINY if tiny else ()),
-            *words,
-        ]
+        return [f"config={config}", f"model={model}", "dataset=clvqa", *(TINY if tiny else ()), *words]
+
+    def command(self, *words: str, **kwargs: Any) -> list[str]:
+        return [sys.executable, "-m", "mmclvqa.cli", *self.overrides(*words, **kwargs)]
 
     def __call__(self, *words: str, **kwargs: Any) -> subprocess.CompletedProcess[str]:
         return subprocess.run(

@@ -28,6 +28,7 @@ from mmclvqa.datasets.processors import dense_targets
 from mmclvqa.models import UniVQANetwork
 from mmclvqa.models.inputs import UniVQAInputs
 from mmclvqa.training.loading import Split
+from tests.run_fixtures import forget_data_sets
 
 REGIONS, WIDTH, SLOTS, STEPS = 16, 64, 10, 12
 
@@ -51,9 +52,7 @@ def build(clove_mini: Path, project: Path, monkeypatch: pytest.MonkeyPatch) -> B
     monkeypatch.chdir(project)
 
     def build(task: str, split: str, *words: str, root: Path = clove_mini) -> Any:
-        for key in list(registry.mapping["state"]):
-            if key.startswith("clvqa_"):
-                registry.unregister(key)
+        forget_data_sets()
         words = (
             f"config=EXP_CONFIG/mini/functional/cl_{task}_unicl_standalone.yaml",
             "model=unicl",

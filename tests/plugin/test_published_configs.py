@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 import yaml
-from mmf.common.registry import registry
 from mmf.utils.configuration import Configuration
 from omegaconf import DictConfig, OmegaConf
 
@@ -19,7 +18,7 @@ from mmclvqa import cli
 from mmclvqa.configuration import ConfigError
 from mmclvqa.published_configs import IGNORED_KEYS, ignored_pattern, translate_key
 from tests.parity import check_commands, check_configs
-from tests.run_fixtures import fresh_logging, one_thread  # noqa: F401
+from tests.run_fixtures import forget_data_sets, fresh_logging, one_thread  # noqa: F401
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 CONFIGS, COMMANDS = FIXTURES / "published_configs.json", FIXTURES / "published_commands.json"
@@ -268,8 +267,7 @@ def test_a_published_file_trains_on_clove_mini(
             warnings.simplefilter("ignore")
             cli.run([f"config={published / OBJECT}", *words])
     finally:
-        for key in [key for key in registry.mapping["state"] if key.startswith("clvqa_")]:
-            registry.unregister(key)
+        forget_data_sets()
     assert (tmp_path / "run/unicl_final.pth").is_file() and not (tmp_path / "run/kmeans_replay.npy").exists()
 
 

@@ -78,7 +78,7 @@ def test_importing_mmf_registers_the_plugin_and_imports_nothing_that_it_does_not
 def test_training_imports_no_compiler_and_no_transformers(project: Path, mmf_run: Runner) -> None:
     slow = ("torch._dynamo", "torch.distributed.tensor", "transformers", "sympy", "sklearn", "pandas", "scipy")
     save_dir = mmf_run.folder / "object"
-    words = mmf_run.command("training.max_updates=1", "training.num_workers=0", f"env.save_dir={save_dir}")[3:]
+    words = mmf_run.overrides("training.max_updates=1", "training.num_workers=0", f"env.save_dir={save_dir}")
     code = (
         f"import os, sys; os.environ |= {mmf_run.environment}\n"
         "from mmclvqa.cli import run\n"

@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
 
 from mmclvqa import cli
+from tests.run_fixtures import one_line_error
 
 PLUGIN = Path(__file__).parent / "tiny_plugin"
 EXPERIMENT = PLUGIN / "experiment.yaml"
@@ -38,11 +38,7 @@ class TinyRun:
 
     def error(self, *words: str) -> str:
         """Run a command that must fail, and return its one-line error."""
-        with pytest.raises(SystemExit) as stopped:
-            self.run(*words)
-        line = str(stopped.value.code)
-        assert line.startswith("error: ") and "\n" not in line
-        return line
+        return one_line_error(self.opts(*words))
 
     def command(self, *words: str, launcher: tuple[str, ...] = ()) -> list[str]:
         return [sys.executable, *launcher, "-m", "mmclvqa.cli", *self.opts(*words)]
