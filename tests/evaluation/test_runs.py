@@ -14,14 +14,7 @@ from mmclvqa.clove import experiment_paths as experiments
 from mmclvqa.clove.files import write_json
 from mmclvqa.evaluation.report import comparison_row, main
 from mmclvqa.evaluation.results import MultitaskResult, SweepResult, read_sweep
-from mmclvqa.evaluation.runs import (
-    Cost,
-    method_label,
-    read_bound,
-    read_run,
-    short_method_label,
-    srm_seconds,
-)
+from mmclvqa.evaluation.runs import Cost, method_label, read_bound, read_run, short_method_label, srm_seconds
 
 LOG = """\
 2026-11-24 10:00:00,000 SRM --cl_setting functional

@@ -44,15 +44,7 @@ from mmclvqa.mini.features import REGION_CLASSES, Codebook, render_objects
 from mmclvqa.mini.generator import Settings, make_root
 from mmclvqa.mini.questions import MIXES, ask
 from mmclvqa.mini.records import TEXT_TASK, draw_records
-from mmclvqa.mini.scenes import (
-    Box,
-    Scene,
-    named_random,
-    predicted_graph,
-    sample_scenes,
-    sample_text_scenes,
-    scene_type,
-)
+from mmclvqa.mini.scenes import Box, Scene, named_random, predicted_graph, sample_scenes, sample_text_scenes, scene_type
 from mmclvqa.mini.truth import is_true, read_items
 from mmclvqa.mini.vocabulary import (
     ATTRIBUTE_KIND,

@@ -23,16 +23,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from SRM.records import Generation, build_replay_record, refusal  # noqa: E402
-from SRM.tokens import (  # noqa: E402
-    IGNORED,
-    SEP,
-    Example,
-    Source,
-    Tokens,
-    decoder_sequences,
-    draw_example,
-    read_sources,
-)
+from SRM.tokens import IGNORED, SEP, Example, Source, Tokens, decoder_sequences, draw_example, read_sources  # noqa: E402
 
 N_SG_SEQ = 30
 N_POSITIONS = 1024
