@@ -49,7 +49,8 @@ def test_a_killed_method_ends_the_same(methods: Methods, name: str, tmp_path: Pa
     first = [word for word in words if not any(key in word for key in of_later_tasks)]
     starts_alone = name in ("gem", "agem", "random")
     methods.learn("object", *([] if starts_alone else first))
-    words += [methods.resume_file("object"), f"env.user_dir={KILLER}", "training.max_updates=9"]
+    words += [methods.resume_file("object"), f"env.user_dir={KILLER}"]
+    words += ["training.max_updates=9", "training.checkpoint_interval=2"]
     methods.learn("attribute", *words, name="straight")
 
     marker = tmp_path / "marker"

@@ -35,7 +35,7 @@ from transformers import (
 
 from mmclvqa.clove.prompts import save_prompts
 from mmclvqa.clove.records import new_record, save_records
-from mmclvqa.clove.tasks import tasks
+from mmclvqa.clove.tasks import Task, tasks
 from SRM.folder import RunFolder
 from SRM.settings import parse
 from SRM.train import main
@@ -45,7 +45,10 @@ TRAIN = Path(__file__).resolve().parents[2] / "SRM" / "train.py"
 COLORS = ("red", "blue", "green", "white")
 THINGS = ("cup", "dog", "tree", "car", "table")
 RECORDS = 24
-TRAINED = ("--n_train_epochs", "15", "--learning_rate", "1e-2", "--n_replay", "3")
+TRAINED = (
+    *("--n_train_epochs", "8", "--learning_rate", "1e-2", "--n_replay", "3"),
+    *("--adam_epsilon", "1e-8", "--dropout", "0", "--min_batch_size", "8"),
+)
 """Flags of a run in which most generated texts are accepted."""
 FAMILIES = ("tiny-llama", "tiny-qwen3", "tiny-flan-t5")
 """Models that are not among the published ones, in the same folder."""
@@ -53,20 +56,20 @@ DEBUG = ("--debug", "--n_prompts", "2", "--max_length", "20")
 """Flags of a run in seconds, in which no generated text is accepted."""
 
 
-def record(rng: random.Random, task_name: str, number: int) -> dict:
-    """Return a record about one coloured thing among three."""
+def record(rng: random.Random, task: Task, number: int) -> dict:
+    """Return a record about one coloured thing among three, with as many related items as prompts of the task."""
     things = rng.sample(THINGS, 3)
     colors = [rng.choice(COLORS) for _ in things]
     items = [f"{color} {thing} [SEP]" for color, thing in zip(colors, things, strict=True)]
     return new_record(
-        question_id=f"{task_name}{number}",
+        question_id=f"{task.name}{number}",
         question=f"what color is the {things[1]}?",
         answer=colors[1],
         answers=[colors[1]] * 10,
         gt_scene_graph_seq=items,
-        gt_scene_graph_mask=[0, 1, 0],
+        gt_scene_graph_mask=[0, 1, int(task.prompt_items > 1)],
         pred_scene_graph_seq=items,
-        stage=task_name,
+        stage=task.name,
         set_name="train",
     )
 
@@ -101,9 +104,10 @@ def _models(root: Path) -> None:
             vocab_size=len(t5),
             d_model=32,
             d_kv=16,
-            d_ff=32,
+            d_ff=64,
             num_layers=1,
-            num_heads=2,
+            num_heads=4,
+            initializer_factor=0.3,
             feed_forward_proj=gated,
             n_positions=64,
             decoder_start_token_id=0,
@@ -128,7 +132,7 @@ def make_root(root: Path) -> Path:
         prompts = {}
         for task in tasks(setting).values():
             rng = random.Random(task.name)
-            records = [record(rng, task.name, number) for number in range(RECORDS)]
+            records = [record(rng, task, number) for number in range(RECORDS)]
             save_records(root / task.annotation_path("train"), records)
             prompts[task.name] = [[f"{rng.choice(COLORS)} {rng.choice(THINGS)}" for _ in range(3)] for _ in range(40)]
         save_prompts(root / f"scene_graph_prompts/{setting}.json", prompts)
