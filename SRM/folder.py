@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from mmclvqa.clove import experiment_paths as experiments
+from mmclvqa.clove.errors import ConfigError
 from mmclvqa.clove.files import write_json
 from mmclvqa.clove.tasks import Task
-from SRM.settings import Settings, SettingsError
+from SRM.settings import Settings
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ class RunFolder:
             skipped: tasks that are not trained, whose models must exist.
 
         Raises:
-            SettingsError: the folder was made with other settings (the message names them), contains replays without
+            ConfigError: the folder was made with other settings (the message names them), contains replays without
                 settings, or lacks the model of a skipped task.
             OSError: the folder cannot be written.
         """
@@ -84,7 +85,7 @@ class RunFolder:
             self._clear(skipped)
         for task in skipped:
             if not self.model(task).is_dir():
-                raise SettingsError(f"--skip_tasks: {self.model(task)} does not exist; train task {task.name} first")
+                raise ConfigError(f"--skip_tasks: {self.model(task)} does not exist; train task {task.name} first")
         self.unfinished.mkdir(parents=True, exist_ok=True)
         for stale in [*self.path.rglob(".*.tmp")]:
             shutil.rmtree(stale) if stale.is_dir() else stale.unlink()
@@ -94,7 +95,7 @@ class RunFolder:
             self._check_settings(result_settings)
             return
         if any(self.path.glob("*.npy")):
-            raise SettingsError(
+            raise ConfigError(
                 f"{self.path}: contains replay files but no {self.settings.name}, so their settings are unknown; "
                 "choose another --model_dir_root, or pass --overwrite"
             )
@@ -109,12 +110,12 @@ class RunFolder:
                 if previous.get(name) != result_settings.get(name)
             ]
         except (ValueError, TypeError, AttributeError) as error:
-            raise SettingsError(
+            raise ConfigError(
                 f"{self.settings}: is not a valid settings file ({error}); "
                 "--overwrite deletes the results and starts over"
             ) from None
         if changes:
-            raise SettingsError(
+            raise ConfigError(
                 f"{self.path}: was made with other settings ({'; '.join(changes)}); "
                 "choose another --model_dir_root, or pass --overwrite"
             )

@@ -13,7 +13,7 @@ from __future__ import annotations
 import importlib.util
 from typing import Any
 
-from mmclvqa.clove.errors import CloveError
+from mmclvqa.clove.errors import ConfigError
 from mmclvqa.clove.text import one_line
 from mmclvqa.lazy import torch
 
@@ -22,18 +22,14 @@ SCALE = 2
 """α divided by the rank."""
 
 
-class AdapterError(CloveError):
-    """Adapters cannot be used."""
-
-
 def check_peft(rank: int) -> None:
     """Check that peft is installed.
 
     Raises:
-        AdapterError: it is not; the message has the command that installs it.
+        ConfigError: it is not; the message has the command that installs it.
     """
     if importlib.util.find_spec("peft") is None:
-        raise AdapterError(f"--lora_rank {rank}: peft is not installed; install it: pip install -r {REQUIREMENTS}")
+        raise ConfigError(f"--lora_rank {rank}: peft is not installed; install it: pip install -r {REQUIREMENTS}")
 
 
 def add_adapters(model: Any, rank: int, seed: int) -> Any:
@@ -48,7 +44,7 @@ def add_adapters(model: Any, rank: int, seed: int) -> Any:
         peft's wrapper, which :func:`merge_adapters` takes; the model itself is used as before.
 
     Raises:
-        AdapterError: peft knows no layer of the model that adapters can be added to.
+        ConfigError: peft knows no layer of the model that adapters can be added to.
     """
     from peft import LoraConfig, get_peft_model
     from transformers.pytorch_utils import Conv1D
@@ -64,7 +60,7 @@ def add_adapters(model: Any, rank: int, seed: int) -> Any:
         try:
             wrapper = get_peft_model(model, config)
         except ValueError as error:
-            raise AdapterError(f"--lora_rank {rank}: {one_line(error)}") from None
+            raise ConfigError(f"--lora_rank {rank}: {one_line(error)}") from None
     for layer in (model.get_input_embeddings(), model.get_output_embeddings()):
         layer.weight.requires_grad_(True)
     return wrapper

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer, GenerationConfig
 
 from mmclvqa.clove.data_root import pretrained_source
-from mmclvqa.clove.errors import CloveError
+from mmclvqa.clove.errors import ConfigError
 from mmclvqa.clove.experiment_paths import language_model_name
 from mmclvqa.clove.files import write_json
 from SRM.batches import Batch, Layout, PairLayout, Seq2SeqLayout, TreeLayout
@@ -37,17 +37,13 @@ LONGEST_REASON = 150
 """Maximum number of characters of another library's error in a message."""
 
 
-class ModelError(CloveError):
-    """A language model that cannot be found or is of another type."""
-
-
 def find_model(root: Path, name: str) -> str:
     """Return the folder or the hub id of the language model that a run starts from.
 
     ``<root>/pretrained/<name>`` is preferred to the folder ``<name>``, and that to the hub.
 
     Raises:
-        ModelError: none of these places has the model; the message names all of them.
+        ConfigError: none of these places has the model; the message names all of them.
     """
     local = pretrained_source(root, name)
     if Path(local).is_dir():
@@ -60,7 +56,7 @@ def find_model(root: Path, name: str) -> str:
         folders = " and ".join(dict.fromkeys((str(root / "pretrained" / name), str(Path(name).absolute()))))
         [nearest] = get_close_matches(language_model_name(name), PUBLISHED_MODELS, 1, cutoff=0)
         hint = "" if name in PUBLISHED_MODELS else f"; the nearest published name is {nearest}"
-        raise ModelError(
+        raise ConfigError(
             f"{name}: there is no such language model. Looked in {folders}, and for {hub} in the hub's cache "
             f"{HF_HUB_CACHE} and on the hub ({_first_line(error)}); place the model files in the first folder, or "
             f"connect to the internet{hint}"
@@ -76,16 +72,16 @@ def load_model(source: str | Path, name: str, dropout: float | None = None) -> t
         dropout: the rate of every dropout layer; None keeps the configured rates.
 
     Raises:
-        ModelError: the source contains no model, or one that is neither causal nor encoder-decoder, or of another type
+        ConfigError: the source contains no model, or one that is neither causal nor encoder-decoder, or of another type
             than ``name``.
     """
     try:
         config = AutoConfig.from_pretrained(source, trust_remote_code=False)
     except (OSError, ValueError) as error:
-        raise ModelError(f"{source}: contains no language model (config.json: {_first_line(error)})") from None
+        raise ConfigError(f"{source}: contains no language model (config.json: {_first_line(error)})") from None
     published = PUBLISHED_MODELS.get(name)
     if published and config.model_type != published[1]:
-        raise ModelError(
+        raise ConfigError(
             f"{source}: contains a model of type {config.model_type}, but {name} is of type {published[1]}"
         )
     loader = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
@@ -95,7 +91,7 @@ def load_model(source: str | Path, name: str, dropout: float | None = None) -> t
         model = loader.from_pretrained(source, **options)
         tokens = Tokens(AutoTokenizer.from_pretrained(source, trust_remote_code=False))
     except (OSError, ValueError, RuntimeError) as error:
-        raise ModelError(f"{source}: cannot be loaded ({_first_line(error)})") from None
+        raise ConfigError(f"{source}: cannot be loaded ({_first_line(error)})") from None
     if not published:
         _check_kind(model, source)
         # Without the sampling, penalties and forced tokens that chat models and summarizers come with.
@@ -117,12 +113,12 @@ def _check_kind(model: Any, source: str | Path) -> None:
     kind = f"{source}: contains a model of type {model.config.model_type}, which"
     if model.config.is_encoder_decoder:
         if getattr(model.config, "decoder_start_token_id", None) is None:
-            raise ModelError(f"{kind} has no decoder_start_token_id in its config.json")
+            raise ConfigError(f"{kind} has no decoder_start_token_id in its config.json")
         return
     with torch.inference_mode():
         logits_a, logits_b = model.eval()(input_ids=torch.tensor([[1, 2, 3], [1, 2, 4]])).logits[:, :2]
     if not torch.allclose(logits_a, logits_b, rtol=0, atol=TOLERANCE * float(logits_a.abs().max())):
-        raise ModelError(f"{kind} attends to later tokens; SRM needs a causal or an encoder-decoder model")
+        raise ConfigError(f"{kind} attends to later tokens; SRM needs a causal or an encoder-decoder model")
 
 
 def _first_line(error: BaseException) -> str:

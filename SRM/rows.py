@@ -20,8 +20,9 @@ from torch import Tensor, nn
 from transformers import DynamicCache, EncoderDecoderCache
 from transformers.pytorch_utils import Conv1D
 
+from mmclvqa.clove.errors import ConfigError
 from SRM.batches import padded
-from SRM.model import ModelError, disagreement, logits_at
+from SRM.model import disagreement, logits_at
 
 log = logging.getLogger("SRM")
 
@@ -297,12 +298,12 @@ def rows_for(model: Any, capacity: int, longest: int, exact: Any = None) -> Rows
         exact: the model in float32, with which the rows are checked, if ``model`` computes in another precision.
 
     Raises:
-        ModelError: the cache of an encoder-decoder model does not give the model's logits.
+        ConfigError: the cache of an encoder-decoder model does not give the model's logits.
     """
     if model.config.is_encoder_decoder:
         reason = _unlike_model(EncoderDecoderRows(exact or model, 2), exact or model, longest)
         if reason:
-            raise ModelError(
+            raise ConfigError(
                 f"SRM's search does not apply to models of type {model.config.model_type} ({reason}); "
                 "give --generator hf --length_rule generated"
             )

@@ -21,6 +21,7 @@ from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from mmclvqa.clove.errors import ConfigError
 from mmclvqa.clove.files import locked_folder
 from mmclvqa.clove.tasks import Task
 from mmclvqa.process_exit import PROCESS_TIMEOUT, leave_process_group
@@ -31,7 +32,7 @@ from SRM.lora import add_adapters, merge_adapters
 from SRM.model import find_model, grow, load_model, save_model
 from SRM.records import answer_counts, judge_for
 from SRM.replay import ReplayWriter
-from SRM.settings import Settings, SettingsError, environment_rank
+from SRM.settings import Settings, environment_rank
 from SRM.tokens import Source, Tokens, read_sources, task_question_token, task_token
 from SRM.training import TaskTraining
 
@@ -299,11 +300,11 @@ def usable_gpus(requested: int) -> int:
     """Return how many GPUs the run uses: the requested number, or 0 on a machine without GPUs.
 
     Raises:
-        SettingsError: more GPUs are requested than the machine has.
+        ConfigError: more GPUs are requested than the machine has.
     """
     available = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if requested > available > 0 or (requested > 1 and available == 0):
-        raise SettingsError(f"--n_gpus {requested}: this machine has {available}")
+        raise ConfigError(f"--n_gpus {requested}: this machine has {available}")
     return min(requested, available)
 
 
@@ -311,14 +312,14 @@ def mixed_precision(precision: str, gpus: int) -> str:
     """Return accelerate's name of a ``--precision``.
 
     Raises:
-        SettingsError: fp16 without a GPU.
+        ConfigError: fp16 without a GPU.
     """
     if precision == "auto":
         if gpus == 0:
             return "no"
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
     if precision == "fp16" and gpus == 0:
-        raise SettingsError("--precision fp16 needs a GPU; bf16 and fp32 run on the CPU")
+        raise ConfigError("--precision fp16 needs a GPU; bf16 and fp32 run on the CPU")
     return "no" if precision == "fp32" else precision
 
 
@@ -326,5 +327,5 @@ def _tensorboard(folder: Path) -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
-        raise SettingsError("--tensorboard: needs the package tensorboard; pip install tensorboard") from None
+        raise ConfigError("--tensorboard: needs the package tensorboard; pip install tensorboard") from None
     return SummaryWriter(folder)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from mmclvqa.clove.data_root import existing_root
-from mmclvqa.clove.errors import CloveError
+from mmclvqa.clove.errors import ConfigError
 from mmclvqa.clove.experiment_paths import language_model_name
 from mmclvqa.clove.settings import order_text
 from mmclvqa.clove.tasks import Task, find_setting, parse_order, task
@@ -58,10 +58,6 @@ graphs with questions and answers are generated for every earlier task p and wri
 MODEL_DIR_ROOT/<model>_replay/<model>_<setting>_<order>/<order>_REPLAY[<p>]_AT[<c>].npy. An interrupted run resumes when
 the same command is run again. @FILE reads flags from a file: SRM/mini.args has the sizes for clove-mini. Several GPUs:
 --n_gpus, torchrun, or `accelerate launch`."""
-
-
-class SettingsError(CloveError):
-    """A command line that is not valid."""
 
 
 def flag(
@@ -318,7 +314,7 @@ class _Parser(argparse.ArgumentParser):
         return shlex.split(arg_line, comments=True)
 
     def error(self, message: str) -> NoReturn:
-        raise SettingsError(f"{message} (--help shows all flags)")
+        raise ConfigError(f"{message} (--help shows all flags)")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -342,7 +338,7 @@ def parse(argv: Sequence[str]) -> Settings:
     """Read the settings from a command line.
 
     Raises:
-        SettingsError, TaskError, DataError: a value is not valid; the message names the flag.
+        ConfigError, TaskError, DataError: a value is not valid; the message names the flag.
     """
     # The published command line has "\\ --add_task_tokens", which the shell passes as one word with a leading blank.
     values = vars(parser().parse_args([word.strip() for word in argv]))
@@ -351,7 +347,7 @@ def parse(argv: Sequence[str]) -> Settings:
         del values[name]
     if values.pop("fp32"):
         if values["precision"] not in ("auto", "fp32"):
-            raise SettingsError(f"--fp32 and --precision {values['precision']} contradict each other")
+            raise ConfigError(f"--fp32 and --precision {values['precision']} contradict each other")
         values["precision"] = "fp32"
     existing_root(values["data_dir"])
     values["cl_setting"] = find_setting(values["cl_setting"]).name
@@ -368,15 +364,15 @@ def _check(settings: Settings) -> None:
     skipped = [task(settings.cl_setting, name) for name in settings.skip_tasks]
     if skipped != order[: len(skipped)]:
         names = " ".join(settings.skip_tasks)
-        raise SettingsError(f"--skip_tasks {names}: not the first tasks of the order {settings.task_seq}")
+        raise ConfigError(f"--skip_tasks {names}: not the first tasks of the order {settings.task_seq}")
     if len(skipped) == len(order):
-        raise SettingsError("--skip_tasks names all tasks, so there is nothing to do")
+        raise ConfigError("--skip_tasks names all tasks, so there is nothing to do")
     if not language_model_name(settings.model_name):
-        raise SettingsError(
+        raise ConfigError(
             f"--model_name {settings.model_name!r}: has no final path component to name the run folder after"
         )
     if settings.generator == "hf" and settings.length_rule != "generated":
-        raise SettingsError(
+        raise ConfigError(
             f"--generator hf: transformers' generate() does not know the length rule {settings.length_rule}; "
             "give --length_rule generated, or leave --generator out"
         )
@@ -384,7 +380,7 @@ def _check(settings: Settings) -> None:
         check_peft(settings.lora_rank)
     target = settings.model_root
     if target.exists() and not target.is_dir():
-        raise SettingsError(f"--model_dir_root {target}: is a file, not a folder")
+        raise ConfigError(f"--model_dir_root {target}: is a file, not a folder")
 
 
 def environment_rank() -> tuple[int, int]:

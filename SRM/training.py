@@ -19,7 +19,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from mmclvqa.clove.errors import CloveError, DataError
+from mmclvqa.clove.errors import DataError, TrainingError
 from mmclvqa.clove.files import atomic_write
 from mmclvqa.start_up import prepare_model
 from SRM.batches import Batch, plan
@@ -34,10 +34,6 @@ PREPARED = 4
 """Batches that each worker thread prepares in advance."""
 COMPARED = 8
 """Examples with which the layout of the batches is chosen."""
-
-
-class DivergedError(CloveError):
-    """The loss is not finite."""
 
 
 class TaskTraining:
@@ -88,7 +84,7 @@ class TaskTraining:
         """Train the model in place, from the checkpoint of this task if there is one.
 
         Raises:
-            DivergedError: the loss is not finite.
+            TrainingError: the loss is not finite.
             DataError: the checkpoint is damaged.
             OSError: the checkpoint cannot be written.
         """
@@ -221,7 +217,7 @@ class TaskTraining:
         self.logged_updates = 0
         loss = qa + self.settings.lm_lambda * lm
         if not math.isfinite(loss):
-            raise DivergedError(
+            raise TrainingError(
                 f"task {self.name}: the loss is {loss} near update {updates}; "
                 f"a smaller --learning_rate or --precision fp32 may help"
             )

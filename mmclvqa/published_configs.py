@@ -15,7 +15,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from mmclvqa.clove.errors import CloveError
+from mmclvqa.clove.errors import ConfigError
 
 _DATA = "dataset_config.clvqa"
 _PARAMS = f"{_DATA}.processors.*.params"
@@ -84,10 +84,6 @@ MACHINE_PATHS: dict[str, str | None] = {
 the file of the same name in the data root, or None for this project's default."""
 
 
-class TranslationError(CloveError):
-    """A file has two values for one key, one of them under its published name."""
-
-
 @dataclass
 class Translation:
     """A configuration file translated to this project's keys.
@@ -129,7 +125,7 @@ def translate_key(key: str, value: Any) -> dict[str, Any]:
         return {"training.precision": "fp16" if value else "fp32"}
     if _FEATURES.fullmatch(key) and isinstance(value, list):
         if len(value) > len(FEATURE_SOURCES):
-            raise TranslationError(f"{key}: {len(value)} entries, but there are {' and '.join(FEATURE_SOURCES)}")
+            raise ConfigError(f"{key}: {len(value)} entries, but there are {' and '.join(FEATURE_SOURCES)}")
         sources = [_feature_source(str(path), position) for position, path in enumerate(value)]
         sources = sources if len(set(sources)) == len(sources) else FEATURE_SOURCES
         return {f"{_DATA}.features.{source}": path for source, path in zip(sources, value, strict=False)}
@@ -152,7 +148,7 @@ def translate(config: DictConfig) -> Translation:
         config: the content including its ``includes``; it is not changed.
 
     Raises:
-        TranslationError: two keys of the file set one key of this project to different values.
+        ConfigError: two keys of the file set one key of this project to different values.
     """
     result = Translation(OmegaConf.create())
     content = OmegaConf.to_container(config, resolve=False)
@@ -167,7 +163,7 @@ def translate(config: DictConfig) -> Translation:
             target = path if key == dotted else tuple(key.split("."))
             source_key, before = translated.get(target, (dotted, new))
             if before != new:
-                raise TranslationError(f"{dotted}: {new} contradicts {source_key}: {before}; both are {key} here")
+                raise ConfigError(f"{dotted}: {new} contradicts {source_key}: {before}; both are {key} here")
             translated[target] = (dotted, new)
     result.config = OmegaConf.create(_nested({path: value for path, (_, value) in translated.items()}))
     return result

@@ -23,20 +23,12 @@ class RecordError(CloveError):
 
 
 class DataError(CloveError):
-    """A data file is missing, truncated or of the wrong format."""
+    """A file of data, a checkpoint or a result is missing, damaged, or not what it must be."""
 
 
 class ConfigError(CloveError):
-    """A configuration file or a ``key=value`` override is invalid."""
-
-
-class ReplayError(ConfigError):
-    """The keys of ``training.CL`` that select the position in the task order or the replays are invalid."""
+    """A configuration file, an override, a flag, or a model that they name is invalid."""
 
 
 class TrainingError(CloveError):
     """Training cannot continue, for example because the loss is NaN."""
-
-
-class CheckpointError(CloveError):
-    """A checkpoint file is missing, damaged, contains code, or belongs to another model."""

@@ -24,7 +24,7 @@ import yaml
 from mmclvqa.answer_models import check_model
 from mmclvqa.clove import experiment_paths as experiments
 from mmclvqa.clove.data_root import VOCABULARY, annotation_file, load_manifest
-from mmclvqa.clove.errors import CloveError, DataError, TaskError
+from mmclvqa.clove.errors import DataError, TaskError
 from mmclvqa.clove.files import write_json
 from mmclvqa.clove.settings import order_text
 from mmclvqa.clove.tasks import Task, default_data_root, find_setting, order_index, parse_order, setting_names
@@ -49,10 +49,6 @@ FIXED_KEYS = ("config", "model", "dataset", "datasets", "run_type", "env.save_di
 DATA_OVERRIDE = "env.clove_root="
 CODE_OVERRIDE = "env.user_dir="
 DEVICES = ("auto", "cpu", "cuda")
-
-
-class UnfinishedError(CloveError):
-    """An experiment lacks checkpoints that are to be evaluated."""
 
 
 @dataclass(frozen=True)
@@ -329,7 +325,7 @@ def evaluate_sweep(
 
     Raises:
         TaskError: no such setting, or an illegal task order.
-        UnfinishedError: checkpoints are missing (with ``partial``: all of them).
+        DataError: checkpoints are missing (with ``partial``: all of them).
         CloveError: a configuration, the data or a checkpoint cannot be used.
     """
     order_tasks = parse_order(setting, order)
@@ -345,7 +341,7 @@ def evaluate_sweep(
     paths = checkpoints(setting, order, experiment, save, stand_alone, regularised, config.model)
     missing = [task for task in order_tasks if not paths[task.letter].is_file()]
     if missing and (not partial or len(missing) == len(order_tasks)):
-        raise UnfinishedError(_unfinished(order_tasks, missing, paths, experiment, order, partial))
+        raise DataError(_unfinished(order_tasks, missing, paths, experiment, order, partial))
     for task in missing:
         progress(f"skipped: task {task.name} is not trained ({paths[task.letter]} is missing)")
     folder = Path(experiments.evaluation_folder(setting, order, experiment, save, config.model))
@@ -379,7 +375,7 @@ def evaluate_multitask(
     """Evaluate the multitask model of a setting on each of its tasks; arguments as for :func:`evaluate_sweep`.
 
     Raises:
-        UnfinishedError: the model does not exist.
+        DataError: the model does not exist.
         CloveError: as for :func:`evaluate_sweep`.
     """
     found = find_setting(setting)
@@ -387,9 +383,7 @@ def evaluate_multitask(
     folder = experiments.multitask_folder(setting, save, config.model)
     checkpoint = Path(experiments.final_weights(folder, config.model))
     if not checkpoint.is_file():
-        raise UnfinishedError(
-            f"{checkpoint} does not exist: the multitask model of the {setting} setting is not trained"
-        )
+        raise DataError(f"{checkpoint} does not exist: the multitask model of the {setting} setting is not trained")
     results = Path(experiments.multitask_evaluation_folder(setting, save, config.model))
     pairs = []
     for tested in tested_tasks:

@@ -109,7 +109,7 @@ class WeightRegularizer(Method):
         Raises:
             ConfigError: λ is negative, a task after the first has no file, or the file belongs to another method or is
                 the file that this run will write.
-            ReplayError, TaskError: the configuration does not specify the position in the task order.
+            ConfigError, TaskError: the configuration does not specify the position in the task order.
             DataError: the file does not exist, is damaged or belongs to another model.
         """
         key = "training.CL.reg_lambda" if self.selected_by else f"training.CL.{self.name}.reg_lambda"

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from mmclvqa.clove.data_root import annotation_file, existing_annotation_file, split_size
-from mmclvqa.clove.errors import ConfigError, DataError, ReplayError, TaskError
+from mmclvqa.clove.errors import ConfigError, DataError, TaskError
 from mmclvqa.clove.records import describe, load_records
 from mmclvqa.clove.tasks import Task, find_setting, has_image, task
 from mmclvqa.methods.base import Method, StepContext, Stored, require_number
@@ -78,18 +78,18 @@ def order_position(settings: Mapping[str, Any], needed_by: str) -> OrderPosition
         needed_by: the method or option that needs it, for error messages.
 
     Raises:
-        ReplayError: a key is missing, or the setting is unknown.
+        ConfigError: a key is missing, or the setting is unknown.
         TaskError: the order is illegal, or the task is unknown.
     """
     values = {}
     for name in ("cl_setting", "task_order", "cur_task"):
         values[name] = settings.get(name)
         if not values[name]:
-            raise ReplayError(f"training.CL.{name} is missing; {needed_by} needs it")
+            raise ConfigError(f"training.CL.{name} is missing; {needed_by} needs it")
     try:
         setting = find_setting(values["cl_setting"])
     except TaskError as error:
-        raise ReplayError(f"training.CL.cl_setting={values['cl_setting']}: {error}") from None
+        raise ConfigError(f"training.CL.cl_setting={values['cl_setting']}: {error}") from None
     return OrderPosition(setting.parse_order(str(values["task_order"])), task(setting.name, values["cur_task"]))
 
 
@@ -97,11 +97,11 @@ def required_key(settings: Mapping[str, Any], name: str, needed_by: str) -> Any:
     """Return the value of a key of ``training.CL``.
 
     Raises:
-        ReplayError: the key is missing.
+        ConfigError: the key is missing.
     """
     value = settings.get(name)
     if value is None or value == "":
-        raise ReplayError(f"training.CL.{name} is missing; {needed_by} needs it")
+        raise ConfigError(f"training.CL.{name} is missing; {needed_by} needs it")
     return value
 
 
@@ -109,15 +109,12 @@ def replay_rate(value: Any, name: str, needed_by: str) -> float:
     """Check and return a number of replays per real record.
 
     Raises:
-        ReplayError: it is missing or not a number above 0.
+        ConfigError: it is missing or not a number above 0.
     """
     value = required_key({name: value}, name, needed_by)
-    try:
-        return require_number(
-            f"training.CL.{name}", value, "a number above 0 (replays per real record)", lambda rate: rate > 0
-        )
-    except ConfigError as error:
-        raise ReplayError(str(error)) from None
+    return require_number(
+        f"training.CL.{name}", value, "a number above 0 (replays per real record)", lambda rate: rate > 0
+    )
 
 
 def choose(count: int, wanted: int) -> np.ndarray:
@@ -255,7 +252,7 @@ class ReplayMethod(Method):
         """The position of the current task in the task order.
 
         Raises:
-            ReplayError, TaskError: the configuration does not specify it.
+            ConfigError, TaskError: the configuration does not specify it.
         """
         return order_position(self.config.training.CL, "replay")
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from mmclvqa.clove.errors import ConfigError, ReplayError
+from mmclvqa.clove.errors import ConfigError
 from mmclvqa.clove.text import did_you_mean
 from mmclvqa.methods.base import Method, find_method, registered_methods
 
@@ -77,24 +77,24 @@ def _legal_values(key: str) -> list[str]:
     return list(dict.fromkeys(values()))
 
 
-def _require_legal(error: type[ConfigError], key: str, value: Any, legal: Iterable[str]) -> None:
+def _require_legal(key: str, value: Any, legal: Iterable[str]) -> None:
     legal = list(legal)
     if value not in legal:
-        raise error(f"{key}={value}: expected one of: {', '.join(legal)}{did_you_mean(str(value), legal)}")
+        raise ConfigError(f"{key}={value}: expected one of: {', '.join(legal)}{did_you_mean(str(value), legal)}")
 
 
 def _check_published_keys(config: Any) -> None:
     training, settings = config.training, config.training.CL
     if training.trainer == "CL":
-        _require_legal(ConfigError, REG_TYPE, settings.reg_type, sorted(_legal_values(REG_TYPE)))
+        _require_legal(REG_TYPE, settings.reg_type, sorted(_legal_values(REG_TYPE)))
         if config.optimizer.type not in PULLING_OPTIMIZERS:
             raise ConfigError(
                 f"optimizer.type={config.optimizer.type}: training.trainer=CL needs {' or '.join(PULLING_OPTIMIZERS)}"
             )
     if settings.use_replay and not settings.use_cl:
-        raise ReplayError("training.CL.use_replay=True needs training.CL.use_cl=True")
+        raise ConfigError("training.CL.use_replay=True needs training.CL.use_cl=True")
     if training.trainer == "GEM":
-        _require_legal(ConfigError, GEM_VARIANT, settings.gem_variant, _legal_values(GEM_VARIANT))
+        _require_legal(GEM_VARIANT, settings.gem_variant, _legal_values(GEM_VARIANT))
         if settings.replay_method != "gem" or not settings.use_replay:
             raise ConfigError(
                 f"training.CL.replay_method={settings.replay_method}: training.trainer=GEM needs "
@@ -102,8 +102,8 @@ def _check_published_keys(config: Any) -> None:
             )
     elif settings.use_replay:
         if settings.replay_method == "gem":
-            raise ReplayError(
+            raise ConfigError(
                 f"training.CL.replay_method=gem needs training.trainer=GEM (it is {training.trainer}): "
                 "otherwise the memories are not used"
             )
-        _require_legal(ReplayError, REPLAY_METHOD, settings.replay_method, _legal_values(REPLAY_METHOD))
+        _require_legal(REPLAY_METHOD, settings.replay_method, _legal_values(REPLAY_METHOD))

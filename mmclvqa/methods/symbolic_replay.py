@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mmclvqa.clove.errors import DataError, ReplayError
+from mmclvqa.clove.errors import ConfigError, DataError
 from mmclvqa.clove.experiment_paths import language_model_name, replay_file, srm_experiment, srm_folder, srm_root
 from mmclvqa.clove.settings import order_text
 from mmclvqa.clove.tasks import Task, parse_order, setting_argument
@@ -77,7 +77,7 @@ class SymbolicReplay(ReplayMethod):
         """Return the selected replays of every earlier task.
 
         Raises:
-            ReplayError: a key of ``training.CL`` is missing, or ``restore_paths`` does not match the task order.
+            ConfigError: a key of ``training.CL`` is missing, or ``restore_paths`` does not match the task order.
             DataError: a file does not exist, is empty, or belongs to another order or task.
         """
         position = self.position
@@ -90,7 +90,7 @@ class SymbolicReplay(ReplayMethod):
     def _by_number(self, position: OrderPosition, files: list[Path]) -> Replays:
         limit = required_key(self.config.training.CL, "max_restore_per_stage", "replay_method=restore_with_number")
         if isinstance(limit, bool) or not isinstance(limit, int) or limit < 0:
-            raise ReplayError(f"training.CL.max_restore_per_stage={limit}: it must be a whole number of records")
+            raise ConfigError(f"training.CL.max_restore_per_stage={limit}: it must be a whole number of records")
         replays = Replays()
         for path, past in zip(files, position.earlier, strict=True):
             records = _read_replays(path, past)
@@ -104,7 +104,7 @@ class SymbolicReplay(ReplayMethod):
         """Return the files of ``restore_paths``, one for each earlier task.
 
         Raises:
-            ReplayError: their number does not match the task order, or ``restore_dir`` is missing.
+            ConfigError: their number does not match the task order, or ``restore_dir`` is missing.
             DataError: the name of a file belongs to another order or task.
         """
         position, settings = self.position, self.config.training.CL
@@ -113,7 +113,7 @@ class SymbolicReplay(ReplayMethod):
         names = [name for name in names if name]
         if len(names) != len(position.earlier):
             earlier = " ".join(past.letter for past in position.earlier) or "none"
-            raise ReplayError(
+            raise ConfigError(
                 f"training.CL.restore_paths lists {len(names)} files, but before {position.current.name} the order "
                 f"{settings.task_order} has {len(position.earlier)} tasks ({earlier}): one file each, in this order"
             )

@@ -20,7 +20,7 @@ def build_univqa(config: Mapping[str, Any], num_answers: int, bos_index: int = 1
         bos_index: index of the answer that starts decoding.
 
     Raises:
-        ModelConfigError: the configuration contradicts itself.
+        ConfigError: the configuration contradicts itself.
         DataError: a source of weights does not exist or does not match the model.
     """
     network = UniVQANetwork(config, num_answers, bos_index)

@@ -86,7 +86,7 @@ class UniVQANetwork(nn.Module):
             bos_index: index of the answer that starts decoding.
 
         Raises:
-            ModelConfigError: the configuration contradicts itself.
+            ConfigError: the configuration contradicts itself.
         """
         self.settings = settings = UniVQASettings.read(config)
         self.bos_index = bos_index

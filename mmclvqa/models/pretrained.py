@@ -16,10 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from mmclvqa.clove.data_root import pretrained_source
-from mmclvqa.clove.errors import DataError
+from mmclvqa.clove.errors import ConfigError, DataError
 from mmclvqa.clove.files import safe_load
 from mmclvqa.clove.text import one_line
-from mmclvqa.models.settings import ModelConfigError
 
 #: A child of MMF's logger, so that train.log records where the weights come from.
 logger = logging.getLogger("mmf.univqa")
@@ -38,7 +37,7 @@ def load_initial_weights(network: nn.Module, config: Mapping[str, Any]) -> None:
 
     Raises:
         DataError: a source does not exist, cannot be read or has other shapes.
-        ModelConfigError: only one of the two fc7 files is set.
+        ConfigError: only one of the two fc7 files is set.
     """
     data_dir = Path(config.get("model_data_dir") or ".")
     load_text_bert(network.text_bert, _bert_source(config), data_dir)
@@ -86,7 +85,7 @@ def load_fc7(linear: nn.Linear, name: str, weights_file: str | None, bias_file: 
         return
     for key, file, parameter in (("weights_file", weights_file, linear.weight), ("bias_file", bias_file, linear.bias)):
         if file is None:
-            raise ModelConfigError(f"model_config.unicl.fc7.{key} is null but the other is not; set both or neither")
+            raise ConfigError(f"model_config.unicl.fc7.{key} is null but the other is not; set both or neither")
         path = data_dir / file
         if not path.is_file() and (data_dir / MMF_FC7_FOLDER / path.name).is_file():
             path = data_dir / MMF_FC7_FOLDER / path.name

@@ -7,12 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from mmclvqa.clove.errors import CloveError
+from mmclvqa.clove.errors import ConfigError
 from mmclvqa.value_kinds import fit_default
-
-
-class ModelConfigError(CloveError):
-    """A model configuration is invalid; the message names the key."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +32,7 @@ class TransformerSettings:
         """Read the configuration section ``name``; ``num_hidden_layers`` is the default depth.
 
         Raises:
-            ModelConfigError: a key is unknown, or ``hidden_size`` is not a multiple of the number of heads.
+            ConfigError: a key is unknown, or ``hidden_size`` is not a multiple of the number of heads.
             ConfigError: a value is not a number, or exceeds a limit.
         """
         values = {field.name: field.default for field in fields(cls)} | {"num_hidden_layers": num_hidden_layers}
@@ -44,11 +40,11 @@ class TransformerSettings:
             path = f"model_config.unicl.{name}.{key}"
             if key not in values:
                 near = difflib.get_close_matches(str(key), values, n=3) or values
-                raise ModelConfigError(f"{path}: unknown key; did you mean {', '.join(near)}?")
+                raise ConfigError(f"{path}: unknown key; did you mean {', '.join(near)}?")
             values[key] = fit_default(path, value, values[key], str(value))
         settings = cls(**values)
         if settings.hidden_size % settings.num_attention_heads:
-            raise ModelConfigError(
+            raise ConfigError(
                 f"model_config.unicl.{name}: hidden_size {settings.hidden_size} is not a multiple of "
                 f"num_attention_heads {settings.num_attention_heads}"
             )
@@ -90,7 +86,7 @@ class UniVQASettings:
         """Read ``model_config.unicl``; missing keys default to the published values.
 
         Raises:
-            ModelConfigError: a key is unknown or contradicts another one.
+            ConfigError: a key is unknown or contradicts another one.
         """
         text = dict(config.get("text_bert") or {})
         if config.get("text_bert_resize_token_ocr", True):
@@ -127,4 +123,4 @@ class UniVQASettings:
 
 def _agree(key: str, value: Any, required: Any, reason: str) -> None:
     if value is not None and value != required:
-        raise ModelConfigError(f"model_config.unicl.{key}: {value} is given, but {required} is needed ({reason})")
+        raise ConfigError(f"model_config.unicl.{key}: {value} is given, but {required} is needed ({reason})")

@@ -41,7 +41,7 @@ class UniVQA(UniVQANetwork, BaseModel):
 
         Raises:
             ConfigError: the model has another number of OCR slots than the data set.
-            ModelConfigError: the configuration contradicts itself.
+            ConfigError: the configuration contradicts itself.
             DataError: a source of weights does not exist or does not match the model.
         """
         dataset = _first_dataset()

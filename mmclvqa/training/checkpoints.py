@@ -19,7 +19,7 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
-from mmclvqa.clove.errors import CheckpointError, ConfigError
+from mmclvqa.clove.errors import ConfigError, DataError
 from mmclvqa.clove.files import atomic_write
 from mmclvqa.clove.text import one_line
 from mmclvqa.models.checkpoint_format import check_fits, without_position_ids
@@ -150,11 +150,11 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """Read a checkpoint, or a plain state dict as ``{"model": ...}``, to the CPU.
 
     Raises:
-        CheckpointError: the file does not exist, is damaged, contains code, or is not a checkpoint.
+        DataError: the file does not exist, is damaged, contains code, or is not a checkpoint.
     """
     path = Path(path)
     if not path.is_file():
-        raise CheckpointError(f"checkpoint {path} does not exist")
+        raise DataError(f"checkpoint {path} does not exist")
     with open(path, "rb") as file, warnings.catch_warnings():
         # torch warns about old and foreign pickles before it reads or rejects them.
         warnings.simplefilter("ignore")
@@ -165,17 +165,17 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
             reason = "is damaged; download or create it again"
             if forbidden:
                 reason = f"asks for {forbidden.group(1)}, which is not a tensor; it was not loaded"
-            raise CheckpointError(f"checkpoint {path} {reason}") from None
+            raise DataError(f"checkpoint {path} {reason}") from None
         except Exception as error:
             # A truncated or altered file can raise any exception in torch's zip reader.
             message = one_line(error)[:120] or type(error).__name__
-            raise CheckpointError(f"checkpoint {path} is damaged ({message}); download or create it again") from None
+            raise DataError(f"checkpoint {path} is damaged ({message}); download or create it again") from None
     if not isinstance(content, Mapping):
-        raise CheckpointError(f"checkpoint {path} contains a {type(content).__name__}, not a state dict")
+        raise DataError(f"checkpoint {path} contains a {type(content).__name__}, not a state dict")
     content = dict(content) if isinstance(content.get("model"), Mapping) else {"model": content}
     content["model"] = {_plain_name(name): value for name, value in content["model"].items()}
     if not any(isinstance(value, Tensor) for value in content["model"].values()):
-        raise CheckpointError(f"checkpoint {path} contains no tensors of a model")
+        raise DataError(f"checkpoint {path} contains no tensors of a model")
     return content
 
 
@@ -205,7 +205,7 @@ def load_mapped_weights(
         The names of the loaded tensors in the model.
 
     Raises:
-        CheckpointError: a module of the file has no tensor, or a shape differs.
+        DataError: a module of the file has no tensor, or a shape differs.
     """
     own = model.state_dict()
     state_dict = _formatted(model, state_dict)
@@ -214,12 +214,12 @@ def load_mapped_weights(
         pairs = {name: source_module + name.removeprefix(module) for name in own if _below(name, module)}
         tensors = {name: state_dict[other] for name, other in pairs.items() if other in state_dict}
         if not tensors:
-            raise CheckpointError(
+            raise DataError(
                 f"{source}: checkpoint.pretrained_state_mapping {module}: {source_module} matches no tensor"
             )
         for name, tensor in tensors.items():
             if tensor.shape != own[name].shape:
-                raise CheckpointError(
+                raise DataError(
                     f"{source} does not fit the model: {pairs[name]} {tuple(tensor.shape)} "
                     f"for {name} {tuple(own[name].shape)}"
                 )
@@ -280,7 +280,7 @@ def choose_start(settings: Any, files: CheckpointFiles, trains: bool) -> Start:
 
     Raises:
         ConfigError: ``resume_zoo`` is set.
-        CheckpointError: a file does not exist or is invalid.
+        DataError: a file does not exist or is invalid.
     """
     if settings.resume_zoo:
         raise ConfigError(
@@ -386,7 +386,7 @@ def _load_optimizer(trainer: Any, start: Start) -> None:
     try:
         trainer.optimizer.load_state_dict(state["optimizer"])
     except (ValueError, KeyError) as error:
-        raise CheckpointError(
+        raise DataError(
             f"{start.path}: its optimizer state does not match ({one_line(error)}); "
             "set checkpoint.resume_file and checkpoint.reset.optimizer=true to skip it"
         ) from None

@@ -20,14 +20,7 @@ from mmclvqa.clove.tasks import parse_order, task
 from mmclvqa.evaluation import sweep as sweep_module
 from mmclvqa.evaluation.matrix import sweep_pairs
 from mmclvqa.evaluation.results import METRIC, read_sweep
-from mmclvqa.evaluation.sweep import (
-    EvaluationConfig,
-    Pair,
-    UnfinishedError,
-    checkpoints,
-    evaluate_pairs,
-    evaluate_sweep,
-)
+from mmclvqa.evaluation.sweep import EvaluationConfig, Pair, checkpoints, evaluate_pairs, evaluate_sweep
 
 
 def entry(folder: Path) -> dict[str, Any]:
@@ -105,7 +98,7 @@ def test_the_identity_of_a_pair_covers_overrides_but_not_the_device(world: World
 def test_an_unfinished_run_names_the_missing_steps(world: World) -> None:
     for letter in "sa":
         world.checkpoint(letter).unlink()
-    with pytest.raises(UnfinishedError, match=r"missing steps 2 attribute, 6 scenetext .*--partial") as error:
+    with pytest.raises(DataError, match=r"missing steps 2 attribute, 6 scenetext .*--partial") as error:
         world.sweep()
     assert "\n" not in str(error.value)
 
@@ -123,7 +116,7 @@ def test_partial_evaluates_the_existing_checkpoints(world: World) -> None:
 
 
 def test_partial_needs_one_checkpoint(world: World) -> None:
-    with pytest.raises(UnfinishedError, match="has no checkpoint yet"):
+    with pytest.raises(DataError, match="has no checkpoint yet"):
         evaluate_sweep("functional", "lkosra", "nothing", str(world.root), world.config, partial=True)
 
 
@@ -208,5 +201,5 @@ def test_devices_are_named_as_in_cuda_visible_devices(
 def test_k_means_replay_is_evaluated_with_its_own_first_task(world: World, tmp_path: Path, regularised: bool) -> None:
     """Its models have a parameter that the single-task model lacks; the published call asks for that model."""
     save = str(tmp_path / SAVE)
-    with pytest.raises(UnfinishedError, match="no checkpoint yet .*setting_1_oarlks/kmeans_replay_0.02/unicl_object/"):
+    with pytest.raises(DataError, match="no checkpoint yet .*setting_1_oarlks/kmeans_replay_0.02/unicl_object/"):
         evaluate_sweep("functional", "oarlks", "kmeans_replay_0.02", save, world.config, regularised=regularised)

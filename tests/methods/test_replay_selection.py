@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 
 import mmclvqa.methods  # noqa: F401  (registers the methods)
 from mmclvqa.clove.data_root import Manifest, save_manifest
-from mmclvqa.clove.errors import CloveError, DataError, ReplayError, TaskError
+from mmclvqa.clove.errors import CloveError, ConfigError, DataError, TaskError
 from mmclvqa.clove.records import new_record, save_records
 from mmclvqa.clove.tasks import Task, parse_order, task, tasks
 from mmclvqa.methods.replay import Replays, ceiling_choice, choose
@@ -211,10 +211,10 @@ def refused(root: Path, keys: dict[str, Any], kind: type[CloveError], *parts: st
 def test_a_wrong_number_of_replay_files_is_refused(root: Path, setup: Setup) -> None:
     keys = setup("oarlks", "relation")
     keys["restore_paths"] = keys["restore_paths"].split(",")[0]
-    refused(root, keys, ReplayError, "restore_paths lists 1 files", "relation", "2 tasks (o a)")
-    refused(root, keys | {"restore_paths": None}, ReplayError, "restore_paths lists 0 files")
+    refused(root, keys, ConfigError, "restore_paths lists 1 files", "relation", "2 tasks (o a)")
+    refused(root, keys | {"restore_paths": None}, ConfigError, "restore_paths lists 0 files")
     first = setup("oarlks", "object", restore_paths="oarlks_REPLAY[o]_AT[a].npy")
-    refused(root, first, ReplayError, "restore_paths lists 1 files", "0 tasks (none)")
+    refused(root, first, ConfigError, "restore_paths lists 1 files", "0 tasks (none)")
 
 
 @pytest.mark.parametrize(
@@ -274,7 +274,7 @@ def test_a_kmeans_memory_with_the_current_task_in_it_is_refused(root: Path, setu
 def test_a_key_that_cannot_be_followed_is_named(
     root: Path, setup: Setup, keys: dict[str, Any], parts: tuple[str, ...]
 ) -> None:
-    refused(root, setup("oarlks", "attribute", **keys), ReplayError, *parts)
+    refused(root, setup("oarlks", "attribute", **keys), ConfigError, *parts)
 
 
 def test_a_foreign_letter_in_the_order_is_refused(root: Path, setup: Setup) -> None:

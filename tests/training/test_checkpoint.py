@@ -10,7 +10,7 @@ import pytest
 import torch
 from tiny_runs import MakeTiny, same_weights
 
-from mmclvqa.clove.errors import CheckpointError
+from mmclvqa.clove.errors import DataError
 from mmclvqa.random_state import random_state_kept, set_random_state, take_random_state
 from mmclvqa.training.checkpoints import CheckpointFiles, load_mapped_weights, read_checkpoint
 
@@ -151,7 +151,7 @@ def test_pretrained_state_mapping_takes_one_module(tiny: MakeTiny) -> None:
 
 def test_a_mapped_tensor_of_another_shape_is_refused() -> None:
     model = torch.nn.ModuleDict({"head": torch.nn.Linear(2, 3)})
-    with pytest.raises(CheckpointError, match=r"x.pth does not fit the model: tail.weight \(3, 4\) for head.weight"):
+    with pytest.raises(DataError, match=r"x.pth does not fit the model: tail.weight \(3, 4\) for head.weight"):
         load_mapped_weights(model, {"tail.weight": torch.zeros(3, 4)}, {"head": "tail"}, "x.pth")
 
 
@@ -183,7 +183,7 @@ def test_bad_files_are_refused_in_one_line(tiny: MakeTiny, tmp_path: Path) -> No
     expected = {name: words for name, (_, words) in bad.items()}
     expected |= {"list.ckpt": "contains a list", "no_tensors.ckpt": "no tensors", "code_in_zip.ckpt": "system"}
     for name, words in expected.items():
-        with pytest.raises(CheckpointError) as refused:
+        with pytest.raises(DataError) as refused:
             read_checkpoint(tmp_path / name)
         line = str(refused.value)
         assert str(tmp_path / name) in line and words in line and "\n" not in line, line
