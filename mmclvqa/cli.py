@@ -7,6 +7,7 @@ A user error is reported in one line on stderr with exit code 1; a bug shows its
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 import warnings
 from collections.abc import Mapping
@@ -76,6 +77,7 @@ def _main(args: argparse.Namespace, predict: bool) -> None:
     from mmclvqa.training.distributed import runs_on_cpu
 
     config = configuration.get_config()
+    forget_earlier_run()
     PartialState(cpu=runs_on_cpu(config.training), timeout=PROCESS_TIMEOUT)
     try:
         config.training.seed = set_seed(config.training.seed)
@@ -95,6 +97,25 @@ def _main(args: argparse.Namespace, predict: bool) -> None:
             trainer.train()
     finally:
         leave_process_group()
+
+
+def forget_earlier_run() -> None:
+    """Remove what an earlier run of this process has left in MMF.
+
+    MMF would use its processors again, with their vocabularies, and would write this run's log to its files as well.
+    """
+    from mmf.common.registry import registry
+
+    from mmclvqa.training.progress import LOGGERS
+
+    prefixes = tuple(f"{dataset}_" for dataset in registry.mapping["builder_name_mapping"])
+    for key in [key for key in registry.mapping["state"] if key.startswith(prefixes)]:
+        registry.unregister(key)
+    logging.captureWarnings(False)
+    for logger in map(logging.getLogger, LOGGERS):
+        for handler in list(logger.handlers):
+            handler.close()
+            logger.removeHandler(handler)
 
 
 def _check_trainer(name: str, registered: Mapping[str, type]) -> None:

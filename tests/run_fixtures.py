@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
 import torch
-from mmf.common.registry import registry
 
 from mmclvqa import cli
 
@@ -22,12 +20,6 @@ def torch_threads(number: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def forget_data_sets() -> None:
-    """Remove the registry entries of a data set, which the next run in this process must not use."""
-    for key in [key for key in registry.mapping["state"] if key.startswith("clvqa_")]:
-        registry.unregister(key)
 
 
 def one_line_error(opts: list[str]) -> str:
@@ -48,11 +40,6 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def fresh_logging() -> Iterator[None]:
-    """Remove the handlers that MMF's logger adds in each run."""
+    """Close the logs of runs in this process, whose standard output ends with the test."""
     yield
-    logging.captureWarnings(False)
-    for name in ("mmf", "py.warnings"):
-        logger = logging.getLogger(name)
-        for handler in list(logger.handlers):
-            handler.close()
-            logger.removeHandler(handler)
+    cli.forget_earlier_run()

@@ -17,7 +17,7 @@ from mmclvqa.clove.errors import TrainingError
 from mmclvqa.clove.text import clock
 
 LOGGERS = ("mmf", "py.warnings")
-"""Loggers whose console lines are written above the bar."""
+"""Loggers of a run: MMF adds handlers to them, and their console lines are written above the bar."""
 POSTFIX_SECONDS = 1.0
 """Seconds between updates of the loss on the bar; each requires a synchronisation with the GPU."""
 

@@ -14,7 +14,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from method_runs import Methods  # noqa: E402
 
-from tests.run_fixtures import forget_data_sets, fresh_logging, one_thread  # noqa: E402
+from mmclvqa.cli import forget_earlier_run  # noqa: E402
+from tests.run_fixtures import fresh_logging, one_thread  # noqa: E402
 
 __all__ = ["fresh_logging", "methods", "one_thread"]
 
@@ -43,7 +44,7 @@ def build_clvqa(clove_mini: Path, project: Path, monkeypatch: pytest.MonkeyPatch
             lines.append(str(line))
 
     def build(task: str, split: str, *words: str) -> tuple[Any, list]:
-        forget_data_sets()
+        forget_earlier_run()
         config = f"config=EXP_CONFIG/mini/functional/cl_{task}_unicl_standalone.yaml"
         opts = [config, "model=unicl", "dataset=clvqa", f"env.clove_root={clove_mini}", *words]
         read = Configuration(argparse.Namespace(opts=opts, config_override=None)).get_config()

@@ -14,7 +14,7 @@ import torch
 
 from mmclvqa import cli
 from mmclvqa.training.callbacks import Callback, register_callback
-from tests.run_fixtures import forget_data_sets, one_line_error
+from tests.run_fixtures import one_line_error
 
 ORDER = "oarlks"
 TINY = (
@@ -66,13 +66,11 @@ class Methods:
 
     def learn(self, task: str, *words: str, name: str = "run") -> Path:
         """Train in this process and return the folder of the run."""
-        forget_data_sets()
         cli.run(self.words(task, *words, name=name))
         return self.save_dir(task, name)
 
     def error(self, task: str, *words: str) -> str:
         """Run a command that must fail, and return its one-line error."""
-        forget_data_sets()
         return one_line_error(self.words(task, *words))
 
     def process(self, task: str, *words: str, name: str = "run") -> int:

@@ -17,7 +17,6 @@ from mmclvqa.clove.records import load_records, save_records
 from mmclvqa.clove.tasks import GENERATED_SUFFIX, parse_order
 from mmclvqa.evaluation.sweep import EvaluationConfig, evaluate_sweep
 from mmclvqa.experiments.steps import Experiment, experiment_steps
-from tests.run_fixtures import forget_data_sets
 
 # One parallel worker runs all of them, because they share what is trained first.
 pytestmark = pytest.mark.xdist_group("stream")
@@ -76,7 +75,6 @@ def forgetting(method: str, stream: Path, root: Path) -> tuple[float, float]:
     experiment = Experiment.of("functional", ORDER, method)
     for step in experiment_steps(experiment, str(root), "EXP_CONFIG/mini"):
         if step.kind == "train" and not Path(step.output).exists():
-            forget_data_sets()
             cli.run([*step.arguments, *SIZES])
         elif step.kind == "srm" and not Path(step.output).exists():
             write_perfect_replays(stream, Path(step.output).parent)

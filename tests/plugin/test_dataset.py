@@ -21,6 +21,7 @@ from mmf.utils.build import build_dataset
 from mmf.utils.configuration import Configuration
 from mmf.utils.distributed import byte_tensor_to_object
 
+from mmclvqa.cli import forget_earlier_run
 from mmclvqa.clove.errors import CloveError, ConfigError, DataError
 from mmclvqa.clove.records import load_records, save_records
 from mmclvqa.datasets.prepared import scene_graph_text
@@ -28,7 +29,6 @@ from mmclvqa.datasets.processors import dense_targets
 from mmclvqa.models import UniVQANetwork
 from mmclvqa.models.inputs import UniVQAInputs
 from mmclvqa.training.loading import Split
-from tests.run_fixtures import forget_data_sets
 
 REGIONS, WIDTH, SLOTS, STEPS = 16, 64, 10, 12
 
@@ -52,7 +52,7 @@ def build(clove_mini: Path, project: Path, monkeypatch: pytest.MonkeyPatch) -> B
     monkeypatch.chdir(project)
 
     def build(task: str, split: str, *words: str, root: Path = clove_mini) -> Any:
-        forget_data_sets()
+        forget_earlier_run()
         words = (
             f"config=EXP_CONFIG/mini/functional/cl_{task}_unicl_standalone.yaml",
             "model=unicl",

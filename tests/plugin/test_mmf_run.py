@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from mmclvqa import cli
 from mmclvqa.clove.records import load_records
 from tests.plugin.conftest import Runner
 from tests.run_fixtures import fresh_logging, one_line_error, one_thread  # noqa: F401
@@ -83,18 +84,47 @@ def test_a_finished_run_is_not_trained_again(trained: Runner) -> None:
     assert final.stat().st_mtime_ns == before
 
 
+Here = Callable[..., list[str]]
+
+
+@pytest.fixture
+def here(mmf_run: Runner, monkeypatch: pytest.MonkeyPatch) -> Here:
+    """Return a function that gives the overrides of a run, in whose folder and environment this process is then."""
+
+    def overrides(*words: str, **kwargs: Any) -> list[str]:
+        monkeypatch.chdir(mmf_run.project)
+        for name, value in mmf_run.environment.items():
+            monkeypatch.setenv(name, value)
+        return mmf_run.overrides(*words, **kwargs)
+
+    return overrides
+
+
+def test_a_second_run_in_one_process_has_its_own_vocabulary(here: Here, clove_mini: Path, tmp_path: Path) -> None:
+    words = ("run_type=train", "training.max_updates=1", "training.evaluation_interval=null", "training.num_workers=0")
+    answers = (clove_mini / "vocab/clvqa_answer_6k.txt").read_text().splitlines()
+    fewer = tmp_path / "fewer.txt"
+    fewer.write_text("\n".join(answers[:50]) + "\n")
+    vocabulary = "dataset_config.clvqa.processors.answer_processor.params.vocab_file"
+    rows, logs = [], []
+    for name, more in (("all", ()), ("fewer", (f"{vocabulary}={fewer}",))):
+        save = tmp_path / name
+        cli.run(here(*words, *more, f"env.save_dir={save}"))
+        rows.append(len(state(save / "unicl_final.pth")["classifier.module.weight"]))
+        logs.append((tmp_path / "all/train.log").read_text())
+    assert rows == [len(answers), 50]
+    assert logs[0] == logs[1]
+
+
 Refused = Callable[..., None]
 
 
 @pytest.fixture
-def refused(mmf_run: Runner, monkeypatch: pytest.MonkeyPatch) -> Refused:
+def refused(here: Here) -> Refused:
     """Return a function that runs ``mmf_run`` in this process and expects it to end with one line of error."""
 
     def check(message: str, *words: str, **kwargs: Any) -> None:
-        monkeypatch.chdir(mmf_run.project)
-        for name, value in mmf_run.environment.items():
-            monkeypatch.setenv(name, value)
-        assert message in one_line_error(mmf_run.overrides(*words, **kwargs))
+        assert message in one_line_error(here(*words, **kwargs))
 
     return check
 

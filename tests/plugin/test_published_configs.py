@@ -18,7 +18,7 @@ from mmclvqa import cli
 from mmclvqa.configuration import ConfigError
 from mmclvqa.published_configs import IGNORED_KEYS, ignored_pattern, translate_key
 from tests.parity import check_commands, check_configs
-from tests.run_fixtures import forget_data_sets, fresh_logging, one_thread  # noqa: F401
+from tests.run_fixtures import fresh_logging, one_thread  # noqa: F401
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 CONFIGS, COMMANDS = FIXTURES / "published_configs.json", FIXTURES / "published_commands.json"
@@ -262,12 +262,9 @@ def test_a_published_file_trains_on_clove_mini(
     words += [f"{processor}.params.max_length={slots}" for processor in processors]
     words += ["training.max_updates=2", "training.evaluation_interval=2", "training.batch_size=8"]
     words += ["training.num_workers=0", "training.device=cpu", "run_type=train_val", f"env.save_dir={tmp_path / 'run'}"]
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            cli.run([f"config={published / OBJECT}", *words])
-    finally:
-        forget_data_sets()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        cli.run([f"config={published / OBJECT}", *words])
     assert (tmp_path / "run/unicl_final.pth").is_file() and not (tmp_path / "run/kmeans_replay.npy").exists()
 
 
