@@ -11,7 +11,7 @@ from typing import Any
 from mmclvqa.clove.data_root import existing_annotation_file, prompts_path
 from mmclvqa.clove.errors import DataError
 from mmclvqa.clove.prompts import task_prompts
-from mmclvqa.clove.records import load_records
+from mmclvqa.clove.records import load_filled, load_records
 from mmclvqa.clove.tasks import Task
 from SRM.settings import DEBUG_RECORDS, GEN_DEBUG_PROMPTS, Settings
 from SRM.tokens import bare
@@ -39,10 +39,7 @@ def training_records(settings: Settings, task: Task) -> list[Record]:
     Raises:
         DataError, RecordError, UnsafePickleError: the file is missing, damaged or contains no valid records.
     """
-    path = existing_annotation_file(settings.root, task, "train")
-    records = _learned_records(path)
-    if not records:
-        raise DataError(f"{path}: contains no records")
+    records = _learned(load_filled(existing_annotation_file(settings.root, task, "train")))
     if settings.debug:
         return records[:DEBUG_RECORDS]
     if settings.train_perc == 1:
@@ -64,7 +61,7 @@ def replay_records(settings: Settings, files: Mapping[Task, Path], current: Task
     """
     drawn: list[tuple[Task, Record]] = []
     for past, path in files.items():
-        records = _learned_records(path)
+        records = _learned(load_records(path))
         if len(records) > settings.n_replay:
             rng = random.Random(settings.named_seed("replay", past.name, current.name))
             records = rng.sample(records, settings.n_replay)
@@ -76,8 +73,8 @@ def replay_records(settings: Settings, files: Mapping[Task, Path], current: Task
     return {past: [record for task, record in drawn if task == past] for past in files}
 
 
-def _learned_records(path: Path) -> list[Record]:
-    return [{name: record[name] for name in LEARNED_FIELDS} for record in load_records(path)]
+def _learned(records: list[Record]) -> list[Record]:
+    return [{name: record[name] for name in LEARNED_FIELDS} for record in records]
 
 
 @dataclass(frozen=True)

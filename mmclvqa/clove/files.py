@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
+import yaml
 
 from mmclvqa.clove.errors import CloveError, DataError, UnsafePickleError
 from mmclvqa.clove.text import one_line
@@ -129,6 +130,19 @@ def read_json(path: str | os.PathLike[str]) -> Any:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: is not valid JSON ({error})") from None
+
+
+def read_yaml(path: str | os.PathLike[str]) -> Any:
+    """Read a UTF-8 YAML file.
+
+    Raises:
+        DataError: the file is missing, unreadable or not valid YAML.
+    """
+    text = read_text(path)
+    try:
+        return yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except yaml.YAMLError as error:
+        raise DataError(f"{path}: is not valid YAML ({one_line(error)})") from None
 
 
 _DTYPE_NAME = re.compile(r"[<>=|]?([biufcSUO]\d{0,9})")

@@ -392,6 +392,14 @@ def load_records(path: str | os.PathLike[str], check: bool = True) -> list[dict[
     return records
 
 
+def load_filled(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """Read the records of a file that must not be empty; see :func:`load_records`."""
+    records = load_records(path)
+    if not records:
+        raise DataError(f"{path}: contains no records")
+    return records
+
+
 def save_records(path: str | os.PathLike[str], records: Iterable[Mapping[str, Any]]) -> None:
     """Write records atomically as an ``.npy`` object array (pickle protocol 4).
 

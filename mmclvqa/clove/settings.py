@@ -13,11 +13,9 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from mmclvqa.clove.errors import DataError, TaskError
-from mmclvqa.clove.files import read_text
-from mmclvqa.clove.text import did_you_mean, one_line
+from mmclvqa.clove.files import read_yaml
+from mmclvqa.clove.text import did_you_mean
 
 PACKAGE_FOLDER = Path(__file__).parents[1] / "settings"
 """Folder of this package's settings, which are those of published data."""
@@ -194,9 +192,7 @@ def read_setting(path: Path) -> Setting:
         TaskError: the file cannot be read or is not valid; the message names the key and what to do.
     """
     try:
-        content = yaml.load(read_text(path), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    except yaml.YAMLError as error:
-        raise TaskError(f"{path}: is not valid YAML ({one_line(error)})") from None
+        content = read_yaml(path)
     except DataError as error:
         raise TaskError(str(error)) from None
     return setting_of(path, content)

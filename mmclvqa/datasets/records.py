@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from mmclvqa.clove.errors import DataError
-from mmclvqa.clove.records import load_records
+from mmclvqa.clove.records import load_filled
 
 USED_FIELDS = (
     "answers",
@@ -74,8 +74,5 @@ def read_split(root: str, paths: Iterable[str]) -> list[dict[str, Any]]:
         path = Path(root, str(name))
         if not path.exists() and path.with_suffix(".json").exists():
             path = path.with_suffix(".json")
-        file_records = load_records(path)
-        if not file_records:
-            raise DataError(f"{path} contains no records")
-        records += file_records
+        records += load_filled(path)
     return records

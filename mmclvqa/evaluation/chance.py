@@ -11,7 +11,7 @@ import numpy as np
 
 from mmclvqa.clove.data_root import existing_annotation_file
 from mmclvqa.clove.errors import DataError
-from mmclvqa.clove.records import load_records
+from mmclvqa.clove.records import load_filled
 from mmclvqa.clove.tasks import Task, find_setting
 from mmclvqa.evaluation.matrix import weighted_average
 from mmclvqa.evaluation.results import EvaluationResult, average_line
@@ -91,7 +91,7 @@ def chance_level(root: str | os.PathLike[str], setting: str) -> ChanceResult:
 def _task_chance(root: str | os.PathLike[str], task: Task) -> TaskChance:
     from mmf.utils.m4c_evaluators import TextVQAAccuracyEvaluator
 
-    train, val = _records(root, task, "train"), _records(root, task, "val")
+    train, val = (load_filled(existing_annotation_file(root, task, split)) for split in ("train", "val"))
     counts = Counter(answer for record in train for answer in record["answers"])
     if not counts:
         raise DataError(f"{task.name}: no train record has answers, so that none is the most frequent")
@@ -99,11 +99,3 @@ def _task_chance(root: str | os.PathLike[str], task: Task) -> TaskChance:
     predictions = [{"pred_answer": answer, "gt_answers": record["answers"]} for record in val]
     accuracy = float(TextVQAAccuracyEvaluator().eval_pred_list(predictions))
     return TaskChance(task.name, answer, counts[answer] / counts.total(), accuracy, len(val))
-
-
-def _records(root: str | os.PathLike[str], task: Task, split: str) -> list[dict[str, Any]]:
-    path = existing_annotation_file(root, task, split)
-    records = load_records(path)
-    if not records:
-        raise DataError(f"{path} contains no records")
-    return records

@@ -19,16 +19,14 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from mmclvqa.answer_models import check_model
 from mmclvqa.clove import experiment_paths as experiments
 from mmclvqa.clove.data_root import VOCABULARY, annotation_file, load_manifest
 from mmclvqa.clove.errors import DataError, TaskError
-from mmclvqa.clove.files import write_json
+from mmclvqa.clove.files import read_yaml, write_json
 from mmclvqa.clove.settings import order_text
 from mmclvqa.clove.tasks import Task, default_data_root, find_setting, order_index, parse_order, setting_names
-from mmclvqa.clove.text import clock, one_line
+from mmclvqa.clove.text import clock
 from mmclvqa.configuration import CONFIG_DIR, PluginConfiguration
 from mmclvqa.evaluation.matrix import sweep_key, val_weights
 from mmclvqa.evaluation.results import METRIC, PARTIAL_FILE, RESULTS_FILE, SWEEP_FILE, MultitaskResult, SweepResult
@@ -171,12 +169,9 @@ def _sha256(path: str, modified: int, size: int, inode: int) -> str:
 
 def _with_includes(path: Path) -> list[Path]:
     """Return a configuration file and, recursively, the files its ``includes`` name."""
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise DataError(f"config file {path} does not exist; CONFIG names the folder of these files") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise DataError(f"config file {path}: {one_line(error)}") from None
+    if not path.exists():
+        raise DataError(f"config file {path} does not exist; CONFIG names the folder of these files")
+    content = read_yaml(path)
     included = (content.get("includes") or []) if isinstance(content, dict) else []
     return [path, *(file for name in included for file in _with_includes(path.parent / name))]
 

@@ -14,13 +14,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from mmclvqa.clove.errors import ConfigError
 from mmclvqa.clove.experiment_paths import MODEL
-from mmclvqa.clove.files import read_text, write_json
+from mmclvqa.clove.files import read_yaml, write_json
 from mmclvqa.clove.tasks import SETTINGS, setting_names
-from mmclvqa.clove.text import one_line, run_command
+from mmclvqa.clove.text import run_command
 from mmclvqa.experiments import planning
 from mmclvqa.experiments.costs import cost_lines
 from mmclvqa.experiments.profiles import job_sharing, profile_runtimes, read_profile
@@ -218,10 +216,7 @@ def _preset(config: str) -> dict[str, Any]:
     file = PROJECT / config / PRESET
     if not file.is_file():
         return {}
-    try:
-        content = yaml.safe_load(read_text(file))
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{file}: {one_line(error)}") from None
+    content = read_yaml(file)
     if not isinstance(content, dict) or not all(isinstance(content.get(name, []), list) for name in ARGUMENTS):
         raise ConfigError(f"{file}: must be a mapping, whose {' and '.join(ARGUMENTS)} are lists of arguments")
     return content

@@ -8,13 +8,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from mmclvqa.answer_models import check_model
 from mmclvqa.clove.errors import ConfigError
 from mmclvqa.clove.experiment_paths import MODEL
+from mmclvqa.clove.files import read_yaml
 from mmclvqa.clove.tasks import REPORTED_ORDERS, SETTINGS, find_setting
-from mmclvqa.clove.text import one_line
 from mmclvqa.experiments.profiles import JobSharing
 from mmclvqa.experiments.scripts import command
 from mmclvqa.experiments.steps import DEFAULT_METHODS, SRM_RATES, Experiment, Step, experiment_steps, result_file
@@ -99,10 +97,7 @@ def grid_runs(path: str, models: Sequence[str] = (MODEL,)) -> list[Run]:
         ConfigError: the file cannot be read or has an invalid form.
         CloveError: a setting, order or method is unknown or illegal.
     """
-    try:
-        blocks = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path}: cannot be read as a grid ({one_line(error)})") from None
+    blocks = read_yaml(path)
     runs: list[Run] = []
     for number, block in enumerate(blocks if isinstance(blocks, list) else [blocks], start=1):
         if not isinstance(block, dict) or set(block) - set(GRID_KEYS):

@@ -8,10 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from mmclvqa.clove.errors import ConfigError
-from mmclvqa.clove.text import one_line
+from mmclvqa.clove.files import read_yaml
 from mmclvqa.experiments.steps import Step
 
 DEFAULT = ""
@@ -79,10 +77,7 @@ def read_profile(profile: Path) -> dict[str, Any]:
     file = profile / "config.yaml"
     if not file.is_file():
         return {}
-    try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"{file}: cannot be read as a profile ({one_line(error)})") from None
+    content = read_yaml(file)
     if not isinstance(content, dict):
         raise ConfigError(f"{file}: not a mapping of Snakemake's options")
     return content

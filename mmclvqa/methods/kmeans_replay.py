@@ -21,7 +21,7 @@ import numpy as np
 from mmclvqa.clove.data_root import split_size
 from mmclvqa.clove.errors import ConfigError
 from mmclvqa.clove.experiment_paths import MODEL
-from mmclvqa.clove.records import load_records, save_records
+from mmclvqa.clove.records import load_filled, load_records, save_records
 from mmclvqa.clove.tasks import REPLAY_SUFFIX, Task
 from mmclvqa.lazy import torch
 from mmclvqa.methods.base import StepContext, Stored, register_method, require_number, setting
@@ -32,7 +32,6 @@ from mmclvqa.methods.replay import (
     ReplayMethod,
     Replays,
     choose,
-    load_filled,
     real_records,
     replayed_task,
     required_key,

@@ -18,7 +18,7 @@ import numpy as np
 
 from mmclvqa.clove.data_root import annotation_file, existing_annotation_file, split_size
 from mmclvqa.clove.errors import ConfigError, DataError, TaskError
-from mmclvqa.clove.records import describe, load_records
+from mmclvqa.clove.records import describe, load_filled
 from mmclvqa.clove.tasks import Task, find_setting, has_image, task
 from mmclvqa.methods.base import Method, StepContext, Stored, require_number
 
@@ -192,18 +192,6 @@ def real_records(root: str | os.PathLike[str], source: Task) -> list[Record]:
         DataError: its annotation file does not exist or is empty.
     """
     return load_filled(existing_annotation_file(root, source, "train"))
-
-
-def load_filled(path: Path) -> list[Record]:
-    """Read the records of a file that must not be empty.
-
-    Raises:
-        DataError: the file has no records.
-    """
-    records = load_records(path)
-    if not records:
-        raise DataError(f"{path}: contains no records")
-    return records
 
 
 def replayed_task(record: Record, where: str, setting_name: str, expected: Sequence[Task]) -> Task:

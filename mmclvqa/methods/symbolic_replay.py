@@ -14,6 +14,7 @@ from typing import Any
 
 from mmclvqa.clove.errors import ConfigError, DataError
 from mmclvqa.clove.experiment_paths import language_model_name, replay_file, srm_experiment, srm_folder, srm_root
+from mmclvqa.clove.records import load_filled
 from mmclvqa.clove.settings import order_text
 from mmclvqa.clove.tasks import Task, parse_order, setting_argument
 from mmclvqa.methods.base import (
@@ -33,7 +34,6 @@ from mmclvqa.methods.replay import (
     Replays,
     choose,
     choose_by_ceiling,
-    load_filled,
     replay_rate,
     replayed_task,
     required_key,

@@ -170,7 +170,7 @@ def test_a_grid_file_names_what_it_cannot_use(tmp_path: Path) -> None:
         ("- {methods: ft}", "block 1 is not a mapping with the keys"),
         ("- {method: fft}", "did you mean ft"),
         ("- {method: ft, order: oarlkk}", "occurs more than once"),
-        ("[", "cannot be read as a grid"),
+        ("[", "is not valid YAML"),
         ("- {method: 3}", "block 1: method=3: must be text"),
         ("- {method: ft, seed: a}", "block 1: seed=a: must be a whole number"),
     ):
@@ -368,7 +368,7 @@ def test_a_profile_that_snakemake_does_not_know_starts_nothing(stage: Path, caps
         (None, "profile"),
         ("no-such-option: 1\n", "no-such-option"),
         ("executor: no-such-executor\n", "no-such-executor"),
-        ("jobs: [", "cannot be read as a profile"),
+        ("jobs: [", "is not valid YAML"),
     ):
         if text is not None:
             profile.mkdir(exist_ok=True)
