@@ -17,7 +17,15 @@ from typing import Any
 
 import yaml
 
-from mmclvqa.clove.data_root import FEATURES, SPECIALS, SPLITS, VOCABULARY, prompts_path, save_vocabulary
+from mmclvqa.clove.data_root import (
+    FEATURES,
+    SPECIALS,
+    SPLITS,
+    VOCABULARY,
+    load_vocabulary,
+    prompts_path,
+    save_vocabulary,
+)
 from mmclvqa.clove.errors import DataError
 from mmclvqa.clove.files import atomic_write, read_json
 from mmclvqa.clove.question_files import Findings, QuestionFiles, value_at
@@ -45,6 +53,7 @@ class Imported:
         unassigned: number of records without a task, which are left out.
         findings: places of what was left out or is incomplete, by kind.
         vocabulary: the answer vocabulary if it was written, None if the data root has one.
+        unknown_words: words of the train answers that the data root's own vocabulary lacks, the most frequent first.
     """
 
     setting: Path
@@ -53,6 +62,7 @@ class Imported:
     unassigned: int = 0
     findings: Findings = field(default_factory=dict)
     vocabulary: Path | None = None
+    unknown_words: list[str] = field(default_factory=list)
 
     def summary(self) -> str:
         """Return a table of the tasks, what was left out, and the files written."""
@@ -62,6 +72,12 @@ class Imported:
         lines += [f"note: {line}" for line in finding_lines(self.findings)]
         if self.unassigned:
             lines.append(f"note: questions without a task, left out: {self.unassigned}")
+        if self.unknown_words:
+            lines.append(
+                f"warning: {VOCABULARY} of the data root lacks {len(self.unknown_words)} of the answer words, such as "
+                f"{', '.join(self.unknown_words[:3])}; answers with them cannot be learned: add them to the file "
+                "before any training, or import into another data root"
+            )
         lines.append(f"written to {self.setting}" + (f" and {self.vocabulary}" if self.vocabulary else ""))
         return "\n".join(lines)
 
@@ -146,11 +162,14 @@ def import_records(
         result.related[task.name] = sum(
             any(record["gt_scene_graph_mask"]) for record in sampled_records[task.name, "train"]
         )
-    if not (Path(root) / VOCABULARY).exists():
-        result.vocabulary = Path(root) / VOCABULARY
-        save_vocabulary(
-            result.vocabulary, answer_words(record for task in tasks for record in sampled_records[task, "train"])
-        )
+    vocabulary = Path(root) / VOCABULARY
+    words = answer_words(record for task in tasks for record in sampled_records[task, "train"])
+    if vocabulary.exists():
+        known = set(load_vocabulary(vocabulary))
+        result.unknown_words = [word for word in words if word not in known]
+    else:
+        result.vocabulary = vocabulary
+        save_vocabulary(vocabulary, words)
     with atomic_write(path) as file:
         yaml.safe_dump(content, file, sort_keys=False, allow_unicode=True)
     return result

@@ -30,10 +30,15 @@ def check_root(root: Path, data: Path) -> None:
             file.write(manifest.read_bytes())
     contents = [path.read_bytes() if path.is_file() else None for path in (manifest, made_with)]
     if contents[0] != contents[1]:
-        problem = f"its experiments used different data than {data};"
-        if not made_with.is_file():
-            problem = f"if its experiments used {data}, copy {manifest} to {made_with}; otherwise"
-        raise ConfigError(f"{root}: {problem} delete {root}, or choose another ROOT")
+        if not data.is_dir():
+            raise ConfigError(f"CLOVE_ROOT={data}: there is no such folder")
+        if made_with.is_file():
+            remedy = "correct CLOVE_ROOT, or choose another ROOT"
+            raise ConfigError(f"{root}: its experiments used different data than CLOVE_ROOT={data}; {remedy}")
+        raise ConfigError(
+            f"{root}: if its experiments used CLOVE_ROOT={data}, copy {manifest} to {made_with}; "
+            "otherwise choose another ROOT"
+        )
 
 
 def make_mini(data: Path) -> None:

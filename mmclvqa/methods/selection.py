@@ -7,6 +7,7 @@ class lists its keys in ``selected_by``. This module also checks that these keys
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import fields
 from typing import Any
 
 from omegaconf import OmegaConf
@@ -14,6 +15,7 @@ from omegaconf import OmegaConf
 from mmclvqa.clove.errors import ConfigError
 from mmclvqa.clove.text import did_you_mean
 from mmclvqa.methods.base import Method, find_method, registered_methods
+from mmclvqa.methods.replay import order_position
 
 REG_TYPE = "training.CL.reg_type"
 REPLAY_METHOD = "training.CL.replay_method"
@@ -38,6 +40,33 @@ def select_methods(config: Any) -> list[Method]:
     ]
     _check_combination(selected, OmegaConf.select(config, "training.precision"))
     return [cls(config) for cls in selected or [find_method("ft")]]
+
+
+def selection_warnings(config: Any, methods: list[Method], has_start: bool) -> list[str]:
+    """Return warnings about settings of other methods, and about a later task that starts from the initial weights.
+
+    Args:
+        config: the whole configuration.
+        methods: the selected methods.
+        has_start: whether the run starts from a checkpoint.
+    """
+    settings, selected = config.training.CL, {method.name for method in methods}
+    lines = []
+    for name, cls in registered_methods().items():
+        for one in fields(cls.Settings) if name not in selected else ():
+            published = one.metadata.get("published")
+            value, default = settings[name][one.name], settings[published] if published else one.default
+            if value != default:
+                key = f"training.CL.{name}.{one.name}"
+                lines.append(f"{key}={value} has no effect: the methods of this run are {', '.join(selected)}")
+    if settings.task_order and settings.cur_task and not has_start:
+        position = order_position(settings, "training.CL.task_order")
+        if position.earlier:
+            lines.append(
+                f"{position.current.name} is task {len(position.earlier) + 1} of the order but starts from the initial "
+                "weights; checkpoint.resume_file=<final weights of the task before> continues from them"
+            )
+    return lines
 
 
 def _check_combination(methods: list[type[Method]], precision: str | None) -> None:

@@ -71,7 +71,8 @@ def load_text_bert(text_bert: nn.Module, source: str | None, data_dir: Path) -> 
         if tensor.shape[1:] != parameter.shape[1:] or tensor.size(0) not in (rows, parameter.size(0)):
             raise DataError(
                 f"{path}: {name} is {tuple(tensor.shape)}, but model_config.unicl.text_bert asks for "
-                f"{(rows, *parameter.shape[1:])}; set its sizes to those of {path.parent / 'config.json'}"
+                f"{(rows, *parameter.shape[1:])}; set its sizes to those of {path.parent / 'config.json'} "
+                "(clove-mini: use the files of EXP_CONFIG/mini)"
             )
         parameter[: tensor.size(0)].copy_(tensor)
     layers = len(text_bert.encoder.layer)

@@ -17,11 +17,11 @@ from omegaconf import OmegaConf, open_dict, read_write
 from mmclvqa.clove.errors import ConfigError
 from mmclvqa.clove.files import atomic_write
 from mmclvqa.methods.base import Method
-from mmclvqa.methods.selection import select_methods
+from mmclvqa.methods.selection import select_methods, selection_warnings
 from mmclvqa.random_state import seed_all
 from mmclvqa.start_up import prepare_model
 from mmclvqa.training.callbacks import Callbacks
-from mmclvqa.training.checkpoints import CheckpointFiles, choose_start, load_start
+from mmclvqa.training.checkpoints import CONFIG_FILE, CheckpointFiles, changed_settings, choose_start, load_start
 from mmclvqa.training.distributed import build_accelerator, describe_device, gather, register_device
 from mmclvqa.training.evaluation import TRAINING, Evaluation, Evaluator, Metrics, Results
 from mmclvqa.training.loading import Split, build_split
@@ -116,9 +116,12 @@ class BaseTrainer:
         self.files = CheckpointFiles(self.config.env.save_dir, self.config.model, checkpoint.max_to_keep)
         self.start = choose_start(checkpoint, self.files, self.trains)
         self.writer.write(self.start.note)
+        self._warn_of_changes()
         self._settle_seed()
         if self.trains and not self.start.finished:
             self.methods = select_methods(self.config)
+            for line in selection_warnings(self.config, self.methods, self.start.path is not None):
+                self._warn(line)
         # The data set builder, to which MMF passes only the configuration of the data set, gets replays from them.
         registry.register("continual_methods", self.methods)
         self._load_datasets()
@@ -136,6 +139,19 @@ class BaseTrainer:
     def is_main(self) -> bool:
         """Whether this process writes files."""
         return self.accelerator.is_main_process
+
+    def _warn_of_changes(self) -> None:
+        """Warn if the run in the save folder, which is resumed or finished, was started with other settings."""
+        is_finished = self.start.finished and self.trains
+        if (is_finished or self.start.is_own_checkpoint) and (
+            changes := changed_settings(self.files.folder, self.config)
+        ):
+            effect = (
+                "they have no effect, because training is finished"
+                if is_finished
+                else "the optimizer, its learning rates and the schedule continue from the checkpoint"
+            )
+            self._warn(f"settings differ from those this run was started with: {changes}; {effect}")
 
     def _settle_seed(self) -> None:
         """Set the seed of all processes: that of the resumed run, else the configured one, else a random one."""
@@ -181,8 +197,8 @@ class BaseTrainer:
             self.writer.write(self.network, "debug")
 
     def _save_config(self) -> None:
-        path = self.files.folder / "config.yaml"
-        if self.is_main and (self.trains or not path.exists()):
+        path = self.files.folder / CONFIG_FILE
+        if self.is_main and (self.trains and not self.start.finished or not path.exists()):
             with atomic_write(path) as file:
                 file.write(OmegaConf.to_yaml(self.config, resolve=True))
 

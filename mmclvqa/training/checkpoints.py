@@ -23,13 +23,26 @@ from mmclvqa.clove.errors import ConfigError, DataError
 from mmclvqa.clove.files import atomic_write
 from mmclvqa.clove.text import one_line
 from mmclvqa.models.checkpoint_format import check_fits, without_position_ids
+from mmclvqa.published_configs import leaves
 from mmclvqa.random_state import set_random_state, take_random_state
 from mmclvqa.training.distributed import gather
 from mmclvqa.training.optimization import set_learning_rates
+from mmclvqa.value_kinds import matches_any
 
 CURRENT = "current.ckpt"
 BEST = "best.ckpt"
 NUMBERED_FOLDER = "models"
+CONFIG_FILE = "config.yaml"
+"""The complete configuration of a run, in its folder."""
+SETTING_GROUPS = ("training.", "optimizer.", "scheduler.", "model_config.", "dataset_config.")
+WITHOUT_EFFECT_ON_WEIGHTS = (
+    *("training.seed", "training.experiment_name", "training.device", "training.num_workers", "training.pin_memory"),
+    *("training.*_interval", "training.log*", "training.callbacks*", "training.tensorboard", "training.should_not_log"),
+    *("training.stdout_capture", "training.verbose_dump", "training.evaluate_metrics", "training.eval_batch_size"),
+)
+"""Settings that a resumed run may change silently; a seed may have been drawn at random."""
+LISTED_CHANGES = 5
+"""Number of changed settings that a message lists."""
 
 # Name that atomic_write gives to a checkpoint until it is complete.
 _LEFTOVER = re.compile(r"\..+\.(?:ckpt|pth|safetensors)\.\w+\.tmp")
@@ -342,6 +355,35 @@ def run_state(trainer: Any) -> dict[str, Any]:
     if trainer.config.checkpoint.save_git_details:
         state |= git_details()
     return state
+
+
+def changed_settings(folder: Path, config: Any) -> str:
+    """Return the settings that differ from those of the run in a folder, as text; empty if there are none.
+
+    Paths and settings that do not change the weights are left out.
+
+    Args:
+        folder: the run's folder, whose ``config.yaml`` is read if it exists.
+        config: the whole configuration.
+    """
+    file = folder / CONFIG_FILE
+    if not file.exists():
+        return ""
+    before, now = (
+        {".".join(map(str, path)): value for path, value in leaves(OmegaConf.to_container(part, resolve=True))}
+        for part in (OmegaConf.load(file), config)
+    )
+    changed = [
+        f"{key}={now[key]} (was {before[key]})"
+        for key in now
+        if key in before
+        and now[key] != before[key]
+        and "/" not in f"{now[key]}{before[key]}"
+        and key.startswith(SETTING_GROUPS)
+        and not matches_any(key, WITHOUT_EFFECT_ON_WEIGHTS)
+    ]
+    more = len(changed) - LISTED_CHANGES
+    return ", ".join(changed[:LISTED_CHANGES]) + (f" and {more} more" if more > 0 else "")
 
 
 def load_start(trainer: Any, start: Start) -> None:

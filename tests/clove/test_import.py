@@ -392,7 +392,9 @@ def test_a_vocabulary_has_the_words_of_the_train_answers_and_is_not_replaced(tmp
     assert str(tmp_path / VOCABULARY) in run_clove("import", "x", tmp_path, *words)[1]
     assert load_vocabulary(tmp_path / VOCABULARY) == [*SPECIALS, "nous", "les", "gosses"]
     (tmp_path / VOCABULARY).write_text("\n".join(SPECIALS))
-    assert str(tmp_path / VOCABULARY) not in run_clove("import", "y", tmp_path, *words)[1]
+    code, out, _ = run_clove("import", "y", tmp_path, *words)
+    assert code == 0 and str(tmp_path / VOCABULARY) not in out
+    assert f"{VOCABULARY} of the data root lacks 3 of the answer words, such as nous, les, gosses" in out
     assert load_vocabulary(tmp_path / VOCABULARY) == list(SPECIALS)
 
 

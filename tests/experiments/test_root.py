@@ -32,8 +32,11 @@ def test_a_new_root_is_marked_and_then_takes_only_the_same_data(tmp_path: Path) 
     root, first, second = tmp_path / "root", generated(tmp_path / "a"), generated(tmp_path / "b", "[]")
     check_root(root, first)
     check_root(with_experiments(root), first)
-    with pytest.raises(ConfigError, match=f"^{root}: its experiments used different data than {second}; delete"):
+    with pytest.raises(ConfigError, match=f"^{root}: its experiments used different .* CLOVE_ROOT={second}; correct"):
         check_root(root, second)
+    with pytest.raises(ConfigError, match=f"^CLOVE_ROOT={tmp_path / 'aa'}: there is no such folder"):
+        check_root(root, tmp_path / "aa")
+    (tmp_path / "published").mkdir()
     with pytest.raises(ConfigError, match="different data"):
         check_root(root, tmp_path / "published")
 
@@ -48,7 +51,7 @@ def test_experiments_of_unknown_data_are_kept_by_copying_the_manifest(tmp_path: 
     root, data = with_experiments(tmp_path / "root"), generated(tmp_path / "data")
     with pytest.raises(ConfigError) as refused:
         check_root(root, data)
-    pattern = rf"if its experiments used {data}, copy (\S+) to (\S+); otherwise delete"
+    pattern = rf"if its experiments used CLOVE_ROOT={data}, copy (\S+) to (\S+); otherwise choose"
     source, target = re.search(pattern, str(refused.value)).groups()
     Path(target).write_bytes(Path(source).read_bytes())
     check_root(root, data)

@@ -52,6 +52,15 @@ def test_one_clear_line(methods: Methods, task: str, words: tuple[str, ...], sai
     assert all(part in line for part in said), line
 
 
+def test_settings_of_another_method_and_a_later_task_without_a_start_are_warned_of(methods: Methods) -> None:
+    folder = methods.learn("attribute", "training.CL.ewc.reg_lambda=5", "training.max_updates=1")
+    log = (folder / "train.log").read_text()
+    assert "training.CL.ewc.reg_lambda=5 has no effect: the methods of this run are ft" in log
+    assert "attribute is task 2 of the order but starts from the initial weights" in log
+    folder = methods.learn("object", "training.max_updates=1")
+    assert "WARNING" not in (folder / "train.log").read_text()
+
+
 def test_a_method_that_computes_gradients_needs_another_precision_than_fp16() -> None:
     settings = {"method": "ewc", "use_replay": False, "use_cl": True}
     config = OmegaConf.create({"training": {"trainer": "mmf", "precision": "fp16", "CL": settings}})

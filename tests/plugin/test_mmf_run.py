@@ -72,16 +72,22 @@ def test_a_killed_run_with_workers_resumes_to_the_weights_of_the_undisturbed_run
         mark = cut / "models" / f"model_{update}.ckpt"
         trained.killed_when(mark.exists, *words, f"env.save_dir={cut}")
     assert not (cut / "unicl_final.pth").exists()
-    assert trained(*words, f"env.save_dir={cut}").returncode == 0
+    resumed = trained(*words, f"env.save_dir={cut}")
+    assert resumed.returncode == 0 and "settings differ" not in resumed.stdout
     assert same(state(whole / "unicl_final.pth"), state(cut / "unicl_final.pth"))
 
 
 def test_a_finished_run_is_not_trained_again(trained: Runner) -> None:
     final = trained.folder / "whole" / "unicl_final.pth"
     before = final.stat().st_mtime_ns
+    config = (final.parent / "config.yaml").read_text()
     words = ("run_type=train", *SHORT, "checkpoint.resume=True", f"env.save_dir={final.parent}")
-    assert trained(*words).returncode == 0
-    assert final.stat().st_mtime_ns == before
+    assert "settings differ" not in trained(*words).stdout
+    changed = trained(*words, "training.max_updates=9", "optimizer.params.lr=0.5")
+    assert changed.returncode == 0
+    assert "training.max_updates=9 (was 6)" in changed.stdout and "optimizer.params.lr=0.5 (was " in changed.stdout
+    assert "they have no effect, because training is finished" in changed.stdout
+    assert final.stat().st_mtime_ns == before and (final.parent / "config.yaml").read_text() == config
 
 
 Here = Callable[..., list[str]]
