@@ -76,8 +76,8 @@ def _main(args: argparse.Namespace, predict: bool) -> None:
 
     from mmclvqa.training.distributed import runs_on_cpu
 
-    config = configuration.get_config()
     forget_earlier_run()
+    config = configuration.get_config()
     PartialState(cpu=runs_on_cpu(config.training), timeout=PROCESS_TIMEOUT)
     try:
         config.training.seed = set_seed(config.training.seed)
@@ -108,7 +108,8 @@ def forget_earlier_run() -> None:
 
     from mmclvqa.training.progress import LOGGERS
 
-    prefixes = tuple(f"{dataset}_" for dataset in registry.mapping["builder_name_mapping"])
+    config = registry.get("config", no_warning=True)
+    prefixes = tuple(f"{dataset.strip()}_" for dataset in config.datasets.split(",")) if config else ()
     for key in [key for key in registry.mapping["state"] if key.startswith(prefixes)]:
         registry.unregister(key)
     logging.captureWarnings(False)

@@ -20,6 +20,7 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
+from mmclvqa.clove.tasks import task
 from SRM.batches import PairLayout, Seq2SeqLayout, TreeLayout, plan
 from SRM.model import SRMLoss, layout_for
 from SRM.tokens import Example, Tokens, decoder_sequences, draw_example, read_sources, seq2seq_sequences
@@ -65,7 +66,7 @@ def tokens() -> Tokens:
 
 
 def examples(tokens: Tokens, longest: int) -> list[Example]:
-    records = [record(random.Random(n), "object", n) for n in range(9)]
+    records = [record(random.Random(n), task("functional", "object"), n) for n in range(9)]
     for number, one in enumerate(records):
         one["gt_scene_graph_mask"] = [int(number % 4 > n) for n in range(3)]
         one["question"] += " please" * (number % 3)
