@@ -369,7 +369,7 @@ def _load_with_includes(path: str, folder: str = "", including: tuple[str, ...] 
     for part in (*parts, content):
         if key := _mixed_key(merged, part):
             raise ConfigError(f"config file {file}: {key} is a list in one of its files and a group of keys in another")
-        merged = OmegaConf.unsafe_merge(merged, part)  # faster: the parts are not used again
+        merged = OmegaConf.unsafe_merge(merged, part)  # the parts are not used again
     return merged
 
 

@@ -23,11 +23,11 @@ class RecordError(CloveError):
 
 
 class DataError(CloveError):
-    """A file of data, a checkpoint or a result is missing, damaged, or not what it must be."""
+    """A data file, checkpoint or result is missing, damaged, or of another kind than expected."""
 
 
 class ConfigError(CloveError):
-    """A configuration file, an override, a flag, or a model that they name is invalid."""
+    """A configuration file, override or flag is invalid, or the model that it names cannot be used."""
 
 
 class TrainingError(CloveError):

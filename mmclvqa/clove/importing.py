@@ -116,7 +116,8 @@ def import_records(
         findings: problems found so far.
 
     Raises:
-        DataError: problems in strict mode, a task without records in a split, or a setting that exists.
+        DataError: problems in strict mode, a task without records in a split, a setting that exists, or a damaged
+            vocabulary.
         RecordError: a record does not match the schema.
         TaskError: a name of the setting or of a task is not allowed.
     """
@@ -153,6 +154,11 @@ def import_records(
     }
     _check(result, tasks, strict)
     setting = new_setting(path, content)
+    vocabulary = Path(root) / VOCABULARY
+    words = answer_words(record for task in tasks for record in sampled_records[task, "train"])
+    if vocabulary.exists():
+        known = set(load_vocabulary(vocabulary))
+        result.unknown_words = [word for word in words if word not in known]
     if path.exists():
         (Path(root) / prompts_path(name)).unlink(missing_ok=True)
     for task in setting.tasks.values():
@@ -162,12 +168,7 @@ def import_records(
         result.related[task.name] = sum(
             any(record["gt_scene_graph_mask"]) for record in sampled_records[task.name, "train"]
         )
-    vocabulary = Path(root) / VOCABULARY
-    words = answer_words(record for task in tasks for record in sampled_records[task, "train"])
-    if vocabulary.exists():
-        known = set(load_vocabulary(vocabulary))
-        result.unknown_words = [word for word in words if word not in known]
-    else:
+    if not vocabulary.exists():
         result.vocabulary = vocabulary
         save_vocabulary(vocabulary, words)
     with atomic_write(path) as file:

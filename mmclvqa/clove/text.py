@@ -52,6 +52,12 @@ def one_line(text: object) -> str:
     return " ".join(str(text).split())
 
 
+def first_of(entries: Sequence[str], most: int) -> str:
+    """Return the first ``most`` entries, separated by commas, with the number of the others."""
+    rest = len(entries) - most
+    return ", ".join(entries[:most]) + (f" and {rest} more" if rest > 0 else "")
+
+
 def positive(text: str) -> int:
     """Return an argument of a command line as a whole number above 0."""
     value = int(text)

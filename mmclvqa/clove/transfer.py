@@ -27,7 +27,7 @@ from tqdm import tqdm
 
 from mmclvqa.clove.errors import DataError
 from mmclvqa.clove.files import atomic_write
-from mmclvqa.clove.text import one_line
+from mmclvqa.clove.text import first_of, one_line
 
 CHUNK = 1 << 20
 """Number of bytes read at once."""
@@ -267,8 +267,8 @@ def extract(
             with opened() as source, open(file, "wb") as copy:
                 shutil.copyfileobj(source, copy, 1 << 20)
         if not sources:
-            listed = ", ".join(skipped[:LISTED]) + (f" and {len(skipped) - LISTED} more" if skipped[LISTED:] else "")
-            raise DataError(f"{archive}: has no {required_files}; it contains {listed or 'nothing'}")
+            contents = first_of(skipped, LISTED) or "nothing"
+            raise DataError(f"{archive}: has no {required_files}; it contains {contents}")
         for target in sources:
             _put(staging / target, root / target)
     except _BROKEN as error:

@@ -94,7 +94,7 @@ def grid_runs(path: str, models: Sequence[str] = (MODEL,)) -> list[Run]:
         models: answer models of the blocks that name none.
 
     Raises:
-        ConfigError: the file cannot be read or has an invalid form.
+        ConfigError: the file has an invalid form.
         CloveError: a setting, order or method is unknown or illegal.
     """
     blocks = read_yaml(path)

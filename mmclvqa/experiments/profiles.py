@@ -43,7 +43,7 @@ def job_sharing(profile: Path) -> JobSharing:
     """Return ``steps_per_job`` of ``config`` in a profile (1 if not set), and its text resources by kind of step.
 
     Raises:
-        ConfigError: the profile cannot be read, or ``steps_per_job`` is not a positive whole number.
+        ConfigError, DataError: see :func:`read_profile`, or ``steps_per_job`` is not a positive whole number.
     """
     content = read_profile(profile)
     number = _pairs(content.get("config")).get("steps_per_job", 1)
@@ -62,7 +62,7 @@ def profile_runtimes(profile: Path) -> dict[str, float]:
     """Return ``runtime`` in minutes by kind of step; values that are not numbers are left out.
 
     Raises:
-        ConfigError: the profile cannot be read.
+        ConfigError, DataError: see :func:`read_profile`.
     """
     runtimes = {kind: values.get("runtime") for kind, values in _resources(read_profile(profile)).items()}
     return {kind: float(value) for kind, value in runtimes.items() if str(value).isdecimal()}
@@ -72,7 +72,8 @@ def read_profile(profile: Path) -> dict[str, Any]:
     """Return the content of a profile, empty if Snakemake would find it in another place.
 
     Raises:
-        ConfigError: it is not a mapping in YAML.
+        DataError: it is not valid YAML or cannot be read.
+        ConfigError: it is not a mapping.
     """
     file = profile / "config.yaml"
     if not file.is_file():

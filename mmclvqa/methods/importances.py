@@ -25,7 +25,7 @@ from safetensors import SafetensorError
 
 from mmclvqa.clove.errors import ConfigError, DataError, UnsafePickleError
 from mmclvqa.clove.files import atomic_write
-from mmclvqa.clove.text import one_line
+from mmclvqa.clove.text import first_of, one_line
 from mmclvqa.lazy import torch
 from mmclvqa.methods.base import Method, StepContext, Stored, require_number, setting
 from mmclvqa.methods.replay import OrderPosition, order_position
@@ -299,9 +299,9 @@ def read_importances(path: str | os.PathLike[str], network: nn.Module) -> Import
             name for name in expected.keys() | part.keys() if name not in part or expected.get(name) != part[name].shape
         )
         if differing:
-            shown = ", ".join(differing[:3]) + (f" and {len(differing) - 3} more" if len(differing) > 3 else "")
             raise DataError(
-                f"training.CL.reg_params_pth={path}: belongs to another model: names or shapes differ for {shown}"
+                f"training.CL.reg_params_pth={path}: belongs to another model: names or shapes differ for "
+                f"{first_of(differing, 3)}"
             )
     return importances
 

@@ -13,6 +13,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from mmclvqa.clove.errors import ConfigError
+from mmclvqa.clove.tasks import ALL_TASKS
 from mmclvqa.clove.text import did_you_mean
 from mmclvqa.methods.base import Method, find_method, registered_methods
 from mmclvqa.methods.replay import order_position
@@ -49,8 +50,11 @@ def selection_warnings(config: Any, methods: list[Method], has_start: bool) -> l
         config: the whole configuration.
         methods: the selected methods.
         has_start: whether the run starts from a checkpoint.
+
+    Raises:
+        ConfigError, TaskError: ``task_order`` is given, but it or the task is unknown.
     """
-    settings, selected = config.training.CL, {method.name for method in methods}
+    settings, selected = config.training.CL, [method.name for method in methods]
     lines = []
     for name, cls in registered_methods().items():
         for one in fields(cls.Settings) if name not in selected else ():
@@ -59,7 +63,7 @@ def selection_warnings(config: Any, methods: list[Method], has_start: bool) -> l
             if value != default:
                 key = f"training.CL.{name}.{one.name}"
                 lines.append(f"{key}={value} has no effect: the methods of this run are {', '.join(selected)}")
-    if settings.task_order and settings.cur_task and not has_start:
+    if settings.task_order and settings.cur_task not in (None, "", ALL_TASKS) and not has_start:
         position = order_position(settings, "training.CL.task_order")
         if position.earlier:
             lines.append(

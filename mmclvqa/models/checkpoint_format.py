@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 from mmclvqa.clove.errors import DataError
+from mmclvqa.clove.text import first_of
 
 #: Number of differing tensors that an error message lists.
 NAMED = 20
@@ -44,15 +45,10 @@ def check_fits(model: nn.Module, state_dict: Mapping[str, Tensor], source: str) 
         "unknown": [f"{name} {_shape(given[name])}" for name in unknown],
         "no tensor": not_tensors,
     }
-    parts = [f"{kind}: {_some(names)}" for kind, names in findings.items() if names]
+    parts = [f"{kind}: {first_of(names, NAMED)}" for kind, names in findings.items() if names]
     if parts:
         raise DataError(f"{source} does not fit the model: {'; '.join(parts)}")
 
 
 def _shape(tensor: Tensor) -> str:
     return "×".join(str(size) for size in tensor.shape) or "scalar"
-
-
-def _some(names: list[str]) -> str:
-    rest = len(names) - NAMED
-    return ", ".join(names[:NAMED]) + (f" and {rest} more" if rest > 0 else "")

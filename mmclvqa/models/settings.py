@@ -32,8 +32,8 @@ class TransformerSettings:
         """Read the configuration section ``name``; ``num_hidden_layers`` is the default depth.
 
         Raises:
-            ConfigError: a key is unknown, or ``hidden_size`` is not a multiple of the number of heads.
-            ConfigError: a value is not a number, or exceeds a limit.
+            ConfigError: a key is unknown, a value is not a number or exceeds a limit, or ``hidden_size`` is not a
+                multiple of the number of heads.
         """
         values = {field.name: field.default for field in fields(cls)} | {"num_hidden_layers": num_hidden_layers}
         for key, value in section.items():

@@ -40,8 +40,7 @@ class UniVQA(UniVQANetwork, BaseModel):
         """Create the parts and load their initial weights.
 
         Raises:
-            ConfigError: the model has another number of OCR slots than the data set.
-            ConfigError: the configuration contradicts itself.
+            ConfigError: the configuration contradicts itself, or has another number of OCR slots than the data set.
             DataError: a source of weights does not exist or does not match the model.
         """
         dataset = _first_dataset()

@@ -21,7 +21,7 @@ from mmclvqa.methods.selection import select_methods, selection_warnings
 from mmclvqa.random_state import seed_all
 from mmclvqa.start_up import prepare_model
 from mmclvqa.training.callbacks import Callbacks
-from mmclvqa.training.checkpoints import CONFIG_FILE, CheckpointFiles, changed_settings, choose_start, load_start
+from mmclvqa.training.checkpoints import CONFIG_FILE, CheckpointFiles, changes_since_start, choose_start, load_start
 from mmclvqa.training.distributed import build_accelerator, describe_device, gather, register_device
 from mmclvqa.training.evaluation import TRAINING, Evaluation, Evaluator, Metrics, Results
 from mmclvqa.training.loading import Split, build_split
@@ -142,15 +142,13 @@ class BaseTrainer:
 
     def _warn_of_changes(self) -> None:
         """Warn if the run in the save folder, which is resumed or finished, was started with other settings."""
-        is_finished = self.start.finished and self.trains
-        if (is_finished or self.start.is_own_checkpoint) and (
-            changes := changed_settings(self.files.folder, self.config)
-        ):
-            effect = (
-                "they have no effect, because training is finished"
-                if is_finished
-                else "the optimizer, its learning rates and the schedule continue from the checkpoint"
-            )
+        if not self.trains or not (self.start.finished or self.start.is_own_checkpoint):
+            return
+        changes = changes_since_start(self.files.folder, self.config)
+        if changes:
+            effect = "optimizer.params stay those of the checkpoint"
+            if self.start.finished:
+                effect = "they have no effect, because training is finished"
             self._warn(f"settings differ from those this run was started with: {changes}; {effect}")
 
     def _settle_seed(self) -> None:

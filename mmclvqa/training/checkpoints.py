@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from mmclvqa.clove.errors import ConfigError, DataError
 from mmclvqa.clove.files import atomic_write
-from mmclvqa.clove.text import one_line
+from mmclvqa.clove.text import first_of, one_line
 from mmclvqa.models.checkpoint_format import check_fits, without_position_ids
 from mmclvqa.published_configs import leaves
 from mmclvqa.random_state import set_random_state, take_random_state
@@ -34,6 +34,7 @@ BEST = "best.ckpt"
 NUMBERED_FOLDER = "models"
 CONFIG_FILE = "config.yaml"
 """The complete configuration of a run, in its folder."""
+# Groups of the configuration whose values are compared when a run is resumed.
 SETTING_GROUPS = ("training.", "optimizer.", "scheduler.", "model_config.", "dataset_config.")
 WITHOUT_EFFECT_ON_WEIGHTS = (
     *("training.seed", "training.experiment_name", "training.device", "training.num_workers", "training.pin_memory"),
@@ -357,10 +358,10 @@ def run_state(trainer: Any) -> dict[str, Any]:
     return state
 
 
-def changed_settings(folder: Path, config: Any) -> str:
+def changes_since_start(folder: Path, config: Any) -> str:
     """Return the settings that differ from those of the run in a folder, as text; empty if there are none.
 
-    Paths and settings that do not change the weights are left out.
+    Values that contain a path, and settings that do not change the weights, are left out.
 
     Args:
         folder: the run's folder, whose ``config.yaml`` is read if it exists.
@@ -376,14 +377,13 @@ def changed_settings(folder: Path, config: Any) -> str:
     changed = [
         f"{key}={now[key]} (was {before[key]})"
         for key in now
-        if key in before
+        if key.startswith(SETTING_GROUPS)
+        and not matches_any(key, WITHOUT_EFFECT_ON_WEIGHTS)
+        and key in before
         and now[key] != before[key]
         and "/" not in f"{now[key]}{before[key]}"
-        and key.startswith(SETTING_GROUPS)
-        and not matches_any(key, WITHOUT_EFFECT_ON_WEIGHTS)
     ]
-    more = len(changed) - LISTED_CHANGES
-    return ", ".join(changed[:LISTED_CHANGES]) + (f" and {more} more" if more > 0 else "")
+    return first_of(changed, LISTED_CHANGES)
 
 
 def load_start(trainer: Any, start: Start) -> None:

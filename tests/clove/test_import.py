@@ -396,6 +396,8 @@ def test_a_vocabulary_has_the_words_of_the_train_answers_and_is_not_replaced(tmp
     assert code == 0 and str(tmp_path / VOCABULARY) not in out
     assert f"{VOCABULARY} of the data root lacks 3 of the answer words, such as nous, les, gosses" in out
     assert load_vocabulary(tmp_path / VOCABULARY) == list(SPECIALS)
+    (tmp_path / VOCABULARY).write_text("no special words")
+    assert run_clove("import", "z", tmp_path, *words)[0] == 1 and not (tmp_path / "z").exists()
 
 
 def test_answer_words_are_lower_case_without_commas_and_question_marks_and_with_s_set_off() -> None:
