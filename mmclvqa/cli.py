@@ -88,8 +88,9 @@ def _main(args: argparse.Namespace, predict: bool) -> None:
             config.run_type = "_".join(run_types) or "inference"
         _check_trainer(config.training.trainer, registry.mapping["trainer_name_mapping"])
         config = build_config(configuration)
-        registry.register("writer", Logger(config, name="mmf"))
+        # The trainer checks run_type before the logger makes the save folder.
         trainer = build_trainer(config)
+        registry.register("writer", Logger(config, name="mmf"))
         trainer.load()
         if predict:
             trainer.inference()

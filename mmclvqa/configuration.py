@@ -33,7 +33,7 @@ from mmclvqa.clove.errors import CloveError, ConfigError
 from mmclvqa.clove.tasks import ALL_TASKS, find_setting, setting_names, task
 from mmclvqa.clove.text import did_you_mean, one_line, suggestion
 from mmclvqa.lazy import LazyModule, torch
-from mmclvqa.methods.selection import method_defaults
+from mmclvqa.methods.selection import check_overrides, method_defaults
 from mmclvqa.published_configs import ignored_pattern, translate, translate_key
 from mmclvqa.user_code import import_user_code, user_file
 from mmclvqa.value_kinds import fit, fit_default, matches_any
@@ -227,6 +227,7 @@ class PluginConfiguration:
 
     def _merge_with_dotlist(self, config: DictConfig, opts: list[str] | None) -> DictConfig:
         words = list(_translated_words(split_words(opts)))
+        check_overrides({key: value for key, _, value in words})
         ignored = self._merge_words(config, [word for word in words if word[0] in SETTING_KEYS])
         use_setting(config)
         ignored += self._merge_words(config, [word for word in words if word[0] not in SETTING_KEYS])

@@ -19,6 +19,8 @@ def user_file(path: str) -> Path:
     """
     source = Path(path).resolve()
     file = source if source.suffix == ".py" else source / "__init__.py"
+    if source.is_file() and file is not source:
+        raise ConfigError(f"env.user_dir={path}: it must be a .py file, or a folder with an __init__.py")
     if not file.is_file():
         raise ConfigError(f"env.user_dir={path}: there is no file {file}")
     return file

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from mmclvqa.clove.errors import ConfigError
-from mmclvqa.clove.text import did_you_mean
+from mmclvqa.clove.text import did_you_mean, first_of
 
 KINDS_OF_NULL: dict[str, Any] = {
     "learning_rate": 0.0,
@@ -30,6 +30,9 @@ NULLABLE = (
 
 NULLABLE_TEXTS = ("scheduler.type", "model_config.*", "dataset_config.*.processors.*")
 """Further texts that may be null."""
+
+LISTED_NAMES = 10
+"""Number of registered names that an error message lists."""
 
 MAX_DECODING_STEPS = 100
 """Number of position embeddings of UniVQA's decoder (M4C)."""
@@ -149,7 +152,8 @@ def require_registered(source: str, kind: str, name: Any, registered: Collection
         ConfigError: the name is not one of them.
     """
     if not isinstance(name, str) or name not in registered:
-        raise ConfigError(f"{source}: no {kind} named {name!r}{did_you_mean(name, registered)}")
+        hint = did_you_mean(name, registered) or f"; there are {first_of(sorted(registered), LISTED_NAMES)}"
+        raise ConfigError(f"{source}: no {kind} named {name!r}{hint}")
 
 
 def _needed(key: str, default: Any) -> str | None:

@@ -138,8 +138,9 @@ def task(setting: str, name: str) -> Task:
     for candidate in by_letter.values():
         if candidate.name == task_name(name):
             return candidate
-    names = ", ".join(" ".join(dict.fromkeys((one.letter, one.name))) for one in by_letter.values())
-    raise TaskError(f"unknown task {name!r} of the {setting} setting; its tasks are {names}")
+    listed = ", ".join(" ".join(dict.fromkeys((one.letter, one.name))) for one in by_letter.values())
+    hint = did_you_mean(name, [one.name for one in by_letter.values()])
+    raise TaskError(f"unknown task {name!r} of the {setting} setting; its tasks are {listed}{hint}")
 
 
 def parse_order(setting: str, order: str) -> list[Task]:

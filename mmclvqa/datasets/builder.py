@@ -59,7 +59,10 @@ class CloveBuilder(BaseDatasetBuilder):
         for method in methods:
             replays: Replays | None = method.replays(root)
             if replays is not None:
-                registry.get("writer").write(f"replay: {replays.describe(real, config.training.CL.cur_task)}")
+                writer = registry.get("writer")
+                writer.write(f"replay: {replays.describe(real, config.training.CL.cur_task)}")
+                if shortage := replays.shortage():
+                    writer.write(f"replay: {shortage}", "warning")
                 records += replays.records
         return records
 

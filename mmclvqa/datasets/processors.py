@@ -17,7 +17,7 @@ from tokenizers import BertWordPieceTokenizer, Tokenizer
 
 from mmclvqa.clove.data_root import load_vocabulary
 from mmclvqa.clove.errors import DataError
-from mmclvqa.clove.files import read_json
+from mmclvqa.clove.files import read_json, read_text
 from mmclvqa.clove.text import one_line
 
 OCR_TOKEN = "[OCR]"
@@ -41,11 +41,14 @@ def load_tokenizer(source: str, do_lower_case: bool = True, **params: Any) -> tu
         params: other arguments of transformers' ``AutoTokenizer.from_pretrained``.
 
     Raises:
-        DataError: the tokenizer is neither a folder nor available from the hub.
+        DataError: the tokenizer is neither a folder nor available from the hub, or its vocabulary is damaged.
     """
     if not params and _is_plain_bert(Path(source)):
+        vocabulary = Path(source, "vocab.txt")
+        if "[UNK]" not in read_text(vocabulary).split():
+            raise DataError(f"{vocabulary}: it has no line [UNK], so it is damaged; download or create it again")
         with contextlib.suppress(TypeError):  # the vocabulary lacks [CLS] or [SEP], which transformers adds
-            plain = BertWordPieceTokenizer(f"{source}/vocab.txt", lowercase=do_lower_case)
+            plain = BertWordPieceTokenizer(str(vocabulary), lowercase=do_lower_case)
             return plain._tokenizer, plain.token_to_id("[CLS]"), plain.token_to_id("[SEP]")
     from transformers import AutoTokenizer
 

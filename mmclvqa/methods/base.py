@@ -23,6 +23,8 @@ part of this package is a file given as ``env.user_dir``. The keys of the publis
 
 from __future__ import annotations
 
+import difflib
+import inspect
 import math
 import re
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
@@ -33,7 +35,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from mmclvqa.clove.errors import ConfigError
 from mmclvqa.clove.experiment_paths import MODEL
 from mmclvqa.clove.tasks import Task
-from mmclvqa.clove.text import did_you_mean
+from mmclvqa.clove.text import did_you_mean, suggestion
 from mmclvqa.value_kinds import fit
 
 if TYPE_CHECKING:
@@ -41,6 +43,9 @@ if TYPE_CHECKING:
 
     from mmclvqa.methods.replay import Replays
     from mmclvqa.training.trainer import Trainer
+
+HOOK_SIMILARITY = 0.8
+"""A function of a method whose name resembles that of a hook at least this much is an error; 1 means equal names."""
 
 _registered: dict[str, type[Method]] = {}
 
@@ -331,11 +336,13 @@ def register_method(cls: type[Method]) -> type[Method]:
     """Register a method under its ``name`` (class decorator).
 
     Raises:
-        ConfigError: the class has no name or label, or the name belongs to another class.
+        ConfigError: the class has no name or label, the name belongs to another class, or a function of the class has
+            almost the name of a hook, which would never be called.
     """
     for attribute in ("name", "label"):
         if not isinstance(getattr(cls, attribute, None), str):
             raise ConfigError(f"{cls.__module__}.{cls.__name__}: a method needs a class attribute {attribute!r}")
+    _check_hook_names(cls)
     other = _registered.get(cls.name)
     if other is not None and (other.__module__, other.__qualname__) != (cls.__module__, cls.__qualname__):
         raise ConfigError(
@@ -344,6 +351,21 @@ def register_method(cls: type[Method]) -> type[Method]:
         )
     _registered[cls.name] = cls
     return cls
+
+
+def _check_hook_names(cls: type[Method]) -> None:
+    """Refuse public functions with almost the name of a hook, or its prefix: they would never be called."""
+    hooks = [name for name, value in vars(Method).items() if inspect.isfunction(value) and name[0] != "_"]
+    for name, value in vars(cls).items():
+        if not inspect.isfunction(value) or hasattr(Method, name) or name.startswith("_"):
+            continue
+        similar = difflib.get_close_matches(name, hooks, cutoff=HOOK_SIMILARITY)
+        if similar or name.startswith(("on_", "after_", "before_")):
+            hint = suggestion(similar) or f"; the hooks are {', '.join(hooks)};"
+            raise ConfigError(
+                f"{cls.__module__}.{cls.__name__}.{name}: there is no such hook{hint} A function that is not "
+                "a hook needs another name, or an underscore before it"
+            )
 
 
 def registered_methods() -> dict[str, type[Method]]:

@@ -9,7 +9,7 @@ Optionally, image features of the replays are masked (``replay_mask_img``), or t
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,9 +53,8 @@ class RandomReplay(ReplayMethod):
         rate = replay_rate(self.settings.replay_rate, "replay_rate", "replay_method=random")
         chosen = choose_real_records(root, self.position, rate)
         suffix = REPLAY_SUFFIX + (MASKED_SUFFIX if self.settings.mask_images else "")
-        self._chosen = Replays(
-            [record | {"stage": record["stage"] + suffix} for record in chosen.records], chosen.counts
-        )
+        records = [record | {"stage": record["stage"] + suffix} for record in chosen.records]
+        self._chosen = replace(chosen, records=records)
         return self._chosen
 
     def source_files(self, root: str) -> list[Path]:

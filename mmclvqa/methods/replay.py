@@ -35,16 +35,27 @@ class Replays:
     Attributes:
         records: the records, ordered by task in learning order.
         counts: task name -> number of records, for each earlier task.
+        asked: task name -> number of records that the rate asks for; tasks without a rate are missing.
     """
 
     records: list[Record] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=dict)
+    asked: dict[str, int] = field(default_factory=dict)
 
     def describe(self, real: int, current: str) -> str:
         """Return a log line with the number of replays of each task and of the ``real`` records of ``current``."""
         by_task = ", ".join(f"{count} of {name}" for name, count in self.counts.items())
         total = f"{len(self.records)} replays are added to {real} real records of {current}"
         return f"{total} ({by_task})" if by_task else total
+
+    def shortage(self) -> str | None:
+        """Return a warning that names the tasks with fewer records than the rate asks for; None if there are none."""
+        short = [
+            f"{count} instead of {self.asked[name]} of {name}"
+            for name, count in self.counts.items()
+            if count < self.asked.get(name, 0)
+        ]
+        return f"fewer replays exist than the replay rate asks for: {', '.join(short)}" if short else None
 
     def by_task(self) -> dict[str, list[Record]]:
         """Return task name -> records, in learning order."""
@@ -126,6 +137,11 @@ def choose(count: int, wanted: int) -> np.ndarray:
     return np.random.RandomState(SELECTION_SEED).choice(count, wanted, replace=False)
 
 
+def ceilings(rate: float, sizes: Sequence[int], past: int, current: int) -> list[int]:
+    """Return ceil(rate * n(j+1) / (j+1)) for j = past ... current-1; see :func:`ceiling_choice`."""
+    return [math.ceil(rate * sizes[learned + 1] / (learned + 1)) for learned in range(past, current)]
+
+
 def ceiling_choice(count: int, rate: float, sizes: Sequence[int], past: int, current: int) -> np.ndarray:
     """Select the replays of an earlier task to use when a later task is trained.
 
@@ -143,8 +159,7 @@ def ceiling_choice(count: int, rate: float, sizes: Sequence[int], past: int, cur
         Indices of the selected replays, int64, in the order in which they are used.
     """
     left = np.arange(count)
-    for learned in range(past, current):
-        budget = math.ceil(rate * sizes[learned + 1] / (learned + 1))
+    for budget in ceilings(rate, sizes, past, current):
         if budget < len(left):
             left = left[choose(len(left), budget)]
     return left
@@ -162,10 +177,11 @@ def choose_by_ceiling(
         read: function that returns the records of the task at a position of the order.
     """
     sizes = [split_size(root, one, "train") for one in position.order]
-    replays = Replays()
+    replays, current = Replays(), len(position.earlier)
     for past, past_task in enumerate(position.earlier):
         records = read(past)
-        selected = ceiling_choice(len(records), rate, sizes, past, len(position.earlier))
+        selected = ceiling_choice(len(records), rate, sizes, past, current)
+        replays.asked[past_task.name] = min(ceilings(rate, sizes, past, current))
         replays.records.extend(records[index] for index in selected)
         replays.counts[past_task.name] = len(selected)
     return replays

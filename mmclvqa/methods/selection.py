@@ -6,7 +6,7 @@ class lists its keys in ``selected_by``. This module also checks that these keys
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields
 from typing import Any
 
@@ -43,8 +43,26 @@ def select_methods(config: Any) -> list[Method]:
     return [cls(config) for cls in selected or [find_method("ft")]]
 
 
+def check_overrides(overrides: Mapping[str, Any]) -> None:
+    """Check that the overrides of a command do not set a hyperparameter by both of its keys, to different values.
+
+    Args:
+        overrides: dotted key -> value.
+
+    Raises:
+        ConfigError: they do.
+    """
+    for name, cls in registered_methods().items():
+        for one in fields(cls.Settings):
+            keys = [f"training.CL.{name}.{one.name}", f"training.CL.{one.metadata.get('published')}"]
+            values = [overrides[key] for key in keys if key in overrides]
+            if len(values) == 2 and values[0] != values[1]:
+                both = " and ".join(f"{key}={value}" for key, value in zip(keys, values, strict=True))
+                raise ConfigError(f"{both} contradict each other: both set the same hyperparameter; leave one out")
+
+
 def selection_warnings(config: Any, methods: list[Method], has_start: bool) -> list[str]:
-    """Return warnings about settings of other methods, and about a later task that starts from the initial weights.
+    """Return warnings about settings without effect, and about a later task that starts from the initial weights.
 
     Args:
         config: the whole configuration.
@@ -63,6 +81,12 @@ def selection_warnings(config: Any, methods: list[Method], has_start: bool) -> l
             if value != default:
                 key = f"training.CL.{name}.{one.name}"
                 lines.append(f"{key}={value} has no effect: the methods of this run are {', '.join(selected)}")
+        conditions = cls.selected_by if name not in selected else {}
+        missing = [f"{key}={legal}" for key, legal in conditions.items() if not _matches(config, key, legal)]
+        for key in (REG_TYPE, REPLAY_METHOD):
+            if missing and key in conditions and _matches(config, key, conditions[key]):
+                value = OmegaConf.select(config, key)
+                lines.append(f"{key}={value} has no effect without {' and '.join(missing)}")
     if settings.task_order and settings.cur_task not in (None, "", ALL_TASKS) and not has_start:
         position = order_position(settings, "training.CL.task_order")
         if position.earlier:

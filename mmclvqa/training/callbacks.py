@@ -117,9 +117,9 @@ def build_callback(entry: Mapping[str, Any]) -> Callback:
     """Build the callback of an entry ``{type, params}`` of ``training.callbacks``."""
     name = entry["type"]
     if not isinstance(name, str) or name not in _REGISTERED:
-        expected = ", ".join(sorted(_REGISTERED)) or "none"
+        registered = f"registered: {', '.join(sorted(_REGISTERED))}" if _REGISTERED else "none is registered"
         raise ConfigError(
-            f"training.callbacks: no callback named {name!r} (expected one of: {expected})"
+            f"training.callbacks: no callback named {name!r} ({registered}; env.user_dir=FILE registers your own)"
             f"{did_you_mean(name, _REGISTERED)}"
         )
     try:

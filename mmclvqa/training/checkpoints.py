@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from mmclvqa.clove.errors import ConfigError, DataError
 from mmclvqa.clove.files import atomic_write
-from mmclvqa.clove.text import first_of, one_line
+from mmclvqa.clove.text import first_of, one_line, suggestion
 from mmclvqa.models.checkpoint_format import check_fits, without_position_ids
 from mmclvqa.published_configs import leaves
 from mmclvqa.random_state import set_random_state, take_random_state
@@ -167,6 +167,9 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         DataError: the file does not exist, is damaged, contains code, or is not a checkpoint.
     """
     path = Path(path)
+    if path.is_dir():
+        files = sorted(file for suffix in ("pth", "ckpt") for file in path.glob(f"*.{suffix}"))
+        raise DataError(f"checkpoint {path} is a folder{suggestion(list(map(str, files)))}")
     if not path.is_file():
         raise DataError(f"checkpoint {path} does not exist")
     with open(path, "rb") as file, warnings.catch_warnings():

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 import pickle
+import re
 
 import pytest
 import torch
@@ -45,6 +47,12 @@ KMEANS = ("training.CL.use_replay=True", "training.CL.replay_method=kmeans")
         ("attribute", (*KMEANS, "model_config.unicl.use_cls=True", "training.CL.replay_rate=0.1"), ("replay_dir",)),
         ("attribute", ("training.CL.use_replay=True", "training.CL.replay_method=kmean"), ("did you mean kmeans?",)),
         ("object", ("training.CL.method='ewc,mas'",), ("methods ewc and mas cannot be combined",)),
+        (
+            "attribute",
+            ("training.CL.random.replay_rate=0.1", "training.CL.replay_rate=0.2"),
+            ("training.CL.random.replay_rate=0.1 and training.CL.replay_rate=0.2 contradict each other",),
+        ),
+        ("attribute", ("training.CL.cur_task=obj",), ("unknown task 'obj'", "did you mean object?")),
     ],
 )
 def test_one_clear_line(methods: Methods, task: str, words: tuple[str, ...], said: tuple[str, ...]) -> None:
@@ -53,12 +61,21 @@ def test_one_clear_line(methods: Methods, task: str, words: tuple[str, ...], sai
 
 
 def test_settings_of_another_method_and_a_later_task_without_a_start_are_warned_of(methods: Methods) -> None:
-    folder = methods.learn("attribute", "training.CL.ewc.reg_lambda=5", "training.max_updates=1")
+    words = ("training.CL.ewc.reg_lambda=5", "training.CL.reg_type=mas", "training.max_updates=1")
+    folder = methods.learn("attribute", *words)
     log = (folder / "train.log").read_text()
     assert "training.CL.ewc.reg_lambda=5 has no effect: the methods of this run are ft" in log
+    assert "training.CL.reg_type=mas has no effect without training.trainer=CL" in log
     assert "attribute is task 2 of the order but starts from the initial weights" in log
     folder = methods.learn("object", "training.max_updates=1")
     assert "WARNING" not in (folder / "train.log").read_text()
+
+
+def test_fewer_replays_than_the_rate_asks_for_are_warned_of(methods: Methods) -> None:
+    words = ("training.CL.method=random", "training.max_updates=1", "training.CL.random.replay_rate=1.5")
+    log = (methods.learn("attribute", *words) / "train.log").read_text()
+    asked, records = (int(re.search(pattern, log)[1]) for pattern in (r" instead of (\d+) of object", r"to (\d+) real"))
+    assert "fewer replays exist than the replay rate asks for" in log and asked == math.ceil(1.5 * records)
 
 
 def test_a_method_that_computes_gradients_needs_another_precision_than_fp16() -> None:

@@ -72,6 +72,18 @@ def test_a_misspelt_hyperparameter_and_an_unusable_file_are_named(methods: Metho
     empty.write_text("")
     assert "no such method" in methods.error("attribute", f"env.user_dir={empty}", "training.CL.method=l3")
     assert "there is no file" in methods.error("attribute", "env.user_dir=nowhere.py")
+    assert "it must be a .py file" in methods.error("attribute", "env.user_dir=README.md")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("los", "did you mean loss?"), ("on_task_begin", "did you mean on_task_end"), ("before_step", "the hooks are ")],
+)
+def test_a_misspelt_hook_is_refused(tmp_path: Path, name: str, message: str) -> None:
+    file = tmp_path / f"misspelt_{name}.py"
+    file.write_text(CODE.replace("def loss(", f"def {name}("))
+    with pytest.raises(ConfigError, match=rf"\.{name}: there is no such hook; {message}"):
+        import_user_code(str(file))
 
 
 def test_two_methods_of_one_name_are_refused(tmp_path: Path) -> None:

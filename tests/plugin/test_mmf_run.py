@@ -160,6 +160,18 @@ def test_a_wrong_word_is_one_line(refused: Refused, words: tuple[str, ...], mess
     refused(message, *words, *SHORT)
 
 
+def test_a_wrong_run_type_leaves_no_folder(refused: Refused, tmp_path: Path) -> None:
+    refused("trian is not one of train, val", *SHORT, "run_type=trian", f"env.save_dir={tmp_path / 'run'}")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_damaged_bert_vocabulary_is_named(mmf_run: Runner, refused: Refused, tmp_path: Path) -> None:
+    root = other_root(mmf_run, tmp_path)
+    for file in root.rglob("vocab.txt"):
+        file.write_text("")
+    refused("vocab.txt: it has no line [UNK]", *SHORT)
+
+
 def test_code_in_an_annotation_file_is_not_run(mmf_run: Runner, refused: Refused, tmp_path: Path) -> None:
     root = other_root(mmf_run, tmp_path)
     mark = tmp_path / "ran"

@@ -196,6 +196,12 @@ def test_a_missing_resume_file_ends_the_run_before_anything_is_made(tiny: MakeTi
     assert not (run.save_dir / "results.json").exists()
 
 
+def test_a_folder_as_resume_file_names_the_files_in_it(tiny: MakeTiny) -> None:
+    folder = tiny("first").run("training.max_updates=5").save_dir
+    line = tiny().error(f"checkpoint.resume_file={folder}")
+    assert f"{folder} is a folder; did you mean" in line and str(folder / "tiny_final.pth") in line
+
+
 def test_a_checkpoint_of_another_shape_is_refused_with_what_differs(tiny: MakeTiny) -> None:
     first = tiny("first").run("training.max_updates=5")
     line = tiny().error(

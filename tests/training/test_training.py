@@ -222,6 +222,7 @@ def test_bad_settings_are_refused_in_one_line(tiny: MakeTiny) -> None:
     assert "did you mean tiny_accuracy" in tiny("metric", {"evaluation": {"metrics": ["tiny_acuracy"]}}).error()
     for name in ("7", "[7]"):
         assert f"no metric named {name}" in tiny("number").error(f"evaluation.metrics=[{name}]")
+    assert "no metric named 'foo'; there are " in tiny("foo").error("evaluation.metrics=[foo]")
     assert "optimizer.params do not fit Adam" in tiny("optim", {"optimizer": {"params": {"rate": 1}}}).error()
     assert not list(tiny("bad").save_dir.glob("*.ckpt"))
 
