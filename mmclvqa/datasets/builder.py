@@ -59,10 +59,7 @@ class CloveBuilder(BaseDatasetBuilder):
         for method in methods:
             replays: Replays | None = method.replays(root)
             if replays is not None:
-                writer = registry.get("writer")
-                writer.write(f"replay: {replays.describe(real, config.training.CL.cur_task)}")
-                if shortage := replays.shortage():
-                    writer.write(f"replay: {shortage}", "warning")
+                registry.get("writer").write(f"replay: {replays.describe(real, config.training.CL.cur_task)}")
                 records += replays.records
         return records
 

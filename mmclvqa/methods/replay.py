@@ -43,19 +43,17 @@ class Replays:
     asked: dict[str, int] = field(default_factory=dict)
 
     def describe(self, real: int, current: str) -> str:
-        """Return a log line with the number of replays of each task and of the ``real`` records of ``current``."""
-        by_task = ", ".join(f"{count} of {name}" for name, count in self.counts.items())
+        """Return a log line with the number of replays of each task and of the ``real`` records of ``current``.
+
+        Where fewer records exist than the rate asks for, as for SRM's second task at high rates, it says so.
+        """
+        by_task = ", ".join(
+            f"{count} of {name}"
+            + (f", the rate asks for {asked}" if (asked := self.asked.get(name, 0)) > count else "")
+            for name, count in self.counts.items()
+        )
         total = f"{len(self.records)} replays are added to {real} real records of {current}"
         return f"{total} ({by_task})" if by_task else total
-
-    def shortage(self) -> str | None:
-        """Return a warning that names the tasks with fewer records than the rate asks for; None if there are none."""
-        short = [
-            f"{count} instead of {self.asked[name]} of {name}"
-            for name, count in self.counts.items()
-            if count < self.asked.get(name, 0)
-        ]
-        return f"fewer replays exist than the replay rate asks for: {', '.join(short)}" if short else None
 
     def by_task(self) -> dict[str, list[Record]]:
         """Return task name -> records, in learning order."""
