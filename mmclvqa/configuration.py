@@ -227,12 +227,13 @@ class PluginConfiguration:
 
     def _merge_with_dotlist(self, config: DictConfig, opts: list[str] | None) -> DictConfig:
         words = list(_translated_words(split_words(opts)))
-        check_overrides({key: value for key, _, value in words})
         ignored = self._merge_words(config, [word for word in words if word[0] in SETTING_KEYS])
         use_setting(config)
         ignored += self._merge_words(config, [word for word in words if word[0] not in SETTING_KEYS])
+        lines = check_overrides(config, {key: value for key, _, value in words})
         if ignored:
-            line = f"ignored keys (not used by this project): {', '.join(ignored)}"
+            lines.append(f"ignored keys (not used by this project): {', '.join(ignored)}")
+        for line in lines:
             warnings.warn_explicit(line, UserWarning, "command line", 0, registry=_WARNED)
         config.update(self._names)
         return config

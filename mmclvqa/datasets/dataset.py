@@ -25,6 +25,7 @@ from mmclvqa.datasets.prepared import (
     pack_names,
     pack_text,
     region_batch,
+    repeats_one_value,
     scene_graph_text,
     text_batch,
 )
@@ -242,12 +243,16 @@ class CloveDataset(BaseDataset):
     def prepare_batch(self, batch: SampleList) -> SampleList:
         """Move a batch to the device and add the dense ``targets`` (B, steps, A + OCR slots).
 
-        The fields :data:`HOST_FIELDS` stay in CPU memory.
+        The fields :data:`HOST_FIELDS` stay in CPU memory. A tensor that repeats one value is sent as this value.
         """
         on_host = {field: batch[field] for field in HOST_FIELDS if field in batch}
+        tensors = {field: value for field, value in batch.items() if isinstance(value, torch.Tensor)}
+        repeated = {field: batch.pop(field) for field, value in tensors.items() if repeats_one_value(value)}
         batch = super().prepare_batch(batch)
         for field, value in on_host.items():
             batch[field] = value
+        for field, value in repeated.items():
+            batch[field] = value[(slice(1),) * value.dim()].to(self._device).expand(value.shape)
         batch.targets = dense_targets(
             batch.target_inds,
             batch.target_scores,

@@ -110,3 +110,8 @@ def region_batch(regions: Sequence[np.ndarray | None], rows: int, width: int) ->
             array[row, :count] = part[:count]
         array[row, count:] = 0.0
     return stacked
+
+
+def repeats_one_value(tensor: torch.Tensor) -> bool:
+    """Return whether a tensor has only one value in memory, as the features of a batch without images."""
+    return tensor.numel() > 1 and not any(tensor.stride())

@@ -43,15 +43,21 @@ def select_methods(config: Any) -> list[Method]:
     return [cls(config) for cls in selected or [find_method("ft")]]
 
 
-def check_overrides(overrides: Mapping[str, Any]) -> None:
-    """Check that the overrides of a command do not set a hyperparameter by both of its keys, to different values.
+def check_overrides(config: Any, overrides: Mapping[str, Any]) -> list[str]:
+    """Check the overrides of a command that select methods or set their hyperparameters.
 
     Args:
+        config: the configuration, in which they are merged.
         overrides: dotted key -> value.
 
+    Returns:
+        Warnings about published keys that name a method but do not select it, because another key is missing. Files are
+        not checked: the published ones have such keys.
+
     Raises:
-        ConfigError: they do.
+        ConfigError: a hyperparameter is set by both of its keys, to different values.
     """
+    lines = []
     for name, cls in registered_methods().items():
         for one in fields(cls.Settings):
             keys = [f"training.CL.{name}.{one.name}", f"training.CL.{one.metadata.get('published')}"]
@@ -59,6 +65,12 @@ def check_overrides(overrides: Mapping[str, Any]) -> None:
             if len(values) == 2 and values[0] != values[1]:
                 both = " and ".join(f"{key}={value}" for key, value in zip(keys, values, strict=True))
                 raise ConfigError(f"{both} contradict each other: both set the same hyperparameter; leave one out")
+        missing = [f"{key}={legal}" for key, legal in cls.selected_by.items() if not _matches(config, key, legal)]
+        if missing and name not in _names(config.training.CL.get("method")):
+            for key in {REG_TYPE, REPLAY_METHOD} & cls.selected_by.keys() & overrides.keys():
+                if _matches(config, key, cls.selected_by[key]):
+                    lines.append(f"{key}={overrides[key]} has no effect without {' and '.join(missing)}")
+    return lines
 
 
 def selection_warnings(config: Any, methods: list[Method], has_start: bool) -> list[str]:
@@ -81,12 +93,6 @@ def selection_warnings(config: Any, methods: list[Method], has_start: bool) -> l
             if value != default:
                 key = f"training.CL.{name}.{one.name}"
                 lines.append(f"{key}={value} has no effect: the methods of this run are {', '.join(selected)}")
-        conditions = cls.selected_by if name not in selected else {}
-        missing = [f"{key}={legal}" for key, legal in conditions.items() if not _matches(config, key, legal)]
-        for key in (REG_TYPE, REPLAY_METHOD):
-            if missing and key in conditions and _matches(config, key, conditions[key]):
-                value = OmegaConf.select(config, key)
-                lines.append(f"{key}={value} has no effect without {' and '.join(missing)}")
     if settings.task_order and settings.cur_task not in (None, "", ALL_TASKS) and not has_start:
         position = order_position(settings, "training.CL.task_order")
         if position.earlier:

@@ -28,6 +28,10 @@ class UniVQA(UniVQANetwork, BaseModel):
     ``<dataset>_answer_processor`` (whose ``BOS_IDX`` starts decoding).
     """
 
+    LINEAR_INPUTS = ("image_feature_0", "image_feature_1")
+    """Fields of a batch that only a linear layer reads. Mixed precision converts them to half precision, so they can be
+    sent to a GPU as such."""
+
     def __init__(self, config: Mapping[str, Any]) -> None:
         BaseModel.__init__(self, config)
 

@@ -12,21 +12,26 @@ from __future__ import annotations
 
 import zlib
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import torch
 from mmf.common.batch_collator import BatchCollator
+from mmf.common.registry import registry
 from mmf.common.sample import SampleList
 from mmf.utils.build import build_dataset
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from mmclvqa.clove.errors import CloveError, ConfigError
+from mmclvqa.datasets.prepared import repeats_one_value
+from mmclvqa.training.distributed import runs_on_cpu
 
 Batch = tuple[int, np.ndarray]
 """Index of the data set, and the indices of its records."""
+HALF_PRECISION = {"bf16": torch.bfloat16, "fp16": torch.float16}
+"""``training.precision`` to the type in which inputs of linear layers are sent to a GPU."""
 PREFETCHED = 2
 """Batches that each thread loads before they are needed; torch's default for its processes."""
 
@@ -146,10 +151,18 @@ class Split:
         seed: seed of the order of training records.
         rank: rank of this process.
         world_size: number of processes.
+        sent_as: the types to which fields of a batch are converted when it is loaded.
     """
 
     def __init__(
-        self, name: str, datasets: list[Any], training: Any, seed: int, rank: int = 0, world_size: int = 1
+        self,
+        name: str,
+        datasets: list[Any],
+        training: Any,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+        sent_as: Mapping[str, torch.dtype] | None = None,
     ) -> None:
         self.name = name
         self.datasets = datasets
@@ -157,6 +170,8 @@ class Split:
         self._seed = seed
         self._rank = rank
         self._world_size = world_size
+        self._sent_as = sent_as or {}
+        self._pins = training.pin_memory and torch.cuda.is_available()
         proportional = training.dataset_size_proportional_sampling
         self.plan = TrainingPlan(self.sizes, training.batch_size, seed, proportional)
         self._evaluation = self._split_into(training.eval_batch_size or training.batch_size)
@@ -223,7 +238,8 @@ class Split:
 
     def only(self, number: int) -> Split:
         """Return the split restricted to one data set, for evaluation."""
-        return Split(self.name, [self.datasets[number]], self._training, self._seed, self._rank, self._world_size)
+        dataset, place = self.datasets[number], (self._rank, self._world_size)
+        return Split(self.name, [dataset], self._training, self._seed, *place, self._sent_as)
 
     def close(self) -> None:
         """End the training processes; otherwise garbage collection would wait for them."""
@@ -238,7 +254,7 @@ class Split:
             batch_sampler=self._batches if persistent else _Batches(),
             collate_fn=_as_it_is,
             num_workers=workers,
-            pin_memory=self._training.pin_memory,
+            pin_memory=self._pins,
             persistent_workers=persistent and workers > 0,
             # Without this generator, every new iterator would draw from torch's global generator.
             generator=torch.Generator(),
@@ -269,8 +285,13 @@ class Split:
 
     def _load_batch(self, number: int, records: np.ndarray) -> tuple[SampleList, Any]:
         batch = self.datasets[number].load_batch(records.tolist())
-        pins = self._training.pin_memory and torch.cuda.is_available()
-        return batch.pin_memory() if pins else batch, self.datasets[number]
+        for field, value in batch.items():
+            if not isinstance(value, torch.Tensor) or repeats_one_value(value):
+                continue  # nothing to gain, and torch cannot pin a tensor that repeats a value
+            if field in self._sent_as:
+                value = value.to(self._sent_as[field])
+            batch[field] = value.pin_memory() if self._pins else value
+        return batch, self.datasets[number]
 
     def _load_in_processes(self, batches: list[Batch], seed: int, persistent: bool) -> Iterator[tuple[SampleList, Any]]:
         if not batches:
@@ -319,4 +340,8 @@ def build_split(name: str, config: Any, seed: int, rank: int = 0, world_size: in
             raise ConfigError(f"data set {key} is an IterableDataset; the trainer needs one with a length")
         if dataset is not None and len(dataset):
             datasets.append(dataset)
-    return Split(name, datasets, config.training, seed, rank, world_size) if datasets else None
+    if not datasets:
+        return None
+    half = None if runs_on_cpu(config.training) else HALF_PRECISION.get(config.training.precision)
+    fields = getattr(registry.get_model_class(config.model), "LINEAR_INPUTS", ()) if half else ()
+    return Split(name, datasets, config.training, seed, rank, world_size, dict.fromkeys(fields, half))

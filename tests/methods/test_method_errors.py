@@ -61,14 +61,17 @@ def test_one_clear_line(methods: Methods, task: str, words: tuple[str, ...], sai
 
 
 def test_settings_of_another_method_and_a_later_task_without_a_start_are_warned_of(methods: Methods) -> None:
-    words = ("training.CL.ewc.reg_lambda=5", "training.CL.reg_type=mas", "training.max_updates=1")
-    folder = methods.learn("attribute", *words)
+    folder = methods.learn("attribute", "training.CL.ewc.reg_lambda=5", "training.max_updates=1")
     log = (folder / "train.log").read_text()
     assert "training.CL.ewc.reg_lambda=5 has no effect: the methods of this run are ft" in log
-    assert "training.CL.reg_type=mas has no effect without training.trainer=CL" in log
     assert "attribute is task 2 of the order but starts from the initial weights" in log
     folder = methods.learn("object", "training.max_updates=1")
     assert "WARNING" not in (folder / "train.log").read_text()
+
+
+def test_a_published_key_that_selects_no_method_is_warned_of(methods: Methods) -> None:
+    with pytest.warns(UserWarning, match="reg_type=mas has no effect without training.trainer=CL"):
+        methods.learn("object", "training.CL.reg_type=mas", "training.max_updates=0")
 
 
 def test_fewer_replays_than_the_rate_asks_for_are_logged(methods: Methods) -> None:

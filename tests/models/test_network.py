@@ -193,6 +193,17 @@ def test_runs_in_mixed_precision(dtype, training):
         assert all(p.grad is None or p.grad.isfinite().all() for p in net.parameters())
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("training", [True, False])
+def test_region_features_in_half_precision_give_the_same_scores_in_mixed_precision(dtype, training):
+    net = batches.network(batches.small_config()).train(training)
+    inputs = batches.inputs(net)
+    with torch.autocast("cpu", dtype):
+        expected = net.answer(inputs)["scores"]
+        inputs.objects, inputs.ocr_regions = inputs.objects.to(dtype), inputs.ocr_regions.to(dtype)
+        assert torch.equal(net.answer(inputs)["scores"], expected)
+
+
 def test_too_few_ocr_regions_are_refused():
     net = batches.network(batches.small_config())
     inputs = batches.inputs(net, ocr_num=6)
