@@ -20,7 +20,7 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from mmclvqa.clove.errors import ConfigError, DataError
-from mmclvqa.clove.files import atomic_write
+from mmclvqa.clove.files import atomic_write, read_yaml
 from mmclvqa.clove.text import first_of, one_line, suggestion
 from mmclvqa.models.checkpoint_format import check_fits, without_position_ids
 from mmclvqa.published_configs import leaves
@@ -369,13 +369,16 @@ def changes_since_start(folder: Path, config: Any) -> str:
     Args:
         folder: the run's folder, whose ``config.yaml`` is read if it exists.
         config: the whole configuration.
+
+    Raises:
+        DataError: ``config.yaml`` is damaged.
     """
     file = folder / CONFIG_FILE
     if not file.exists():
         return ""
     before, now = (
-        {".".join(map(str, path)): value for path, value in leaves(OmegaConf.to_container(part, resolve=True))}
-        for part in (OmegaConf.load(file), config)
+        {".".join(map(str, path)): value for path, value in leaves(content)}
+        for content in (read_yaml(file) or {}, OmegaConf.to_container(config, resolve=True))
     )
     changed = [
         f"{key}={now[key]} (was {before[key]})"

@@ -101,7 +101,8 @@ class Results:
                 self.training_losses = list(content.get("training_losses", []))
                 self.run = content["run"] | run
             except (ValueError, KeyError, TypeError):
-                raise DataError(f"{self.path} was not written by this program; move or delete it") from None
+                state = "damaged or from another program" if self.path.stat().st_size else "empty"
+                raise DataError(f"{self.path} is {state}; delete it, and run_type=val evaluates again") from None
 
     def begin_training(self, num_updates: int) -> None:
         """Remove the evaluations and losses that a run starting or resuming at ``num_updates`` will repeat."""

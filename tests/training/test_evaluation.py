@@ -124,5 +124,5 @@ def test_a_results_file_of_another_kind_is_not_overwritten(tiny: MakeTiny) -> No
     run = tiny()
     run.save_dir.mkdir()
     (run.save_dir / "results.json").write_text("[1]")
-    assert "was not written by this program" in run.error()
+    assert "is damaged or from another program; delete it" in run.error()
     assert (run.save_dir / "results.json").read_text() == "[1]"
