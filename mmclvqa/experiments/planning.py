@@ -17,6 +17,8 @@ from mmclvqa.experiments.profiles import JobSharing
 from mmclvqa.experiments.scripts import command
 from mmclvqa.experiments.steps import DEFAULT_METHODS, SRM_RATES, Experiment, Step, experiment_steps, result_file
 
+MAX_SEED = 2**32 - 1
+"""The largest seed that UniVQA and SRM accept."""
 GRID_KEYS = ("setting", "order", "method", "seed", "model")
 
 
@@ -104,8 +106,12 @@ def grid_runs(path: str, models: Sequence[str] = (MODEL,)) -> list[Run]:
             raise ConfigError(f"{path}: block {number} is not a mapping with the keys {', '.join(GRID_KEYS)}")
         values = {key: _as_list(block.get(key)) for key in GRID_KEYS}
         for key, entries in values.items():
-            kind, what = (int, "a whole number") if key == "seed" else (str, "text; put quotes around it")
-            if wrong := [entry for entry in entries if type(entry) is not kind]:
+            if key == "seed":
+                wrong = [entry for entry in entries if type(entry) is not int or not 0 <= entry <= MAX_SEED]
+                what = f"a whole number from 0 to {MAX_SEED}"
+            else:
+                wrong, what = [entry for entry in entries if type(entry) is not str], "text; put quotes around it"
+            if wrong:
                 raise ConfigError(f"{path}: block {number}: {key}={wrong[0]}: must be {what}")
         settings, models_of_block = values["setting"] or SETTINGS[:1], values["model"] or models
         runs += runs_of(settings, values["order"], values["method"], values["seed"], models_of_block)

@@ -10,8 +10,10 @@ from typing import Any
 
 from mmclvqa.clove.errors import ConfigError
 from mmclvqa.clove.files import read_yaml
+from mmclvqa.clove.text import did_you_mean
 from mmclvqa.experiments.steps import Step
 
+PROFILES = Path(__file__).resolve().parents[2] / "profiles"
 DEFAULT = ""
 """Key of the values of kinds for which a profile has none."""
 QUANTITIES = ("runtime", "mem", "disk")
@@ -37,6 +39,25 @@ class JobSharing:
 
     def _texts_of(self, step: Step) -> Mapping[str, str]:
         return self.text_resources.get(step.kind, self.text_resources.get(DEFAULT, {}))
+
+
+def profile_folder(name: str) -> Path:
+    """Return the folder of a profile of this project, or else of one that Snakemake finds.
+
+    Args:
+        name: name of a folder in :data:`PROFILES`, path of a folder, or name of a profile of the user or the machine.
+
+    Raises:
+        ConfigError: there is no such profile.
+    """
+    for parent in (PROFILES, Path(), Path.home() / ".config/snakemake", Path("/etc/xdg/snakemake")):
+        if any((parent / name).glob("*.yaml")):
+            return (parent / name).absolute()
+    names = sorted(folder.name for folder in PROFILES.iterdir())
+    raise ConfigError(
+        f"--profile {name}: is neither a folder with a config.yaml nor one of {', '.join(names)}"
+        f"{did_you_mean(name, names)}"
+    )
 
 
 def job_sharing(profile: Path) -> JobSharing:
@@ -69,7 +90,7 @@ def profile_runtimes(profile: Path) -> dict[str, float]:
 
 
 def read_profile(profile: Path) -> dict[str, Any]:
-    """Return the content of a profile, empty if Snakemake would find it in another place.
+    """Return the content of ``config.yaml`` in a profile's folder, empty if its file has another name.
 
     Raises:
         DataError: it is not valid YAML or cannot be read.

@@ -43,10 +43,12 @@ DEVICE=${{DEVICE:-0}}
 CONFIG=${{CONFIG:-EXP_CONFIG}}
 MMF_ARGS=${{MMF_ARGS:-}}
 SRM_ARGS=${{SRM_ARGS:-}}
-export ROOT CLOVE_ROOT CONFIG MMF_ARGS
+export ROOT CLOVE_ROOT CONFIG MMF_ARGS SRM_ARGS
 cd {project}
 PATH=$PWD/.venv/bin:$PATH
-python -m mmclvqa.experiments.root "$ROOT" "$CLOVE_ROOT" # stops if ROOT has experiments on other generated data
+# Stops if ROOT has experiments on other data. Arguments in $CONFIG/workflow.yaml come before MMF_ARGS and SRM_ARGS.
+VARIABLES=$(python -m mmclvqa.experiments.root "$ROOT" "$CLOVE_ROOT" "$CONFIG")
+eval "$VARIABLES"
 """
 
 _PLAIN = re.compile(r"[A-Za-z0-9_./=:,@%+-]+")
@@ -139,10 +141,14 @@ def _run(args: argparse.Namespace, project: Path) -> int:
     if args.list:
         print("\n".join(_described_methods()))
         return 0
-    if args.method is None and args.model != MODEL:
-        raise ConfigError(f"--model {args.model}: --method names the methods to write scripts for")
     if args.method is None:
+        unused = {"model": MODEL, "setting": None, "order": None}
+        for name in (name for name, default in unused.items() if getattr(args, name) != default):
+            raise ConfigError(f"--{name} {getattr(args, name)}: add --method with the methods to write scripts for")
         experiments = list(published_experiments())
+    elif args.order and not args.setting:
+        fitting = [name for name in SETTINGS if set(find_setting(name).tasks) == set(args.order)]
+        raise ConfigError(f"--order {args.order}: add its setting: --setting {fitting[0] if fitting else 'NAME'}")
     else:
         settings = [args.setting] if args.setting else list(SETTINGS)
         experiments = [
@@ -162,7 +168,7 @@ def _run(args: argparse.Namespace, project: Path) -> int:
         path = write_script(experiment, folder, project)
         if args.method is not None:
             print(path)
-    print(f"{len(by_name)} scripts written below {folder}")
+    print(f"{len(by_name)} script{'s' * (len(by_name) != 1)} written below {folder}")
     return 0
 
 
