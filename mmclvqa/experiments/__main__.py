@@ -42,19 +42,11 @@ POLL_SECONDS = 1.0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line.
-
-    Returns:
-        The exit code: 0; 1 after a failed step or an error; 130 after Ctrl-C.
-    """
+    """Run the command line and return the exit code: 0; 1 after a failed step or an error; 130 after Ctrl-C."""
     argv = list(sys.argv[1:] if argv is None else argv)
-    if "--" in argv:
-        end = argv.index("--")
-        argv, extra = argv[:end], argv[end + 1 :]
-    else:
-        extra = []
-    args = _parser().parse_args(argv)
-    return run_command(lambda: _run(args, extra))
+    end = argv.index("--") if "--" in argv else len(argv)
+    args = _parser().parse_args(argv[:end])
+    return run_command(lambda: _run(args, argv[end + 1 :]))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -159,10 +151,8 @@ def _checked(args: argparse.Namespace) -> list[str]:
 
 def _runs(args: argparse.Namespace, more_methods: list[str]) -> list[planning.Run]:
     if args.grid:
-        given = {"--setting": args.setting, "--order": args.order, "--method": args.method}
-        given |= {} if args.grid == "paper" else {"--seed": args.seed}
-        unused = [flag for flag, values in given.items() if values]
-        if unused:
+        unusable = ["setting", "order", "method", *([] if args.grid == "paper" else ["seed"])]
+        if unused := [f"--{name}" for name in unusable if getattr(args, name)]:
             raise ConfigError(f"{' and '.join(unused)}: --grid {args.grid} determines this; leave it out")
         if args.grid == "paper":
             return planning.paper_runs(args.seed, [args.model])
@@ -195,7 +185,7 @@ def _snakemake(
     environment = os.environ | environment | {"JOURNAL": str(journal.path)}
     in_jobs = f" in {len(planning.job_groups(steps, sharing))} jobs" if sharing.steps_per_job > 1 else ""
     print(f"{len(kinds)} steps{in_jobs}; the log of each step is beside its output in {root}", flush=True)
-    num_shown = journal.size
+    num_shown = journal.opened
     process = subprocess.Popen(command_line, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     os.set_blocking(process.stderr.fileno(), False)
     stderr = b""
@@ -223,15 +213,15 @@ def _report(runs: Sequence[planning.Run], root: Path) -> int:
     """Write one HTML report per setting, order and model that compares the finished runs; return the exit code."""
     pages: dict[str, list[Path]] = {}
     for run in runs:
-        one = run.experiment
-        name = f"{one.setting}_{one.order}" + ("" if one.model == MODEL else f"_{one.model}")
+        setting, order, model = run.experiment.setting, run.experiment.order, run.experiment.model
+        name = f"{setting}_{order}" + ("" if model == MODEL else f"_{model}")
         pages.setdefault(name, []).append(root / run.result)
     code = 0
     for name, results in pages.items():
         files = [str(file) for file in dict.fromkeys(results) if file.exists()]
         if files:
-            command_line = [sys.executable, "-m", "mmclvqa.evaluation.report", *files]
-            command_line += ["--out", str(root / "report" / name)]
+            out = str(root / "report" / name)
+            command_line = [sys.executable, "-m", "mmclvqa.evaluation.report", *files, "--out", out]
             code = max(code, subprocess.run(command_line, cwd=PROJECT, check=False).returncode)
     return code
 

@@ -35,10 +35,9 @@ class JobSharing:
 
     def allows(self, first: Step, second: Step) -> bool:
         """Tell whether two steps need the same GPUs and text resources."""
-        return first.gpus == second.gpus and self._texts_of(first) == self._texts_of(second)
-
-    def _texts_of(self, step: Step) -> Mapping[str, str]:
-        return self.text_resources.get(step.kind, self.text_resources.get(DEFAULT, {}))
+        default = self.text_resources.get(DEFAULT, {})
+        texts = [self.text_resources.get(step.kind, default) for step in (first, second)]
+        return first.gpus == second.gpus and texts[0] == texts[1]
 
 
 def profile_folder(name: str) -> Path:
@@ -54,10 +53,8 @@ def profile_folder(name: str) -> Path:
         if any((parent / name).glob("*.yaml")):
             return (parent / name).absolute()
     names = sorted(folder.name for folder in PROFILES.iterdir())
-    raise ConfigError(
-        f"--profile {name}: is neither a folder with a config.yaml nor one of {', '.join(names)}"
-        f"{did_you_mean(name, names)}"
-    )
+    known = f"{', '.join(names)}{did_you_mean(name, names)}"
+    raise ConfigError(f"--profile {name}: is neither a folder with a config.yaml nor one of {known}")
 
 
 def job_sharing(profile: Path) -> JobSharing:
@@ -70,12 +67,10 @@ def job_sharing(profile: Path) -> JobSharing:
     number = _pairs(content.get("config")).get("steps_per_job", 1)
     if not str(number).isdecimal() or int(number) < 1:
         raise ConfigError(f"{profile / 'config.yaml'}: config: steps_per_job={number}: must be a positive whole number")
-    texts = {
-        kind: {
-            name: str(value) for name, value in values.items() if name not in QUANTITIES and not str(value).isdecimal()
-        }
-        for kind, values in _resources(content).items()
-    }
+    texts: dict[str, dict[str, str]] = {}
+    for kind, values in _resources(content).items():
+        others = {name: str(value) for name, value in values.items() if name not in QUANTITIES}
+        texts[kind] = {name: value for name, value in others.items() if not value.isdecimal()}
     return JobSharing(int(number), texts)
 
 

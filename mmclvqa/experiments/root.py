@@ -123,13 +123,13 @@ def main(argv: list[str]) -> int:
     if len(argv) not in (2, 3):
         print("usage: python -m mmclvqa.experiments.root ROOT CLOVE_ROOT CONFIG", file=sys.stderr)
         return 2
-    return run_command(lambda: _start(*argv))
 
+    def check_and_print() -> None:
+        variables = step_variables(config_folder(argv[2], "CONFIG=")) if argv[2:] else {}
+        check_root(*(Path(folder).absolute() for folder in argv[:2]))
+        print(shell_exports(variables))
 
-def _start(root: str, data: str, config: str | None = None) -> None:
-    variables = step_variables(config_folder(config, "CONFIG=")) if config else {}
-    check_root(Path(root).absolute(), Path(data).absolute())
-    print(shell_exports(variables))
+    return run_command(check_and_print)
 
 
 if __name__ == "__main__":

@@ -51,15 +51,7 @@ LEGAL_VALUES: dict[str, tuple[Callable[[Any], object], str]] = {
 
 @dataclass(frozen=True)
 class Experiment:
-    """A method on a task order.
-
-    Attributes:
-        setting: name of the setting.
-        order: the task order, as in file names.
-        method: the method's class.
-        settings: its hyperparameters.
-        model: registered name of the answer model.
-    """
+    """A method with its hyperparameters on a task order, which is written as in file names, of a setting."""
 
     setting: str
     order: str
@@ -99,10 +91,7 @@ class Experiment:
 def experiment_steps(experiment: Experiment, root: str = "$ROOT", config: str = "$CONFIG") -> list[Step]:
     """Return the steps of an experiment in a valid order of execution.
 
-    Args:
-        experiment: the method and its task order.
-        root: the folder of experiments, or the variable that holds it.
-        config: the folder of configuration files, or the variable that holds it.
+    ``root`` and ``config`` are the folders of experiments and of configuration files, or variables that hold them.
     """
     return list(_STEPS[experiment.method.steps](experiment, root, config))
 
