@@ -102,7 +102,7 @@ def _run(args: argparse.Namespace, extra: list[str]) -> int:
     for file in dict.fromkeys(step.arguments[0] for step in pending if step.arguments[0].startswith("config=")):
         name = file.removeprefix("config=$CONFIG/")
         if not (config / name).is_file():
-            raise ConfigError(f"--config {args.config}: there is no file {config / name}; EXP_CONFIG has all files")
+            raise ConfigError(f"--config {args.config}: there is no file {config / name}; choose another folder")
     sharing = job_sharing(profile)
     if args.dry_run:
         if pending:

@@ -317,7 +317,7 @@ def test_a_preset_names_what_it_cannot_use(
     ("words", "message"),
     [
         (["--config", "EXP_CONFG"], "there is no folder {project}/EXP_CONFG; did you mean EXP_CONFIG?"),
-        (["--config", "tests"], "there is no file {project}/tests/functional/cl_object_unicl_standalone.yaml; EXP_"),
+        (["--config", "tests"], "there is no file {project}/tests/functional/cl_object_unicl_standalone.yaml; choose"),
         (["--profile", "slurmm"], "is neither a folder with a config.yaml nor one of local, slurm; did you"),
         (["--gpus", "0,a"], "a is not a GPU; give numbers, such as 0,1, or names"),
         (["--cores", "0"], "must be a whole number above 0"),
