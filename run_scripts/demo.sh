@@ -9,9 +9,8 @@ PATH=$PWD/.venv/bin:$PATH
 setting=${DEMO_SETTING:-functional}
 order=${DEMO_ORDER:-$([[ $setting == scene ]] && echo abcdef || echo oarlks)}
 export ROOT=${ROOT:-$PWD/runs/demo${SEED:+_seed_$SEED}} CLOVE_ROOT=${CLOVE_ROOT:-$PWD/runs/clove-mini}
-export CONFIG=EXP_CONFIG/mini OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
-export MMF_ARGS="dataset_config.clvqa.mask_img_prob=0.5 training.checkpoint_interval=150 ${SEED:+training.seed=$SEED} ${MMF_ARGS:-}"
-export SRM_ARGS="@SRM/mini.args ${SEED:+--seed $SEED} ${SRM_ARGS:-}"
+export CONFIG=EXP_CONFIG/mini MMF_ARGS="${SEED:+training.seed=$SEED} ${MMF_ARGS:-}"
+export SRM_ARGS="${SEED:+--seed $SEED} ${SRM_ARGS:-}"
 [[ $setting != scene ]] || SRM_ARGS+=" --n_train_epochs 3" # a task of the scene setting has a quarter of the records
 
 [[ -f $CLOVE_ROOT/manifest.json ]] || python -m mmclvqa.clove mini "$CLOVE_ROOT"

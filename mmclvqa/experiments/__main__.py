@@ -7,23 +7,24 @@ import hashlib
 import importlib.util
 import json
 import os
+import re
+import shlex
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from mmclvqa.clove.errors import ConfigError
 from mmclvqa.clove.experiment_paths import MODEL
-from mmclvqa.clove.files import read_yaml, write_json
+from mmclvqa.clove.files import write_json
 from mmclvqa.clove.tasks import SETTINGS, setting_names
 from mmclvqa.clove.text import run_command
 from mmclvqa.experiments import planning
 from mmclvqa.experiments.costs import cost_lines
-from mmclvqa.experiments.profiles import job_sharing, profile_runtimes, read_profile
+from mmclvqa.experiments.profiles import JobSharing, job_sharing, profile_folder, profile_runtimes, read_profile
 from mmclvqa.experiments.progress import Journal
-from mmclvqa.experiments.root import check_root, make_mini
+from mmclvqa.experiments.root import check_root, config_folder, make_mini, read_preset, shell_exports, step_variables
 from mmclvqa.experiments.scripts import command
 from mmclvqa.experiments.steps import DEFAULT_METHODS, Step
 from mmclvqa.user_code import import_user_code
@@ -31,29 +32,21 @@ from mmclvqa.user_code import import_user_code
 PROJECT = Path(__file__).resolve().parents[2]
 WORKFLOW = Path(__file__).parent / "workflow"
 INSTALL = "pip install -r workflow_requirements.txt"
-PRESET = "workflow.yaml"
-"""File in a configuration folder with arguments that are added to all steps, and methods that run by default."""
-ARGUMENTS = ("MMF_ARGS", "SRM_ARGS")
-"""Environment variables with further arguments of the steps' programs."""
+MINI = PROJECT / "EXP_CONFIG/mini"
+"""Configuration files of clove-mini, which is generated for them."""
+GPU = re.compile(r"\d+|(?:GPU|MIG)-[\w/-]+")
+"""A GPU as in ``CUDA_VISIBLE_DEVICES``."""
 PROGRAMS = Path(sys.executable).parent
 """Folder that comes first in ``PATH``, so that steps use this environment's ``mmf_run`` and ``python``."""
 POLL_SECONDS = 1.0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line.
-
-    Returns:
-        The exit code: 0; 1 after a failed step or an error; 130 after Ctrl-C.
-    """
+    """Run the command line and return the exit code: 0; 1 after a failed step or an error; 130 after Ctrl-C."""
     argv = list(sys.argv[1:] if argv is None else argv)
-    if "--" in argv:
-        end = argv.index("--")
-        argv, extra = argv[:end], argv[end + 1 :]
-    else:
-        extra = []
-    args = _parser().parse_args(argv)
-    return run_command(lambda: _run(args, extra))
+    end = argv.index("--") if "--" in argv else len(argv)
+    args = _parser().parse_args(argv[:end])
+    return run_command(lambda: _run(args, argv[end + 1 :]))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -74,7 +67,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     run.add_argument("--seed", nargs="+", type=int, default=[], help="run all experiments with each of these seeds")
     run.add_argument("--grid", metavar="paper|FILE.yaml", help="run the published comparison, or the blocks of a file")
-    run.add_argument("--config", default="EXP_CONFIG", help="folder of configuration files (default: EXP_CONFIG)")
+    run.add_argument(
+        "--config", default=str(PROJECT / "EXP_CONFIG"), help="folder of configuration files (default: EXP_CONFIG)"
+    )
     run.add_argument("--model", default=MODEL, metavar="NAME", help=f"registered answer model (default: {MODEL})")
     run.add_argument("--user_dir", metavar="PATH", help="Python file or package with custom methods and models")
     run.add_argument("--cores", type=int, help="steps to run in parallel on this machine (default: cores, at most 4)")
@@ -87,18 +82,36 @@ def _parser() -> argparse.ArgumentParser:
 def _run(args: argparse.Namespace, extra: list[str]) -> int:
     if args.user_dir:
         import_user_code(args.user_dir)
-    root, data = _folders(args.config)
+    gpus, profile = _checked(args), profile_folder(args.profile or "local")
+    jobs = read_profile(profile).get("jobs")
+    parallel = jobs if isinstance(jobs, int) else max(args.cores or min(os.cpu_count() or 1, 4), len(gpus))
+    config = config_folder(args.config, "--config ")
+    is_mini = config.resolve() == MINI
+    root = Path(os.environ.get("ROOT") or PROJECT / "runs" / ("demo" if is_mini else "clvqa")).absolute()
+    data = Path(os.environ.get("CLOVE_ROOT") or PROJECT / ("runs/clove-mini" if is_mini else "data/clove")).absolute()
     setting_names(data)
-    runs = _runs(args)
+    variables = step_variables(config) | {
+        "ROOT": str(root), "CLOVE_ROOT": str(data), "CONFIG": str(config),
+        "DEVICE": gpus[0] if gpus else os.environ.get("DEVICE", "0"),
+    }  # fmt: skip
+    if args.user_dir:
+        variables["MMF_USER_DIR"] = str(Path(args.user_dir).absolute())
+    runs = _runs(args, read_preset(config).get("more_methods", []))
     steps = planning.plan(runs)
     pending = [step for step in steps if not (root / planning.below_root(step.output)).exists()]
+    for file in dict.fromkeys(step.arguments[0] for step in pending if step.arguments[0].startswith("config=")):
+        name = file.removeprefix("config=$CONFIG/")
+        if not (config / name).is_file():
+            raise ConfigError(f"--config {args.config}: there is no file {config / name}; choose another folder")
+    sharing = job_sharing(profile)
     if args.dry_run:
+        if pending:
+            print(f"# variables and folder of the commands, for bash\n{shell_exports(variables)}")
+            print(f"export PATH={shlex.quote(str(PROGRAMS))}:$PATH\ncd {shlex.quote(str(PROJECT))}\n")
         print("\n\n".join(f"# {step.title}\n{command(step)}" for step in pending), end="\n\n")
-        profile = _profile(args)
         # The minutes of profiles/local are those of CLOVE, not of clove-mini.
-        runtimes = {} if _is_mini(args.config) and not args.profile else profile_runtimes(profile)
-        lines = cost_lines(pending, Journal(root), runtimes, f"profile {profile.name}", _parallel(args))
-        sharing = job_sharing(profile)
+        runtimes = {} if is_mini and not args.profile else profile_runtimes(profile)
+        lines = cost_lines(pending, Journal(root), runtimes, f"profile {profile.name}", parallel)
         if sharing.steps_per_job > 1:
             unfinished = set(pending)
             num_jobs = sum(not unfinished.isdisjoint(group) for group in planning.job_groups(steps, sharing))
@@ -108,86 +121,71 @@ def _run(args: argparse.Namespace, extra: list[str]) -> int:
         return 0
     if importlib.util.find_spec("snakemake") is None:
         raise ConfigError(f"running experiments needs Snakemake: {INSTALL}")
-    if _is_mini(args.config):
+    if is_mini:
         make_mini(data)
     check_root(root, data)
-    code = _snakemake(args, extra, root, data, Journal(root), steps) if pending else 0
+    code = 0
+    if pending:
+        environment = variables | {
+            "GPUS": " ".join(gpus), "PROFILE": str(profile / "config.yaml"), "PROJECT": str(PROJECT),
+            "PATH": f"{PROGRAMS}{os.pathsep}{os.environ['PATH']}",
+        }  # fmt: skip
+        if args.cores or not args.profile:
+            extra = ["--cores", str(parallel), *extra]
+        code = _snakemake(["--profile", str(profile), *extra], environment, root, steps, sharing, parallel)
     return max(code, _report(runs, root))
 
 
-def _runs(args: argparse.Namespace) -> list[planning.Run]:
+def _checked(args: argparse.Namespace) -> list[str]:
+    """Return the GPUs, after a check of all arguments that are numbers."""
+    if args.cores is not None and args.cores < 1:
+        raise ConfigError(f"--cores {args.cores}: must be a whole number above 0")
+    for seed in args.seed:
+        if not 0 <= seed <= planning.MAX_SEED:
+            raise ConfigError(f"--seed {seed}: must be a whole number from 0 to {planning.MAX_SEED}")
+    gpus = (args.gpus or "").replace(",", " ").split()
+    if wrong := [gpu for gpu in gpus if not GPU.fullmatch(gpu)]:
+        raise ConfigError(f"--gpus {args.gpus}: {wrong[0]} is not a GPU; give numbers, such as 0,1, or names (GPU-...)")
+    return gpus
+
+
+def _runs(args: argparse.Namespace, more_methods: list[str]) -> list[planning.Run]:
     if args.grid:
-        given = {"--setting": args.setting, "--order": args.order, "--method": args.method}
-        given |= {} if args.grid == "paper" else {"--seed": args.seed}
-        unused = [flag for flag, values in given.items() if values]
-        if unused:
+        unusable = ["setting", "order", "method", *([] if args.grid == "paper" else ["seed"])]
+        if unused := [f"--{name}" for name in unusable if getattr(args, name)]:
             raise ConfigError(f"{' and '.join(unused)}: --grid {args.grid} determines this; leave it out")
         if args.grid == "paper":
             return planning.paper_runs(args.seed, [args.model])
         return planning.grid_runs(args.grid, [args.model])
-    methods = args.method or [*DEFAULT_METHODS, *_preset(args.config).get("more_methods", [])]
+    methods = args.method or [*DEFAULT_METHODS, *more_methods]
     return planning.runs_of(args.setting or SETTINGS[:1], args.order, methods, args.seed, [args.model])
 
 
-def _is_mini(config: str) -> bool:
-    return Path(config).name == "mini"
-
-
-def _folders(config: str) -> tuple[Path, Path]:
-    """Return ``ROOT`` and ``CLOVE_ROOT`` as absolute paths."""
-    mini = _is_mini(config)
-    root = os.environ.get("ROOT") or PROJECT / "runs" / ("demo" if mini else "clvqa")
-    data = os.environ.get("CLOVE_ROOT") or PROJECT / ("runs/clove-mini" if mini else "data/clove")
-    return Path(root).absolute(), Path(data).absolute()
-
-
-def _profile(args: argparse.Namespace) -> Path:
-    """Return the folder of the Snakemake profile."""
-    profile = PROJECT / "profiles" / (args.profile or "local")
-    return Path(args.profile) if args.profile and not profile.is_dir() else profile
-
-
-def _gpus(args: argparse.Namespace) -> list[str]:
-    return (args.gpus or "").replace(",", " ").split()
-
-
-def _parallel(args: argparse.Namespace) -> int:
-    """Return the number of steps that run at a time."""
-    jobs = read_profile(_profile(args)).get("jobs")
-    if isinstance(jobs, int):
-        return jobs
-    return max(args.cores or min(os.cpu_count() or 1, 4), len(_gpus(args)))
-
-
 def _snakemake(
-    args: argparse.Namespace, extra: list[str], root: Path, data: Path, journal: Journal, steps: Sequence[Step]
+    arguments: list[str],
+    environment: dict[str, str],
+    root: Path,
+    steps: Sequence[Step],
+    sharing: JobSharing,
+    parallel: int,
 ) -> int:
     """Run the workflow, show its progress and return the exit code."""
     # Jobs of a cluster read the plan when they start. Its name depends on its content, because another workflow may use
     # the same folder; it is relative, because Snakemake reads the value as YAML.
-    sharing = job_sharing(_profile(args))
+    journal = Journal(root)
     content = {"steps": planning.as_json(steps, sharing)}
     plan = journal.folder / f"plan_{hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]}.json"
     write_json(plan, content)
     kinds = {planning.below_root(step.output): step.kind for step in steps}
-    parallel = _parallel(args)
     command_line = [
         sys.executable, "-m", "mmclvqa.experiments.run_snakemake", "--snakefile", str(WORKFLOW / "Snakefile"),
-        "--directory", str(root), "--quiet", "host", "progress", "reason", "rules", "--profile", str(_profile(args)),
-        "--config", f"plan={plan.relative_to(root)}",
+        "--directory", str(root), "--quiet", "host", "progress", "reason", "rules",
+        "--config", f"plan={plan.relative_to(root)}", *arguments,
     ]  # fmt: skip
-    if args.cores or not args.profile:
-        command_line += ["--cores", str(parallel)]
-    environment = os.environ | _arguments(args) | {
-        "ROOT": str(root), "CLOVE_ROOT": str(data), "PROJECT": str(PROJECT), "CONFIG": args.config,
-        "JOURNAL": str(journal.path), "GPUS": " ".join(_gpus(args)), "DEVICE": os.environ.get("DEVICE", "0"),
-        "PROFILE": str((_profile(args) / "config.yaml").absolute()),
-        "PATH": f"{PROGRAMS}{os.pathsep}{os.environ['PATH']}",
-    }  # fmt: skip
+    environment = os.environ | environment | {"JOURNAL": str(journal.path)}
     in_jobs = f" in {len(planning.job_groups(steps, sharing))} jobs" if sharing.steps_per_job > 1 else ""
     print(f"{len(kinds)} steps{in_jobs}; the log of each step is beside its output in {root}", flush=True)
-    num_shown = journal.size
-    command_line += extra
+    num_shown = journal.opened
     process = subprocess.Popen(command_line, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     os.set_blocking(process.stderr.fileno(), False)
     stderr = b""
@@ -211,39 +209,19 @@ def _snakemake(
     return 1 if process.returncode else 0
 
 
-def _preset(config: str) -> dict[str, Any]:
-    """Return the content of ``workflow.yaml`` in a folder of configuration files; empty if there is none."""
-    file = PROJECT / config / PRESET
-    if not file.is_file():
-        return {}
-    content = read_yaml(file)
-    if not isinstance(content, dict) or not all(isinstance(content.get(name, []), list) for name in ARGUMENTS):
-        raise ConfigError(f"{file}: must be a mapping, whose {' and '.join(ARGUMENTS)} are lists of arguments")
-    return content
-
-
-def _arguments(args: argparse.Namespace) -> dict[str, str]:
-    """Return the environment variables of all steps; ``MMF_ARGS`` and ``SRM_ARGS`` join the preset's and the user's."""
-    preset = _preset(args.config)
-    arguments = {name: [*preset.get(name, []), os.environ.get(name, "")] for name in ARGUMENTS}
-    user_dir = {"MMF_USER_DIR": str(Path(args.user_dir).absolute())} if args.user_dir else {}
-    environment = {name: str(value) for name, value in preset.get("environment", {}).items()}
-    return {name: " ".join(filter(None, values)) for name, values in arguments.items()} | environment | user_dir
-
-
 def _report(runs: Sequence[planning.Run], root: Path) -> int:
     """Write one HTML report per setting, order and model that compares the finished runs; return the exit code."""
     pages: dict[str, list[Path]] = {}
     for run in runs:
-        one = run.experiment
-        name = f"{one.setting}_{one.order}" + ("" if one.model == MODEL else f"_{one.model}")
+        setting, order, model = run.experiment.setting, run.experiment.order, run.experiment.model
+        name = f"{setting}_{order}" + ("" if model == MODEL else f"_{model}")
         pages.setdefault(name, []).append(root / run.result)
     code = 0
     for name, results in pages.items():
         files = [str(file) for file in dict.fromkeys(results) if file.exists()]
         if files:
-            command_line = [sys.executable, "-m", "mmclvqa.evaluation.report", *files]
-            command_line += ["--out", str(root / "report" / name)]
+            out = str(root / "report" / name)
+            command_line = [sys.executable, "-m", "mmclvqa.evaluation.report", *files, "--out", out]
             code = max(code, subprocess.run(command_line, cwd=PROJECT, check=False).returncode)
     return code
 

@@ -10,22 +10,14 @@ from mmclvqa.experiments.profiles import DEFAULT
 from mmclvqa.experiments.progress import Journal
 from mmclvqa.experiments.steps import Step
 
-HEADER = ("kind", "minutes from", "steps", "minutes each", "GPU-hours")
-
 
 def cost_lines(
     steps: Sequence[Step], journal: Journal, runtimes: Mapping[str, float], source: str, parallel: int
 ) -> list[str]:
     """Return a table of expected costs by kind, and the expected time, line by line.
 
-    The minutes of a kind are the mean of its finished steps in the journal, otherwise those of ``runtimes``.
-
-    Args:
-        steps: steps to run, in a valid order of execution.
-        journal: the journal of ``ROOT``.
-        runtimes: minutes by kind, see :func:`~mmclvqa.experiments.profiles.profile_runtimes`.
-        source: where ``runtimes`` are from.
-        parallel: number of steps that run at a time.
+    The minutes of a kind are the mean of its finished steps in the journal, otherwise those of ``runtimes``, which are
+    from ``source``. ``steps`` are in a valid order of execution, and ``parallel`` of them run at a time.
     """
     minutes: dict[str, float | None] = {}
     rows, gpu_hours = [], 0.0
@@ -38,24 +30,17 @@ def cost_lines(
         gpu_hours += hours
         rows.append((kind, origin, count, *(f"{value:.1f}" if each is not None else "" for value in (each, hours))))
     rows.append(("all", "", len(steps), "", f"{gpu_hours:.1f}"))
-    lines = format_table(HEADER, rows, text_columns=2).splitlines()
+    header = ("kind", "minutes from", "steps", "minutes each", "GPU-hours")
+    lines = format_table(header, rows, text_columns=2).splitlines()
     if None in minutes.values():
-        return [
-            *lines,
-            "the total time cannot be estimated: some kinds of steps have neither finished steps nor a runtime in the "
-            "profile",
-        ]
-    chain = longest_chain(steps, minutes)
-    time = max(chain, sum(minutes[step.kind] for step in steps) / parallel)
-    return [*lines, f"about {_hours(time)} with {parallel} at a time; the longest chain of steps takes {_hours(chain)}"]
-
-
-def longest_chain(steps: Sequence[Step], minutes: Mapping[str, float]) -> float:
-    """Return the minutes of the longest chain of steps that depend on one another."""
+        missing = "some kinds of steps have neither finished steps nor a runtime in the profile"
+        return [*lines, f"the total time cannot be estimated: {missing}"]
     ended: dict[str, float] = {}
     for step in steps:
         ended[step.output] = minutes[step.kind] + max((ended.get(path, 0.0) for path in step.inputs), default=0.0)
-    return max(ended.values(), default=0.0)
+    chain = max(ended.values(), default=0.0)
+    time = max(chain, sum(minutes[step.kind] for step in steps) / parallel)
+    return [*lines, f"about {_hours(time)} with {parallel} at a time; the longest chain of steps takes {_hours(chain)}"]
 
 
 def _hours(minutes: float) -> str:

@@ -17,6 +17,8 @@ from mmclvqa.experiments.profiles import JobSharing
 from mmclvqa.experiments.scripts import command
 from mmclvqa.experiments.steps import DEFAULT_METHODS, SRM_RATES, Experiment, Step, experiment_steps, result_file
 
+MAX_SEED = 2**32 - 1
+"""The largest seed that UniVQA and SRM accept."""
 GRID_KEYS = ("setting", "order", "method", "seed", "model")
 
 
@@ -45,7 +47,10 @@ class Run:
     def steps(self) -> list[Step]:
         """Return the steps, with the seed in their arguments."""
         steps = experiment_steps(self.experiment, self.root)
-        return steps if self.seed is None else [_seeded(step, self.seed) for step in steps]
+        if self.seed is None:
+            return steps
+        seeds = {"MMF_ARGS": (f"training.seed={self.seed}",), "SRM_ARGS": (f"--seed {self.seed}",)}
+        return [replace(step, arguments=step.arguments + seeds.get(step.arguments_variable, ())) for step in steps]
 
 
 def runs_of(
@@ -55,14 +60,10 @@ def runs_of(
     seeds: Sequence[int],
     models: Sequence[str] = (MODEL,),
 ) -> list[Run]:
-    """Return every combination of settings, orders, models, methods and seeds.
+    """Return every combination of settings (names or files), task orders, models, methods and seeds.
 
-    Args:
-        settings: names or files of settings.
-        orders: task orders, which must be legal in every setting; empty means the first reported one.
-        methods: as on the command line; empty means :data:`~mmclvqa.experiments.steps.DEFAULT_METHODS`.
-        seeds: empty means the seeds of the configurations.
-        models: registered names of answer models.
+    Without orders, each setting has its first reported one; without methods, those are
+    :data:`~mmclvqa.experiments.steps.DEFAULT_METHODS`; without seeds, those of the configurations count.
 
     Raises:
         CloveError: a setting, order, model or method is unknown or illegal.
@@ -87,11 +88,7 @@ def paper_runs(seeds: Sequence[int], models: Sequence[str] = (MODEL,)) -> list[R
 
 
 def grid_runs(path: str, models: Sequence[str] = (MODEL,)) -> list[Run]:
-    """Return the runs of a YAML file, a list of blocks with the keys :data:`GRID_KEYS`.
-
-    Args:
-        path: the file.
-        models: answer models of the blocks that name none.
+    """Return the runs of a YAML file, a list of blocks with the keys :data:`GRID_KEYS`; ``models`` are the default.
 
     Raises:
         ConfigError: the file has an invalid form.
@@ -102,13 +99,18 @@ def grid_runs(path: str, models: Sequence[str] = (MODEL,)) -> list[Run]:
     for number, block in enumerate(blocks if isinstance(blocks, list) else [blocks], start=1):
         if not isinstance(block, dict) or set(block) - set(GRID_KEYS):
             raise ConfigError(f"{path}: block {number} is not a mapping with the keys {', '.join(GRID_KEYS)}")
-        values = {key: _as_list(block.get(key)) for key in GRID_KEYS}
+        given = {key: value for key, value in block.items() if value is not None}
+        values = {key: value if isinstance(value, list) else [value] for key, value in given.items()}
         for key, entries in values.items():
-            kind, what = (int, "a whole number") if key == "seed" else (str, "text; put quotes around it")
-            if wrong := [entry for entry in entries if type(entry) is not kind]:
+            if key == "seed":
+                wrong = [entry for entry in entries if type(entry) is not int or not 0 <= entry <= MAX_SEED]
+                what = f"a whole number from 0 to {MAX_SEED}"
+            else:
+                wrong, what = [entry for entry in entries if type(entry) is not str], "text; put quotes around it"
+            if wrong:
                 raise ConfigError(f"{path}: block {number}: {key}={wrong[0]}: must be {what}")
-        settings, models_of_block = values["setting"] or SETTINGS[:1], values["model"] or models
-        runs += runs_of(settings, values["order"], values["method"], values["seed"], models_of_block)
+        orders, methods, seeds = (values.get(key, []) for key in ("order", "method", "seed"))
+        runs += runs_of(values.get("setting") or SETTINGS[:1], orders, methods, seeds, values.get("model") or models)
     return runs
 
 
@@ -188,15 +190,3 @@ def as_json(steps: Sequence[Step], sharing: JobSharing) -> list[dict[str, Any]]:
 def below_root(path: str) -> str:
     """Return a path of a step without its leading ``$ROOT/``."""
     return path.removeprefix("$ROOT/")
-
-
-def _seeded(step: Step, seed: int) -> Step:
-    if step.arguments_variable == "MMF_ARGS":
-        return replace(step, arguments=(*step.arguments, f"training.seed={seed}"))
-    if step.arguments_variable == "SRM_ARGS":
-        return replace(step, arguments=(*step.arguments, f"--seed {seed}"))
-    return step
-
-
-def _as_list(value: Any) -> list[Any]:
-    return [] if value is None else list(value) if isinstance(value, list) else [value]

@@ -10,8 +10,10 @@ from typing import Any
 
 from mmclvqa.clove.errors import ConfigError
 from mmclvqa.clove.files import read_yaml
+from mmclvqa.clove.text import did_you_mean
 from mmclvqa.experiments.steps import Step
 
+PROFILES = Path(__file__).resolve().parents[2] / "profiles"
 DEFAULT = ""
 """Key of the values of kinds for which a profile has none."""
 QUANTITIES = ("runtime", "mem", "disk")
@@ -33,10 +35,26 @@ class JobSharing:
 
     def allows(self, first: Step, second: Step) -> bool:
         """Tell whether two steps need the same GPUs and text resources."""
-        return first.gpus == second.gpus and self._texts_of(first) == self._texts_of(second)
+        default = self.text_resources.get(DEFAULT, {})
+        texts = [self.text_resources.get(step.kind, default) for step in (first, second)]
+        return first.gpus == second.gpus and texts[0] == texts[1]
 
-    def _texts_of(self, step: Step) -> Mapping[str, str]:
-        return self.text_resources.get(step.kind, self.text_resources.get(DEFAULT, {}))
+
+def profile_folder(name: str) -> Path:
+    """Return the folder of a profile of this project, or else of one that Snakemake finds.
+
+    Args:
+        name: name of a folder in :data:`PROFILES`, path of a folder, or name of a profile of the user or the machine.
+
+    Raises:
+        ConfigError: there is no such profile.
+    """
+    for parent in (PROFILES, Path(), Path.home() / ".config/snakemake", Path("/etc/xdg/snakemake")):
+        if any((parent / name).glob("*.yaml")):
+            return (parent / name).absolute()
+    names = sorted(folder.name for folder in PROFILES.iterdir())
+    known = f"{', '.join(names)}{did_you_mean(name, names)}"
+    raise ConfigError(f"--profile {name}: is neither a folder with a config.yaml nor one of {known}")
 
 
 def job_sharing(profile: Path) -> JobSharing:
@@ -49,12 +67,10 @@ def job_sharing(profile: Path) -> JobSharing:
     number = _pairs(content.get("config")).get("steps_per_job", 1)
     if not str(number).isdecimal() or int(number) < 1:
         raise ConfigError(f"{profile / 'config.yaml'}: config: steps_per_job={number}: must be a positive whole number")
-    texts = {
-        kind: {
-            name: str(value) for name, value in values.items() if name not in QUANTITIES and not str(value).isdecimal()
-        }
-        for kind, values in _resources(content).items()
-    }
+    texts: dict[str, dict[str, str]] = {}
+    for kind, values in _resources(content).items():
+        others = {name: str(value) for name, value in values.items() if name not in QUANTITIES}
+        texts[kind] = {name: value for name, value in others.items() if not value.isdecimal()}
     return JobSharing(int(number), texts)
 
 
@@ -69,7 +85,7 @@ def profile_runtimes(profile: Path) -> dict[str, float]:
 
 
 def read_profile(profile: Path) -> dict[str, Any]:
-    """Return the content of a profile, empty if Snakemake would find it in another place.
+    """Return the content of ``config.yaml`` in a profile's folder, empty if its file has another name.
 
     Raises:
         DataError: it is not valid YAML or cannot be read.

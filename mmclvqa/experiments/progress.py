@@ -37,18 +37,16 @@ class Journal:
 
     Args:
         root: the folder of experiments.
+
+    Attributes:
+        opened: number of events when the object was made.
     """
 
     def __init__(self, root: Path) -> None:
         self._root = root
         self.folder = root / ".workflow"
         self.path = self.folder / "journal.tsv"
-        self.opened = self.size
-
-    @property
-    def size(self) -> int:
-        """The number of events."""
-        return len(self._events())
+        self.opened = len(self._events())
 
     def mean_seconds(self, kind: str) -> float | None:
         """Return the mean duration of finished steps of a kind; None if no step has finished."""

@@ -1,21 +1,30 @@
-"""Checks that ``ROOT`` and the data belong together, and generates clove-mini, before experiments run.
+"""What is checked and read before experiments run: ``ROOT``, the data, and the folder of configuration files.
 
-python -m mmclvqa.experiments.root ROOT CLOVE_ROOT
+``python -m mmclvqa.experiments.root ROOT CLOVE_ROOT CONFIG`` is the start of a run script: it checks the three folders,
+and prints shell code that sets the variables which a workflow's steps have with the same configuration files.
 """
 
 from __future__ import annotations
 
+import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 from mmclvqa.clove.data_root import MANIFEST
 from mmclvqa.clove.errors import ConfigError
-from mmclvqa.clove.files import atomic_write
-from mmclvqa.clove.text import run_command
+from mmclvqa.clove.files import atomic_write, read_yaml
+from mmclvqa.clove.text import did_you_mean, run_command
 
 MADE_WITH = "exp/clvqa/data_manifest.json"
 """Copy of the manifest of the data that the experiments in ``ROOT`` use."""
+PRESET = "workflow.yaml"
+"""File in a folder of configuration files with arguments of all steps, and methods that run by default."""
+PRESET_KEYS = {"MMF_ARGS": list, "SRM_ARGS": list, "more_methods": list, "environment": dict}
+ARGUMENTS = ("MMF_ARGS", "SRM_ARGS")
+"""Environment variables with further arguments of the steps' programs."""
 
 
 def check_root(root: Path, data: Path) -> None:
@@ -42,23 +51,85 @@ def check_root(root: Path, data: Path) -> None:
 
 
 def make_mini(data: Path) -> None:
-    """Generate clove-mini unless it exists.
+    """Generate clove-mini if the data root does not exist or is empty; other data is used as it is.
 
     Raises:
         ConfigError: it cannot be generated there.
     """
-    if (data / MANIFEST).is_file():
+    if data.is_dir() and any(data.iterdir()):
         return
     if subprocess.run([sys.executable, "-m", "mmclvqa.clove", "mini", str(data)], check=False).returncode:
         raise ConfigError(f"{data}: clove-mini cannot be generated there")
 
 
+def config_folder(path: str, name: str) -> Path:
+    """Return a folder of configuration files as an absolute path; a relative one starts at the current folder.
+
+    Args:
+        path: the folder.
+        name: the option or variable that names it, for the error message.
+
+    Raises:
+        ConfigError: there is no such folder.
+    """
+    folder = Path(path).absolute()
+    if not folder.is_dir():
+        folders = [sibling.name for sibling in folder.parent.glob("*") if sibling.is_dir()]
+        raise ConfigError(f"{name}{path}: there is no folder {folder}{did_you_mean(folder.name, folders)}")
+    return folder
+
+
+def read_preset(config: Path) -> dict[str, Any]:
+    """Return the content of :data:`PRESET` in a folder of configuration files; empty if there is none.
+
+    Raises:
+        ConfigError: a key is unknown, or its value has the wrong type.
+        DataError: the file is not valid YAML.
+    """
+    file = config / PRESET
+    content = (read_yaml(file) or {}) if file.is_file() else {}
+    if not isinstance(content, dict):
+        raise ConfigError(f"{file}: must be a mapping with the keys {', '.join(PRESET_KEYS)}")
+    for key, value in content.items():
+        if key not in PRESET_KEYS:
+            hint = did_you_mean(key, PRESET_KEYS)
+            raise ConfigError(f"{file}: {key}: there is no such key{hint}; the keys are {', '.join(PRESET_KEYS)}")
+        if not isinstance(value, PRESET_KEYS[key]):
+            kind = "a list" if PRESET_KEYS[key] is list else "a mapping"
+            raise ConfigError(f"{file}: {key}={value}: must be {kind}")
+    return content
+
+
+def step_variables(config: Path) -> dict[str, str]:
+    """Return the environment variables that a folder of configuration files sets for all steps.
+
+    The user's ``MMF_ARGS`` and ``SRM_ARGS`` follow those of the preset, and therefore have precedence; so have the
+    user's values of its other variables.
+    """
+    preset = read_preset(config)
+    variables = {name: os.environ.get(name, str(value)) for name, value in preset.get("environment", {}).items()}
+    for name in ARGUMENTS:
+        variables[name] = " ".join([*map(str, preset.get(name, [])), os.environ.get(name, "")]).strip()
+    return variables
+
+
+def shell_exports(variables: dict[str, str]) -> str:
+    """Return shell code that sets and exports variables, one per line."""
+    return "\n".join(f"export {name}={shlex.quote(value)}" for name, value in variables.items())
+
+
 def main(argv: list[str]) -> int:
-    """Check the two folders given on the command line and return the exit code."""
-    if len(argv) != 2:
-        print("usage: python -m mmclvqa.experiments.root ROOT CLOVE_ROOT", file=sys.stderr)
+    """Run the command line and return the exit code. Without ``CONFIG``, as in older scripts, nothing is printed."""
+    if len(argv) not in (2, 3):
+        print("usage: python -m mmclvqa.experiments.root ROOT CLOVE_ROOT CONFIG", file=sys.stderr)
         return 2
-    return run_command(lambda: check_root(*(Path(argument).absolute() for argument in argv)))
+
+    def check_and_print() -> None:
+        variables = step_variables(config_folder(argv[2], "CONFIG=")) if argv[2:] else {}
+        check_root(*(Path(folder).absolute() for folder in argv[:2]))
+        print(shell_exports(variables))
+
+    return run_command(check_and_print)
 
 
 if __name__ == "__main__":

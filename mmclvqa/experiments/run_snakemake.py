@@ -15,7 +15,6 @@ from typing import Any
 
 from snakemake.cli import main
 from snakemake.jobs import GroupJob
-from snakemake.rules import Rule
 from snakemake_interface_executor_plugins.executors.base import SubmittedJobInfo
 from snakemake_interface_executor_plugins.executors.remote import RemoteExecutor
 
@@ -57,13 +56,9 @@ def _record(job_info: SubmittedJobInfo, message: str, logs: Iterable[str | None]
     journal.append(Event(what, int(time.time()), step.rule.name, output, step.params.title, reason))
 
 
-def _first_rule(job: GroupJob) -> Rule:
-    return next(iter(job)).rule
-
-
 if __name__ == "__main__":
     RemoteExecutor.print_job_error = record_job_error
     # The SLURM executor reads this attribute when it reports that it cannot submit a job, for example because of an
     # invalid account. A job of several steps lacks it; the executor's thread then ends, and Snakemake waits forever.
-    GroupJob.rule = property(_first_rule)
+    GroupJob.rule = property(lambda job: next(iter(job)).rule)
     main()

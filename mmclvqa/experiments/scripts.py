@@ -43,10 +43,12 @@ DEVICE=${{DEVICE:-0}}
 CONFIG=${{CONFIG:-EXP_CONFIG}}
 MMF_ARGS=${{MMF_ARGS:-}}
 SRM_ARGS=${{SRM_ARGS:-}}
-export ROOT CLOVE_ROOT CONFIG MMF_ARGS
+export ROOT CLOVE_ROOT CONFIG MMF_ARGS SRM_ARGS
 cd {project}
 PATH=$PWD/.venv/bin:$PATH
-python -m mmclvqa.experiments.root "$ROOT" "$CLOVE_ROOT" # stops if ROOT has experiments on other generated data
+# Stops if ROOT has experiments on other data. Arguments in $CONFIG/workflow.yaml come before MMF_ARGS and SRM_ARGS.
+VARIABLES=$(python -m mmclvqa.experiments.root "$ROOT" "$CLOVE_ROOT" "$CONFIG")
+eval "$VARIABLES"
 """
 
 _PLAIN = re.compile(r"[A-Za-z0-9_./=:,@%+-]+")
@@ -100,33 +102,23 @@ def published_experiments() -> Iterator[Experiment]:
 
 
 def write_script(experiment: Experiment, folder: Path, project: Path) -> Path:
-    """Write the executable script of an experiment and return its path.
-
-    Args:
-        experiment: the method and its task order.
-        folder: the folder of scripts.
-        project: the project's folder, in which the script runs.
+    """Write the executable script of an experiment, which runs in the project's folder, and return its path.
 
     Raises:
         OSError: the file is not writable.
     """
     path = folder / script_name(experiment)
+    project_word = shlex.quote(str(project.resolve()))
+    if path.parent.resolve().is_relative_to(project.resolve()):
+        project_word = f'"$(dirname "${{BASH_SOURCE[0]}}")/{os.path.relpath(project, path.parent)}"'
     with atomic_write(path) as file:
-        file.write(script(experiment, _project_from(path.parent, project)))
+        file.write(script(experiment, project_word))
     path.chmod(path.stat().st_mode | 0o111)
     return path
 
 
 def main(project: Path, argv: Sequence[str] | None = None) -> int:
-    """Run the command line of ``generate_run_scripts.py``.
-
-    Args:
-        project: the project's folder.
-        argv: the arguments; None means those of the process.
-
-    Returns:
-        The exit code: 0, or 1 after an error.
-    """
+    """Run the command line of ``generate_run_scripts.py``, which is in the folder ``project``; return the exit code."""
     args = _parser().parse_args(argv)
     return run_command(lambda: _run(args, project))
 
@@ -137,17 +129,23 @@ def _run(args: argparse.Namespace, project: Path) -> int:
         import_user_code(args.user_dir)
     check_model(args.model)
     if args.list:
-        print("\n".join(_described_methods()))
+        for cls in registered_methods().values():
+            print(f"{cls.name}: {cls.label}")
+            for one in fields(cls.Settings):
+                print(f"    {one.name}={one.default}  {one.metadata.get('help', '')}".rstrip())
         return 0
-    if args.method is None and args.model != MODEL:
-        raise ConfigError(f"--model {args.model}: --method names the methods to write scripts for")
     if args.method is None:
+        for name, default in (("model", MODEL), ("setting", None), ("order", None)):
+            if (value := getattr(args, name)) != default:
+                raise ConfigError(f"--{name} {value}: add --method with the methods to write scripts for")
         experiments = list(published_experiments())
+    elif args.order and not args.setting:
+        fitting = [name for name in SETTINGS if set(find_setting(name).tasks) == set(args.order)]
+        raise ConfigError(f"--order {args.order}: add its setting: --setting {fitting[0] if fitting else 'NAME'}")
     else:
-        settings = [args.setting] if args.setting else list(SETTINGS)
         experiments = [
             Experiment.of(setting, order, method, args.model)
-            for setting in settings
+            for setting in ([args.setting] if args.setting else SETTINGS)
             for order in ([args.order] if args.order else find_setting(setting).orders)
             for method in args.method
         ]
@@ -162,7 +160,7 @@ def _run(args: argparse.Namespace, project: Path) -> int:
         path = write_script(experiment, folder, project)
         if args.method is not None:
             print(path)
-    print(f"{len(by_name)} scripts written below {folder}")
+    print(f"{len(by_name)} script{'s' * (len(by_name) != 1)} written below {folder}")
     return 0
 
 
@@ -180,20 +178,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--user_dir", metavar="PATH", help="Python file or package with your own methods and models")
     parser.add_argument("--list", action="store_true", help="list the methods with their settings and exit")
     return parser
-
-
-def _described_methods() -> Iterator[str]:
-    for cls in registered_methods().values():
-        yield f"{cls.name}: {cls.label}"
-        for one in fields(cls.Settings):
-            yield f"    {one.name}={one.default}  {one.metadata.get('help', '')}".rstrip()
-
-
-def _project_from(folder: Path, project: Path) -> str:
-    """Return the project's folder as a shell word: relative for scripts inside the project, otherwise absolute."""
-    if folder.resolve().is_relative_to(project.resolve()):
-        return f'"$(dirname "${{BASH_SOURCE[0]}}")/{os.path.relpath(project, folder)}"'
-    return shlex.quote(str(project.resolve()))
 
 
 def _block(step: Step) -> str:

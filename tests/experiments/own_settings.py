@@ -29,7 +29,7 @@ def write_setting(root: Path, name: str, **more: Any) -> Path:
 
 
 def write_config(project: Path, folder: Path) -> Path:
-    """Write a configuration folder with clove-mini's sizes. For one named ``mini``, the workflow generates clove-mini.
+    """Write a configuration folder with clove-mini's sizes, for which the workflow does not generate clove-mini.
 
     Args:
         project: the project's folder.

@@ -154,4 +154,4 @@ def test_without_methods_the_scripts_of_another_model_are_refused(
     project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(project, ["--model", "m4c"]) == 1
-    assert "--model m4c: --method names the methods" in capsys.readouterr().err
+    assert "--model m4c: add --method" in capsys.readouterr().err

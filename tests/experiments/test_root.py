@@ -10,7 +10,7 @@ import pytest
 
 from mmclvqa.clove.data_root import MANIFEST
 from mmclvqa.clove.errors import ConfigError
-from mmclvqa.experiments.root import MADE_WITH, check_root
+from mmclvqa.experiments.root import MADE_WITH, check_root, make_mini
 
 SCRIPT = "run_scripts/mmclvqa/multitask/F_multitask.sh"
 
@@ -56,6 +56,13 @@ def test_experiments_of_unknown_data_are_kept_by_copying_the_manifest(tmp_path: 
     source, target = re.search(pattern, str(refused.value)).groups()
     Path(target).write_bytes(Path(source).read_bytes())
     check_root(root, data)
+
+
+def test_clove_mini_is_not_generated_among_other_data(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    (data / "functional").mkdir(parents=True)
+    make_mini(data)
+    assert [path.name for path in data.iterdir()] == ["functional"]
 
 
 @pytest.mark.parametrize("used", ["same", "other"])

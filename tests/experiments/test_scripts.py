@@ -57,6 +57,8 @@ def test_scripts_of_any_method_and_order_are_written_on_request(
     assert {path.name for path in tmp_path.rglob("*.sh")} == names
     assert all(os.access(path, os.X_OK) for path in tmp_path.rglob("*.sh"))
     assert "2 scripts written" in capsys.readouterr().out
+    assert main(project, ["--method", "ft", "--setting", "scene", "--order", "abcdef", "--out", str(tmp_path)]) == 0
+    assert "1 script written" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -65,6 +67,15 @@ def test_scripts_of_any_method_and_order_are_written_on_request(
         (["--method", "ewx"], "method=ewx: there is no such method; did you mean ewc?"),
         (["--method", "ewc:reg_lamda=1"], "ewc has no setting 'reg_lamda'; did you mean reg_lambda?"),
         (["--method", "ewc:reg_lambda=big"], "reg_lambda must be a number"),
+        (["--method", "random:replay_rate=0"], "random:replay_rate=0: replay_rate must be a number above 0"),
+        (["--method", "srm:restore_rate=-1"], "srm:restore_rate=-1: restore_rate must be a number above 0"),
+        (["--method", "kmeans:replay_rate=2"], "replay_rate must be a number above 0 and up to 1"),
+        (["--method", "gem:gem_memory_batch=0"], "gem_memory_batch must be a whole number above 0"),
+        (["--method", "ewc:reg_lambda=1,reg_lambda=2"], "reg_lambda is given more than once; keep one value"),
+        (["--method", "srm:language_model="], "language_model must be the name, hub id or folder of a language model"),
+        (["--method", "srm:language_model=a$b"], "language_model: commands cannot contain '$'"),
+        (["--method", "ft", "--order", "oarlks"], "--order oarlks: add its setting: --setting functional"),
+        (["--setting", "scene"], "--setting scene: add --method with the methods to write scripts for"),
         (["--method", "random:replay_rate=nan"], "replay_rate=nan: it must be a number"),
         (["--method", "srm:n_train_epochs=1.5"], "n_train_epochs=1.5: it must be a whole number"),
         (

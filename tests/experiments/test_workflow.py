@@ -22,6 +22,7 @@ from mmclvqa.experiments import __main__ as command_line
 from mmclvqa.experiments.planning import as_json, below_root, grid_runs, job_groups, paper_runs, plan, runs_of
 from mmclvqa.experiments.profiles import JobSharing, job_sharing
 from mmclvqa.experiments.progress import Journal
+from mmclvqa.experiments.root import main as root_check
 from mmclvqa.methods.base import Step, method_of_experiment
 from mmclvqa.methods.symbolic_replay import replays_folder
 
@@ -173,6 +174,7 @@ def test_a_grid_file_names_what_it_cannot_use(tmp_path: Path) -> None:
         ("[", "is not valid YAML"),
         ("- {method: 3}", "block 1: method=3: must be text"),
         ("- {method: ft, seed: a}", "block 1: seed=a: must be a whole number"),
+        ("- {method: ft, seed: [1, -1]}", "block 1: seed=-1: must be a whole number from 0"),
     ):
         grid.write_text(text)
         with pytest.raises(CloveError, match=message):
@@ -294,13 +296,93 @@ def test_a_gpu_that_another_workflow_lists_elsewhere_is_not_taken(stage: Path, p
     assert (stage / "z/third").read_text() == "0\n" and first.wait(timeout=20) == 0
 
 
-def test_arguments_of_a_preset_are_lists(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("MMF_ARGS: training.batch_size=16", "MMF_ARGS=training.batch_size=16: must be a list"),
+        ("more_method: [ft]", "more_method: there is no such key; did you mean more_methods?"),
+        ("- training.batch_size=16", "must be a mapping with the keys MMF_ARGS, SRM_ARGS"),
+    ],
+)
+def test_a_preset_names_what_it_cannot_use(
+    text: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "workflow.yaml").write_text("MMF_ARGS: training.batch_size=16\n")
+    (tmp_path / "workflow.yaml").write_text(f"{text}\n")
     monkeypatch.setenv("ROOT", str(tmp_path / "root"))
     assert command_line.main(["run", "--config", str(tmp_path), "--dry-run"]) == 1
-    assert "workflow.yaml: must be a mapping, whose MMF_ARGS and SRM_ARGS are lists" in capsys.readouterr().err
+    assert f"error: {tmp_path}/workflow.yaml: {message}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--config", "EXP_CONFG"], "there is no folder {project}/EXP_CONFG; did you mean EXP_CONFIG?"),
+        (["--config", "tests"], "there is no file {project}/tests/functional/cl_object_unicl_standalone.yaml; choose"),
+        (["--profile", "slurmm"], "is neither a folder with a config.yaml nor one of local, slurm; did you"),
+        (["--gpus", "0,a"], "a is not a GPU; give numbers, such as 0,1, or names"),
+        (["--cores", "0"], "must be a whole number above 0"),
+        (["--seed", "-1"], "must be a whole number from 0 to 4294967295"),
+        (["--seed", "4294967296"], "must be a whole number from 0 to 4294967295"),
+    ],
+)
+def test_a_mistyped_argument_is_named_in_one_line(
+    words: list[str], message: str, project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(project)
+    assert command_line.main(["run", "--dry-run", *words]) == 1
+    said = capsys.readouterr()
+    assert said.err.startswith(f"error: {' '.join(words)}: {message.format(project=project)}")
+    assert said.err.count("\n") == 1 and not said.out
+
+
+def test_gpus_may_be_named_as_nvidia_smi_does(stage: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command_line.main(["run", "--method", "ft", "--gpus", "GPU-8932f937-d72c,MIG-1/2/0", "--dry-run"]) == 0
+    assert "export DEVICE=GPU-8932f937-d72c\n" in capsys.readouterr().out
+
+
+def test_a_configuration_folder_is_relative_to_the_current_folder(
+    project: Path, stage: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (stage / "mine/functional").mkdir(parents=True)
+    (stage / "mine/workflow.yaml").write_text("MMF_ARGS: [training.batch_size=16]\n")
+    for file in (project / "EXP_CONFIG/functional").iterdir():
+        (stage / "mine/functional" / file.name).touch()
+    monkeypatch.chdir(stage)
+    assert command_line.main(["run", "--method", "ft", "--config", "mine", "--dry-run"]) == 0
+    printed = capsys.readouterr().out
+    assert f"export CONFIG={stage}/mine\n" in printed and "export MMF_ARGS=training.batch_size=16\n" in printed
+
+
+def test_the_commands_of_a_dry_run_can_be_run_as_they_are_printed(
+    stage: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MMF_ARGS", "training.seed=3")
+    words = ["run", "--method", "ft", "--order", "oarlks", "--config", "EXP_CONFIG/mini", "--gpus", "3", "--dry-run"]
+    assert command_line.main(words) == 0
+    named = {"LOG": os.environ["LOG"], "TMPDIR": os.environ["TMPDIR"]}
+    script = capsys.readouterr().out + 'echo "$MMF_ARGS"'
+    done = subprocess.run(["bash", "-euc", script], env=environment(**named), capture_output=True, text=True, cwd="/")
+    assert done.returncode == 0, done.stderr
+    run = calls(stage / "log")
+    root = stage / "a #root: x/exp/clvqa/save"
+    assert [call.program for call in run] == ["mmf_run"] * 6 + ["python"] and {call.device for call in run} == {"3"}
+    assert run[0].words == f"{root}/stand_alone/functional/unicl_object"
+    assert done.stdout.endswith("training.checkpoint_interval=150 training.seed=3\n")
+
+
+def test_a_script_has_the_variables_of_the_workflow(
+    project: Path, stage: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    monkeypatch.setenv("SRM_ARGS", "--seed 3")
+    assert command_line.main(["run", "--method", "ft", "--config", "EXP_CONFIG/mini", "--dry-run"]) == 0
+    printed = capsys.readouterr().out
+    assert root_check([os.environ["ROOT"], os.environ["CLOVE_ROOT"], "EXP_CONFIG/mini"]) == 0
+    exports = capsys.readouterr().out
+    assert exports in printed and "training.batch_size=32" in exports
+    assert "export OMP_NUM_THREADS=1\n" in exports and "export SRM_ARGS='@SRM/mini.args --seed 3'\n" in exports
+    script = (project / "run_scripts/mmclvqa/multitask/F_multitask.sh").read_text()
+    assert '$(python -m mmclvqa.experiments.root "$ROOT" "$CLOVE_ROOT" "$CONFIG")\neval "$VARIABLES"' in script
 
 
 def start(stage: Path, project: Path, seconds: str) -> subprocess.Popen[str]:

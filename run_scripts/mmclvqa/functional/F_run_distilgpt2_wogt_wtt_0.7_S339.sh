@@ -11,10 +11,12 @@ DEVICE=${DEVICE:-0}
 CONFIG=${CONFIG:-EXP_CONFIG}
 MMF_ARGS=${MMF_ARGS:-}
 SRM_ARGS=${SRM_ARGS:-}
-export ROOT CLOVE_ROOT CONFIG MMF_ARGS
+export ROOT CLOVE_ROOT CONFIG MMF_ARGS SRM_ARGS
 cd "$(dirname "${BASH_SOURCE[0]}")/../../.."
 PATH=$PWD/.venv/bin:$PATH
-python -m mmclvqa.experiments.root "$ROOT" "$CLOVE_ROOT" # stops if ROOT has experiments on other generated data
+# Stops if ROOT has experiments on other data. Arguments in $CONFIG/workflow.yaml come before MMF_ARGS and SRM_ARGS.
+VARIABLES=$(python -m mmclvqa.experiments.root "$ROOT" "$CLOVE_ROOT" "$CONFIG")
+eval "$VARIABLES"
 
 # train relation
 if [ ! -f "$ROOT/exp/clvqa/save/stand_alone/functional/unicl_relation/unicl_final.pth" ]; then
