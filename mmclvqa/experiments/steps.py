@@ -6,13 +6,11 @@ file exists.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from mmclvqa.clove import experiment_paths as places
-from mmclvqa.clove.errors import ConfigError
 from mmclvqa.clove.settings import Task, order_text
 from mmclvqa.clove.tasks import find_setting, order_index, parse_order, setting_argument
 from mmclvqa.methods.base import Method, Step, StepContext, parse_method
@@ -26,27 +24,6 @@ DEFAULT_METHODS = (
 """The methods of the comparison. GEM on all records of its memories, as in its paper, takes days on CLOVE."""
 SRM_RATES = (0.1, 0.3, 0.5, 0.7, 0.9, 1.0, 1.2, 1.5)
 """Replays per real record in the published experiments."""
-_ABOVE_0 = (lambda value: 0 < value < math.inf, "a number above 0")
-_AT_LEAST_0 = (lambda value: 0 <= value < math.inf, "a number of at least 0")
-_SHARE = (lambda value: 0 <= value <= 1, "a number from 0 to 1")
-_POSITIVE_SHARE = (lambda value: 0 < value <= 1, "a number above 0 and up to 1")
-_COUNT = (lambda value: value >= 1 and value % 1 == 0, "a whole number above 0")
-LEGAL_VALUES: dict[str, tuple[Callable[[Any], object], str]] = {
-    "kmeans.replay_rate": _POSITIVE_SHARE,
-    "replay_rate": _ABOVE_0,
-    "restore_rate": _ABOVE_0,
-    "gem_memory_batch": _COUNT,
-    "reg_lambda": _AT_LEAST_0,
-    "alpha": _AT_LEAST_0,
-    "beta": _AT_LEAST_0,
-    "gamma": _SHARE,
-    "language_model": (places.language_model_name, "the name, hub id or folder of a language model"),
-    "train_perc": _POSITIVE_SHARE,
-    "n_train_epochs": _COUNT,
-    "lora_rank": _AT_LEAST_0,
-    "mask_img_prob": _SHARE,
-}
-"""A test and a description of the values of settings of this package's methods, which the programs check as well."""
 
 
 @dataclass(frozen=True)
@@ -68,9 +45,7 @@ class Experiment:
             TaskError: the setting is unknown, or the task order is illegal.
         """
         found = find_setting(setting)
-        method_class, settings = parse_method(method)
-        _check_settings(method, method_class, settings)
-        return cls(found.name, order_text(found.parse_order(order)), method_class, settings, model)
+        return cls(found.name, order_text(found.parse_order(order)), *parse_method(method), model)
 
     @property
     def name(self) -> str:
@@ -107,20 +82,6 @@ def result_file(experiment: Experiment, root: str = "$ROOT") -> str:
     else:
         folder = places.evaluation_folder(experiment.setting, experiment.order, experiment.name, save, experiment.model)
     return f"{folder}/sweep.json"
-
-
-def _check_settings(text: str, method: type[Method], settings: Any) -> None:
-    """Check that no setting is given twice, and the values of this package's methods, before anything is written."""
-    keys = [assignment.partition("=")[0] for assignment in text.partition(":")[2].split(",") if assignment]
-    if repeated := [key for number, key in enumerate(keys) if key in keys[:number]]:
-        raise ConfigError(f"{text}: {repeated[0]} is given more than once; keep one value")
-    for key in keys if method.__module__.startswith("mmclvqa.") else ():
-        value = getattr(settings, key)
-        is_legal, what = LEGAL_VALUES.get(f"{method.name}.{key}") or LEGAL_VALUES.get(key) or (lambda _: True, "")
-        if not is_legal(value):
-            raise ConfigError(f"{text}: {key} must be {what}")
-        if isinstance(value, str) and (special := set(value) & set("\"'$`\\\n")):
-            raise ConfigError(f"{text}: {key}: commands cannot contain {min(special)!r}; choose another name")
 
 
 def _sequence(experiment: Experiment, root: str, config: str) -> Iterator[Step]:

@@ -47,18 +47,29 @@ if TYPE_CHECKING:
 HOOK_SIMILARITY = 0.8
 """A function of a method whose name resembles that of a hook at least this much is an error; 1 means equal names."""
 
+Legal = tuple[Callable[[Any], object], str]
+"""A test of a hyperparameter's value, and a description of the values that pass."""
+ABOVE_0: Legal = (lambda value: 0 < value < math.inf, "a number above 0")
+AT_LEAST_0: Legal = (lambda value: 0 <= value < math.inf, "a number of at least 0")
+SHARE: Legal = (lambda value: 0 <= value <= 1, "a number from 0 to 1")
+POSITIVE_SHARE: Legal = (lambda value: 0 < value <= 1, "a number above 0 and at most 1")
+COUNT: Legal = (lambda value: value >= 1 and value % 1 == 0, "a whole number above 0")
+SPECIAL_CHARACTERS = frozenset("\"'$`\\\n")
+"""Characters that end or change a quoted word of a shell."""
+
 _registered: dict[str, type[Method]] = {}
 
 
-def setting(default: Any, help: str, published: str | None = None) -> Any:
+def setting(default: Any, help: str, published: str | None = None, legal: Legal | None = None) -> Any:
     """Declare a hyperparameter in the ``Settings`` of a method.
 
     Args:
         default: value if the configuration does not set it.
         help: description, with the unit.
         published: key of ``training.CL`` that the published code uses for it, whose value is then the default.
+        legal: its legal values, which are checked where a method is given as ``name:setting=value``; None means all.
     """
-    return field(default=default, metadata={"help": help, "published": published})
+    return field(default=default, metadata={"help": help, "published": published, "legal": legal})
 
 
 @dataclass(frozen=True)
@@ -398,11 +409,11 @@ def parse_method(text: str) -> tuple[type[Method], Any]:
         The class and its ``Settings``.
 
     Raises:
-        ConfigError: the method or a setting is unknown, or a value has the wrong type.
+        ConfigError: the method or a setting is unknown, a setting is given twice, or a value is illegal.
     """
     name, _, assignments = text.partition(":")
     cls = find_method(name)
-    declared = {one.name: one.default for one in fields(cls.Settings)}
+    declared = {one.name: one for one in fields(cls.Settings)}
     values = {}
     for assignment in filter(None, assignments.split(",")):
         key, equals, value = assignment.partition("=")
@@ -410,7 +421,14 @@ def parse_method(text: str) -> tuple[type[Method], Any]:
             raise ConfigError(f"{text}: {assignment!r} is not of the form setting=value")
         if key not in declared:
             raise ConfigError(f"{text}: {name} has no setting {key!r}{did_you_mean(key, declared)}")
-        values[key] = _parse_value(text, key, value, declared[key])
+        if key in values:
+            raise ConfigError(f"{text}: {key} is given more than once; keep one value")
+        values[key] = _parse_value(text, key, value, declared[key].default)
+        is_legal, what = declared[key].metadata.get("legal") or (lambda _: True, "")
+        if not is_legal(values[key]):
+            raise ConfigError(f"{text}: {key} must be {what}")
+        if special := SPECIAL_CHARACTERS & set(value):
+            raise ConfigError(f"{text}: {key}: commands cannot contain {min(special)!r}; choose another value")
     return cls, cls.read_settings(values)
 
 

@@ -21,7 +21,7 @@ from mmclvqa.clove.files import atomic_write
 from mmclvqa.clove.text import one_line
 from mmclvqa.lazy import LazyModule, torch
 from mmclvqa.methods import replay
-from mmclvqa.methods.base import Method, Stored, register_method, require_number, setting
+from mmclvqa.methods.base import ABOVE_0, AT_LEAST_0, Method, Stored, register_method, require_number, setting
 from mmclvqa.methods.episodic_memory import EpisodicMemory, record_key
 from mmclvqa.methods.importances import without_dropout
 
@@ -49,9 +49,9 @@ class DERPlusPlus(Method):
     class Settings:
         """Hyperparameters of DER++."""
 
-        replay_rate: float = setting(0.1, "buffered records per record of the current task")
-        alpha: float = setting(0.5, "α, weight of the stored scores")
-        beta: float = setting(0.5, "β, weight of the labels")
+        replay_rate: float = setting(0.1, "buffered records per record of the current task", legal=ABOVE_0)
+        alpha: float = setting(0.5, "α, weight of the stored scores", legal=AT_LEAST_0)
+        beta: float = setting(0.5, "β, weight of the labels", legal=AT_LEAST_0)
 
     def on_task_start(self, trainer: Trainer) -> None:
         """Read the buffer of the previous task."""

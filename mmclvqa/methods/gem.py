@@ -21,7 +21,7 @@ import numpy as np
 
 from mmclvqa.clove.errors import ConfigError
 from mmclvqa.lazy import torch
-from mmclvqa.methods.base import Method, StepContext, Stored, register_method, setting
+from mmclvqa.methods.base import ABOVE_0, COUNT, Method, StepContext, Stored, register_method, setting
 from mmclvqa.methods.episodic_memory import EpisodicMemory, flatten, memory_batch_size
 from mmclvqa.methods.replay import choose_real_records, order_position, real_record_files, replay_rate, stored_records
 from mmclvqa.random_state import random_state_kept
@@ -52,9 +52,14 @@ class GradientProjection(Method):
     class Settings:
         """Hyperparameters of GEM and A-GEM."""
 
-        replay_rate: float = setting(0.1, "stored records per record of the current task", published="replay_rate")
+        replay_rate: float = setting(
+            0.1, "stored records per record of the current task", published="replay_rate", legal=ABOVE_0
+        )
         gem_memory_batch: int | None = setting(
-            None, "records used at an update, of each memory (A-GEM: of all together)", published="gem_memory_batch"
+            None,
+            "records used at an update, of each memory (A-GEM: of all together)",
+            published="gem_memory_batch",
+            legal=COUNT,
         )
 
     def projected(self, trainer: Trainer, gradient: Tensor) -> Tensor:

@@ -27,7 +27,7 @@ from mmclvqa.clove.errors import ConfigError, DataError, UnsafePickleError
 from mmclvqa.clove.files import atomic_write
 from mmclvqa.clove.text import first_of, one_line
 from mmclvqa.lazy import torch
-from mmclvqa.methods.base import Method, StepContext, Stored, require_number, setting
+from mmclvqa.methods.base import AT_LEAST_0, Method, StepContext, Stored, require_number, setting
 from mmclvqa.methods.replay import OrderPosition, order_position
 from mmclvqa.random_state import random_state_kept
 
@@ -79,7 +79,7 @@ class WeightRegularizer(Method):
     class Settings:
         """Hyperparameters of a weight regulariser."""
 
-        reg_lambda: float = setting(1.0, "λ, weight of the penalty", published="reg_lambda")
+        reg_lambda: float = setting(1.0, "λ, weight of the penalty", published="reg_lambda", legal=AT_LEAST_0)
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()

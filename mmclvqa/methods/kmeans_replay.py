@@ -24,7 +24,7 @@ from mmclvqa.clove.experiment_paths import MODEL
 from mmclvqa.clove.records import load_filled, load_records, save_records
 from mmclvqa.clove.tasks import REPLAY_SUFFIX, Task
 from mmclvqa.lazy import torch
-from mmclvqa.methods.base import StepContext, Stored, register_method, require_number, setting
+from mmclvqa.methods.base import POSITIVE_SHARE, StepContext, Stored, register_method, require_number, setting
 from mmclvqa.methods.importances import PUBLISHED_BATCH_SIZE, without_dropout
 from mmclvqa.methods.replay import (
     SELECTION_SEED,
@@ -66,7 +66,9 @@ class KMeansReplay(ReplayMethod):
     class Settings:
         """Hyperparameters of k-means replay."""
 
-        replay_rate: float = setting(0.02, "exemplars per record of the current task", published="replay_rate")
+        replay_rate: float = setting(
+            0.02, "exemplars per record of the current task", published="replay_rate", legal=POSITIVE_SHARE
+        )
 
     def replays(self, root: str) -> Replays:
         """Return the exemplars of the earlier tasks, with their stage marked as replayed."""

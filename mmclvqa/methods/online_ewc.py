@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mmclvqa.methods.base import register_method, require_number, setting
+from mmclvqa.methods.base import AT_LEAST_0, SHARE, register_method, require_number, setting
 from mmclvqa.methods.ewc import EWC
 
 if TYPE_CHECKING:
@@ -32,8 +32,10 @@ class OnlineEWC(EWC):
     class Settings:
         """Hyperparameters of online EWC."""
 
-        reg_lambda: float = setting(1.0, "λ, weight of the penalty")
-        gamma: float = setting(0.95, "γ, factor by which earlier importances are multiplied after each task")
+        reg_lambda: float = setting(1.0, "λ, weight of the penalty", legal=AT_LEAST_0)
+        gamma: float = setting(
+            0.95, "γ, factor by which earlier importances are multiplied after each task", legal=SHARE
+        )
 
     def on_task_start(self, trainer: Trainer) -> None:
         """Check γ, then read Ω and θ* of the earlier tasks."""

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mmclvqa.clove.tasks import MASKED_SUFFIX, REPLAY_SUFFIX
-from mmclvqa.methods.base import StepContext, Stored, register_method, setting
+from mmclvqa.methods.base import ABOVE_0, StepContext, Stored, register_method, setting
 from mmclvqa.methods.replay import (
     ReplayMethod,
     Replays,
@@ -40,7 +40,9 @@ class RandomReplay(ReplayMethod):
     class Settings:
         """Hyperparameters of random replay."""
 
-        replay_rate: float = setting(0.1, "replayed records per record of the current task", published="replay_rate")
+        replay_rate: float = setting(
+            0.1, "replayed records per record of the current task", published="replay_rate", legal=ABOVE_0
+        )
         mask_images: bool = setting(False, "mask the image features of replays", published="replay_mask_img")
         gt_graphs: bool = setting(False, "with generated commands: give replays their ground-truth scene graph")
 

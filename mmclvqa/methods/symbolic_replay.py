@@ -18,6 +18,11 @@ from mmclvqa.clove.records import load_filled
 from mmclvqa.clove.settings import order_text
 from mmclvqa.clove.tasks import Task, parse_order, setting_argument
 from mmclvqa.methods.base import (
+    ABOVE_0,
+    AT_LEAST_0,
+    COUNT,
+    POSITIVE_SHARE,
+    SHARE,
     Step,
     StepContext,
     changed_settings,
@@ -40,6 +45,7 @@ from mmclvqa.methods.replay import (
 )
 
 _REPLAY_NAME = re.compile(r"(?P<order>.+)_REPLAY\[(?P<past>[^]#]+)\]_AT\[(?P<current>[^]#]+)\]")
+MODEL_NAME = (language_model_name, "the name, hub id or folder of a language model")
 _UNPUBLISHED = ("n_train_epochs", "mask_img_prob")
 """Settings that the published folder names do not state; those that are not the default are appended."""
 _EXPERIMENT = re.compile(
@@ -64,14 +70,22 @@ class SymbolicReplay(ReplayMethod):
     class Settings:
         """Hyperparameters of symbolic replay; those marked "generated commands" configure the SRM run."""
 
-        restore_rate: float = setting(1.5, "replays per record of the current task", published="restore_rate")
-        language_model: str = setting("distilgpt2", "with generated commands: SRM's language model")
+        restore_rate: float = setting(
+            1.5, "replays per record of the current task", published="restore_rate", legal=ABOVE_0
+        )
+        language_model: str = setting("distilgpt2", "with generated commands: SRM's language model", legal=MODEL_NAME)
         use_gt: bool = setting(False, "with generated commands: prompt SRM with scene-graph items of real records")
         task_token: bool = setting(True, "with generated commands: SRM has a token for each task")
-        train_perc: float = setting(1.0, "with generated commands: fraction of the records that SRM is trained on")
-        n_train_epochs: int = setting(15, "with generated commands: SRM's epochs per task")
-        lora_rank: int = setting(0, "with generated commands: rank of the adapters that SRM trains; 0: all weights")
-        mask_img_prob: float = setting(0.15, "with generated commands: probability to mask a record's object features")
+        train_perc: float = setting(
+            1.0, "with generated commands: fraction of the records that SRM is trained on", legal=POSITIVE_SHARE
+        )
+        n_train_epochs: int = setting(15, "with generated commands: SRM's epochs per task", legal=COUNT)
+        lora_rank: int = setting(
+            0, "with generated commands: rank of the adapters that SRM trains; 0: all weights", legal=AT_LEAST_0
+        )
+        mask_img_prob: float = setting(
+            0.15, "with generated commands: probability to mask a record's object features", legal=SHARE
+        )
 
     def replays(self, root: str) -> Replays:
         """Return the selected replays of every earlier task.
