@@ -14,7 +14,7 @@ import pytest
 PROJECT = Path(__file__).resolve().parents[2]
 
 
-FLAGS = {"abcdef": ("--n_train_epochs", "3"), "lkosra": ("--n_train_epochs", "3", "--tokens_weight", "2")}
+FLAGS = {"abcdef": ("--n_train_epochs", "3"), "lkosra": ("--n_train_epochs", "4", "--tokens_weight", "2")}
 """Additional flags of task orders, as SRM/mini.args recommends."""
 
 
