@@ -68,7 +68,8 @@ class CloveDataset(BaseDataset):
                 self.features.open(source)
         # Read once, because a lookup in the configuration takes longer than reading the region features of a record.
         self._mask_prob = config.mask_img_prob if config.use_mask_img and dataset_type == "train" else 0.0
-        self._use_features, self._use_ocr = config.use_features, config.use_ocr
+        self._use_features, self._use_obj_boxes = config.use_features, config.use_obj_boxes
+        self._use_ocr = config.use_ocr
         self._use_ocr_info, self._use_gt_sg = config.use_ocr_info, config.use_gt_sg
         self._cache: dict[int, PreparedRecord] = {}
         self._token_vectors: dict[str, dict[str, np.ndarray]] = {"context_feature_0": {}, "context_feature_1": {}}
@@ -211,7 +212,8 @@ class CloveDataset(BaseDataset):
         ocr = [image.ocr if image is not None and self._use_ocr else None for image in images]
         batch.image_feature_0 = region_batch(objects, rows, store.feature_dim)
         batch.image_info_0 = SampleList({"max_features": torch.tensor(region_counts)})
-        batch.obj_bbox_coordinates = region_batch([image and image.boxes for image in images], rows, 4)
+        boxes = [image.boxes if image and self._use_obj_boxes else None for image in images]
+        batch.obj_bbox_coordinates = region_batch(boxes, rows, 4)
         batch.image_feature_1 = region_batch(ocr, regions or min(slots, store.max_features), store.feature_dim)
 
     def _add_ocr(self, batch: SampleList, records: list[PreparedRecord]) -> None:

@@ -238,6 +238,14 @@ def test_images_are_withheld_with_the_given_probability_in_training_only(build: 
     assert all(val[i].image_feature_0.any() for i in range(len(val)))
 
 
+def test_boxes_of_objects_can_be_left_out(build: Build) -> None:
+    data = build("scenetext", "train", "dataset_config.clvqa.use_obj_boxes=False")
+    batch = data.load_batch(range(4))
+    assert batch.image_feature_0.any() and not batch.obj_bbox_coordinates.any()
+    assert batch.obj_bbox_coordinates.shape == (*batch.image_feature_0.shape[:2], 4)
+    assert batch.ocr_bbox_coordinates.any()
+
+
 def test_masking_zeroes_object_features_only(build: Build) -> None:
     sound = build("scenetext", "train")
     masked = build(
