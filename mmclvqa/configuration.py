@@ -16,6 +16,7 @@ import importlib
 import importlib.util
 import json
 import os
+import re
 import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -273,11 +274,13 @@ class PluginConfiguration:
         if level.lower() not in LOG_LEVELS:
             raise ConfigError(f"training.logger_level={level}: expected one of: {', '.join(LOG_LEVELS)}")
         device = str(config.training.device)
-        if device.split(":")[0] not in ("auto", "cpu", "cuda"):
-            raise ConfigError(f"training.device={device}: expected one of: auto, cpu, cuda")
+        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
+            raise ConfigError(f"training.device={device}: expected one of: auto, cpu, cuda, cuda:<number of a GPU>")
         if device.startswith("cuda") and not torch.cuda.is_available():
             warnings.warn("training.device is cuda but no CUDA device is available; using cpu", stacklevel=2)
             config.training.device = "cpu"
+        elif ":" in device and int(device.partition(":")[2]) >= (count := torch.cuda.device_count()):
+            raise ConfigError(f"training.device={device}: this machine has cuda:0 to cuda:{count - 1}")
 
 
 def _register_resolvers() -> None:

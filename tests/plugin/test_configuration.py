@@ -127,6 +127,7 @@ def test_words_of_the_seeds_scripts_are_taken() -> None:
         (f"{ANSWERS}.max_copy_steps=0", "max_copy_steps=0: it must be a whole number of at least 1 and at most 100"),
         ("dataset_config.clvqa.data_dir=null", "dataset_config.clvqa.data_dir=null: it must be a text"),
         ("training.device=tpu", "expected one of: auto, cpu, cuda"),
+        ("training.device=cuda:x", "expected one of: auto, cpu, cuda"),
         ("nonsense", "not of the form key=value"),
     ],
 )
