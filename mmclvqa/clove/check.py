@@ -25,7 +25,7 @@ from mmclvqa.clove.features import FeatureDatabase, databases, feature_path, sha
 from mmclvqa.clove.prompts import load_prompts
 from mmclvqa.clove.records import Coercions, describe, read_annotations, record_problems
 from mmclvqa.clove.tasks import Task, find_setting, has_image, setting_names, tasks
-from mmclvqa.clove.text import format_table
+from mmclvqa.clove.text import counted, format_table
 
 PRETRAINED = (data_root.BERT, data_root.DISTILGPT2, data_root.FASTTEXT, data_root.FC7_WEIGHT, data_root.FC7_BIAS)
 """Pretrained weights that are listed."""
@@ -82,7 +82,7 @@ def format_report(report: Report, examples: int | None = EXAMPLES) -> str:
                 rest = len(details) - len(shown)
                 lines.append(f"{file}: ... and {rest} more of this kind ({kind}); --all lists them")
     total = report.count()
-    lines.append(f"{total} problem{'' if total == 1 else 's'}" if total else "no problems")
+    lines.append(counted(total, "problem") if total else "no problems")
     return "\n".join(lines)
 
 
@@ -112,7 +112,12 @@ class Checker:
         """Check everything; errors in the data are reported as problems, never raised."""
         manifest = self._manifest()
         present = [setting for setting in list(self.settings) if self._is_present(setting, manifest)]
-        self._vocabulary(own=bool(present) and not any(find_setting(setting).in_package for setting in present))
+        own = bool(present) and not any(find_setting(setting).in_package for setting in present)
+        if MANIFEST not in self.report.findings:
+            contents = "none: records are counted" if own else "none: sizes of published CLOVE"
+            contents = f"{manifest.name}, seed {manifest.seed}" if manifest else contents
+            self.report.rows.insert(0, (MANIFEST, contents))
+        self._vocabulary(own)
         for setting in self.settings:
             if setting in present:
                 self._setting(setting, manifest)
@@ -134,8 +139,6 @@ class Checker:
             self._published_sizes = False
             return None
         self._published_sizes = manifest is None
-        contents = f"{manifest.name}, seed {manifest.seed}" if manifest else "none: sizes of published CLOVE"
-        self.report.rows.append((MANIFEST, contents))
         return manifest
 
     def _vocabulary(self, own: bool) -> None:
@@ -145,9 +148,10 @@ class Checker:
         except CloveError as error:
             self._unusable(file, error)
             return
-        self.report.rows.append((file, f"{len(words)} answer words"))
+        self.report.rows.append((file, counted(len(words), "answer word")))
         if self._published_sizes and not own and len(words) != data_root.PUBLISHED_SIZE:
-            self.report.add(file, "size", f"{len(words)} lines, CLOVE's vocabulary has {data_root.PUBLISHED_SIZE}")
+            lines = counted(len(words), "line")
+            self.report.add(file, "size", f"{lines}, CLOVE's vocabulary has {data_root.PUBLISHED_SIZE}")
 
     def _is_present(self, setting: str, manifest: Manifest | None) -> bool:
         if self.required:
@@ -198,10 +202,10 @@ class Checker:
             record_label = f"record {index}"
             self._record(file, record_label, coercions.apply(record, describe(record, record_label)), task)
         self.report.notes += [f"{file}: {line}" for line in coercions.lines()]
-        self.report.rows.append((file, f"{len(records)} records"))
+        self.report.rows.append((file, counted(len(records), "record")))
         for source, size in expected.items():
             if size not in (None, len(records)):
-                detail = f"{len(records)} records instead of {size}, the number of {split} records in {source}"
+                detail = f"{counted(len(records), 'record')} instead of {size}, the number for {split} in {source}"
                 self.report.add(file, "size", detail)
 
     def _record(self, file: str, record_label: str, record: Any, task: Task) -> None:
@@ -235,7 +239,7 @@ class Checker:
         except CloveError as error:
             self._unusable(file, error)
             return
-        self.report.rows.append((file, f"{sum(map(len, prompts.values()))} prompts"))
+        self.report.rows.append((file, counted(sum(map(len, prompts.values())), "prompt")))
         for task in expected:
             if not prompts.get(task.name):
                 self.report.add(file, "task", f"has no prompt for task {task.name}")
@@ -244,7 +248,7 @@ class Checker:
         try:
             database = shared_database(self.root / file)
         except CloveError as error:
-            self._unusable(file, error, f", {len(referenced)} images refer to it")
+            self._unusable(file, error, f", referenced by {counted(len(referenced), 'image')}")
             return
         keys = []
         for path, record_label in self._bar(referenced.items(), file):
@@ -259,7 +263,7 @@ class Checker:
         rng = random.Random(f"check {file}")
         sampled = sorted(rng.sample(keys, min(self.samples, len(keys))))
         widths = self._values(database, file, has_boxes, sampled)
-        stored_features = f"{len(database.keys)} features" + (f" of width {widths}" if widths else "")
+        stored_features = counted(len(database.keys), "feature") + (f" of width {widths}" if widths else "")
         self.report.rows.append((file, f"{stored_features}, {len(referenced)} referenced, {len(sampled)} read"))
 
     def _values(self, database: FeatureDatabase, file: str, has_boxes: bool, keys: list[bytes]) -> str:
@@ -292,7 +296,13 @@ class Checker:
     def _pretrained(self) -> None:
         """List the pretrained weights; absence is not a problem, because configurations may name other paths."""
         for file in PRETRAINED:
-            self.report.rows.append((file, "present" if (self.root / file).exists() else "absent"))
+            path = self.root / file
+            try:
+                if file == data_root.FASTTEXT and path.exists():
+                    data_root.check_fasttext(path)
+                self.report.rows.append((file, "present" if path.exists() else "absent"))
+            except CloveError as error:
+                self._unusable(file, error)
 
     def _unusable(self, file: str, error: CloveError, more: str = "") -> None:
         self.report.rows.append((file, f"unusable{more}"))

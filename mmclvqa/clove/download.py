@@ -27,6 +27,7 @@ from mmclvqa.clove.errors import DataError, TaskError
 from mmclvqa.clove.experiment_paths import final_weights, run_folder, srm_experiment, srm_folder, srm_root, task_folder
 from mmclvqa.clove.files import write_json
 from mmclvqa.clove.tasks import SETTINGS, parse_order, task
+from mmclvqa.clove.text import counted
 from mmclvqa.clove.transfer import BrokenArchiveError, extract, fetch
 
 MMF_URL = "https://dl.fbaipublicfiles.com/mmf/data"
@@ -309,14 +310,14 @@ class Downloader:
                 raise
             shutil.rmtree(archive.parent)
             if skipped:
-                lines.append(f"{source.name}: left out {len(skipped)} other files of the archive")
+                lines.append(f"{source.name}: left out {counted(len(skipped), 'other file')} of the archive")
         if source.sha256 is None:
             lines.append(f"{source.name}: no published checksum; the downloaded file has sha256 {sha256}")
         write_json(
             self._receipt(source),
             {"url": url, "sha256": sha256, "files": {name: _size(target / name) for name in placed}},
         )
-        return [*lines, f"{source.name}: {len(placed)} file{'s' * (len(placed) > 1)} below {target}"]
+        return [*lines, f"{source.name}: {counted(len(placed), 'file')} below {target}"]
 
     def plan(self, sources: Sequence[Source], listed: Sequence[Source] | None = None) -> str:
         """Describe what would be downloaded, without a network request.

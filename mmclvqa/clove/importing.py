@@ -28,7 +28,7 @@ from mmclvqa.clove.data_root import (
 )
 from mmclvqa.clove.errors import DataError
 from mmclvqa.clove.files import atomic_write, read_json
-from mmclvqa.clove.question_files import Findings, QuestionFiles, value_at
+from mmclvqa.clove.question_files import Findings, QuestionFiles, Row, value_at
 from mmclvqa.clove.records import check_record, describe, save_records
 from mmclvqa.clove.tasks import default_data_root, new_setting
 from mmclvqa.clove.text import did_you_mean, format_table, positive
@@ -208,6 +208,9 @@ def _check(result: Imported, tasks: Sequence[str], strict: bool) -> None:
         raise DataError(f"{'; '.join(finding_lines(result.findings))}; nothing was written")
     if unknown := [task for task in result.counts if task not in tasks]:
         raise DataError(f"task {unknown[0]!r} is not one of {', '.join(tasks)}; nothing was written")
+    if len(tasks) < 2:
+        names = f"one task, {tasks[0]!r}" if tasks else "no task"
+        raise DataError(f"the records have {names}, and a setting has at least two; nothing was written")
     for task in tasks:
         for split in SPLITS:
             if not result.counts[task][split]:
@@ -235,10 +238,15 @@ def _task_choice(args: argparse.Namespace, files: Iterable[QuestionFiles], findi
         ]
         findings |= {"assignments without a question": unknown_question_ids} if unknown_question_ids else {}
         return lambda question_id, row: assigned.get(question_id)
+    if not questions:
+        raise DataError("--train and --val contain no questions; name a file with questions for each split")
     values = {value_at(row, args.by) for row in questions.values()} - {None}
+    fields = ", ".join(_fields(next(iter(questions.values()))))
     if not values:
-        fields = list(next(iter(questions.values()), ()))
-        raise DataError(f"no question has a field {args.by!r}; its fields are {', '.join(fields) or 'missing'}")
+        inner = [name for row in questions.values() for name in _fields(row) if name.startswith(f"{args.by}.")]
+        if inner:
+            raise DataError(f"--by {args.by} is a table; name one of its fields: {', '.join(dict.fromkeys(inner))}")
+        raise DataError(f"no question has a field {args.by!r}; its fields are {fields}")
     if args.task:
         pairs = [(value, task) for task, group in args.task for value in group]
         names = dict(pairs)
@@ -248,6 +256,10 @@ def _task_choice(args: argparse.Namespace, files: Iterable[QuestionFiles], findi
             if names[value] != task:
                 raise DataError(f"--task: {value!r} is in {task!r} and in {names[value]!r}; leave it out of one")
     else:
+        if len(values) == 1:
+            (value,) = values
+            problem = f"every question has the value {value!r}, which makes one task; a setting has at least two"
+            raise DataError(f"--by {args.by}: {problem}; choose another field of {fields}, or use --assign")
         names = {value: re.sub(r"[^\w #.+]", "_", value).strip() for value in sorted(values)}
         value_of = {task: value for value, task in names.items()}
         for value, task in names.items():
@@ -255,6 +267,14 @@ def _task_choice(args: argparse.Namespace, files: Iterable[QuestionFiles], findi
                 both = f"{args.by} {value!r} and {value_of[task]!r}"
                 raise DataError(f"{both} would be one task, {task!r}; name each task, or merge them (--task)")
     return lambda question_id, row: names.get(value_at(row, args.by))
+
+
+def _fields(row: Row) -> list[str]:
+    """Return the names of the fields of a question by which it can have a task, such as ``types.structural``."""
+    names: list[str] = []
+    for key, value in row.items():
+        names += [f"{key}.{inner}" for inner in value] if isinstance(value, Mapping) else [key]
+    return [name for name in names if value_at(row, name) is not None]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -22,6 +22,7 @@ import numpy as np
 from mmclvqa.clove.errors import DataError, RecordError
 from mmclvqa.clove.files import atomic_write, read_json, safe_numpy_load
 from mmclvqa.clove.tasks import IMAGE_SOURCES
+from mmclvqa.clove.text import counted
 
 #: Below MMF's logger, so that conversions appear in a run's train.log; without MMF they go to stderr.
 logger = logging.getLogger("mmf.clove")
@@ -74,7 +75,7 @@ def _texts(value: Any) -> str | None:
 
 def _answers(value: Any) -> str | None:
     if len(value) != ANSWERS_PER_RECORD:
-        return f"contains {len(value)} answers instead of {ANSWERS_PER_RECORD}"
+        return f"contains {counted(len(value), 'answer')} instead of {ANSWERS_PER_RECORD}"
     return _texts(value)
 
 
@@ -180,9 +181,10 @@ def record_problems(record: Any) -> Iterator[tuple[str, str]]:
         else:
             valid_fields.add(name)
     if {"gt_scene_graph_seq", "gt_scene_graph_mask"} <= valid_fields:
-        items, num_mask_values = len(record["gt_scene_graph_seq"]), len(record["gt_scene_graph_mask"])
-        if items != num_mask_values:
-            yield "gt_scene_graph_mask", f"has {num_mask_values} values for the {items} items of gt_scene_graph_seq"
+        num_items, num_mask_values = len(record["gt_scene_graph_seq"]), len(record["gt_scene_graph_mask"])
+        if num_items != num_mask_values:
+            items, values = counted(num_items, "item"), counted(num_mask_values, "value")
+            yield "gt_scene_graph_mask", f"has {values} for the {items} of gt_scene_graph_seq"
 
 
 def check_record(record: Any, where: str) -> None:
@@ -322,8 +324,7 @@ class Coercions:
     def lines(self) -> list[str]:
         """Return one line for each kind of conversion."""
         return [
-            f"{kind} in {count} record{'' if count == 1 else 's'} (first {self.first[kind]})"
-            for kind, count in self.counts.items()
+            f"{kind} in {counted(count, 'record')} (first {self.first[kind]})" for kind, count in self.counts.items()
         ]
 
     def _count(self, kind: str, where: str) -> None:

@@ -152,13 +152,16 @@ class Setting:
         if unknown:
             known = f"letters are {''.join(self.tasks)}" if letters else f"tasks are {', '.join(self.tasks)}"
             names = ", ".join(part or repr(part) for part in unknown)
-            raise TaskError(f"task order {order!r}: {names} is not a task of the {self.name} setting (its {known})")
+            verb = "is not a task" if len(unknown) == 1 else "are not tasks"
+            raise TaskError(f"task order {order!r}: {names} {verb} of the {self.name} setting (its {known})")
         repeated = sorted({part for part in parts if parts.count(part) > 1})
         if repeated:
-            raise TaskError(f"task order {order!r}: {', '.join(repeated)} occurs more than once")
+            verb = "occurs" if len(repeated) == 1 else "occur"
+            raise TaskError(f"task order {order!r}: {', '.join(repeated)} {verb} more than once")
         missing = [letter for letter in self.tasks if letter not in parts]
         if missing:
-            raise TaskError(f"task order {order!r}: {', '.join(missing)} is missing")
+            verb = "is" if len(missing) == 1 else "are"
+            raise TaskError(f"task order {order!r}: {', '.join(missing)} {verb} missing")
         return [self.tasks[part] for part in parts]
 
     def order_index(self, order: str) -> int:

@@ -58,6 +58,11 @@ def first_of(entries: Sequence[str], most: int) -> str:
     return ", ".join(entries[:most]) + (f" and {rest} more" if rest > 0 else "")
 
 
+def counted(count: int, noun: str) -> str:
+    """Return a number with its noun: ``1 record``, ``3 records``."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
 def positive(text: str) -> int:
     """Return an argument of a command line as a whole number above 0."""
     value = int(text)

@@ -18,7 +18,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mmclvqa.clove.data_root import BERT, DISTILGPT2, FASTTEXT, FC7_BIAS, FC7_WEIGHT
+from mmclvqa.clove.data_root import (
+    BERT,
+    DISTILGPT2,
+    FASTTEXT,
+    FASTTEXT_MAGIC,
+    FASTTEXT_VERSION,
+    FASTTEXT_WIDTH,
+    FC7_BIAS,
+    FC7_WEIGHT,
+)
 from mmclvqa.clove.files import atomic_write, write_json
 from mmclvqa.mini.pretraining import GPT2_WEIGHTS, TIED, pretrained_weights
 from mmclvqa.mini.questions import ask
@@ -60,14 +69,12 @@ POSITIONS = 512
 BPE_SIZE = 1500
 END_OF_TEXT = "<|endoftext|>"
 
-VECTOR_WIDTH = 300
 BUCKETS = 2000
 WINDOW = 5
 MIN_SUBWORD, MAX_SUBWORD = 3, 6
 VECTOR_NOISE = 0.1
 """Weight of a random vector that distinguishes words with the same neighbours."""
 
-_MAGIC, _VERSION = 793712314, 12
 _NEGATIVE_SAMPLING, _SKIPGRAM = 2, 2
 
 
@@ -269,16 +276,16 @@ def _write_word_vectors(path: Path, lines: Iterable[str], words: Sequence[str], 
     counts, vectors = _learn(lines, words, seed)
     matrix = np.concatenate([vectors, _subword_vectors(words, vectors, seed)]).astype("<f4")
     with atomic_write(path, "wb") as file:
-        file.write(struct.pack("<2i", _MAGIC, _VERSION))
+        file.write(struct.pack("<2i", FASTTEXT_MAGIC, FASTTEXT_VERSION))
         # dim, ws, epoch, minCount, neg, wordNgrams, loss, model, bucket, minn, maxn, lrUpdateRate, t
         sizes = (
-            VECTOR_WIDTH, WINDOW, 1, 1, 5, 1, _NEGATIVE_SAMPLING, _SKIPGRAM, BUCKETS, MIN_SUBWORD, MAX_SUBWORD, 100,
+            FASTTEXT_WIDTH, WINDOW, 1, 1, 5, 1, _NEGATIVE_SAMPLING, _SKIPGRAM, BUCKETS, MIN_SUBWORD, MAX_SUBWORD, 100,
         )  # fmt: skip
         file.write(struct.pack("<12id", *sizes, 1e-4))
         file.write(struct.pack("<3i2q", len(words), len(words), 0, sum(counts.values()), -1))
         for word in words:
             file.write(word.encode() + b"\0" + struct.pack("<qb", counts[word], 0))
-        for rows in (matrix, np.zeros((len(words), VECTOR_WIDTH), dtype="<f4")):
+        for rows in (matrix, np.zeros((len(words), FASTTEXT_WIDTH), dtype="<f4")):
             file.write(struct.pack("<?2q", False, *rows.shape) + rows.tobytes())
 
 
@@ -313,7 +320,7 @@ def _learn(lines: Iterable[str], words: Sequence[str], seed: int) -> tuple[Count
                 cooccurrences[row, other] += 1
                 cooccurrences[other, row] += 1
     rng = named_generator(seed, "word vectors")
-    index_vectors, noise = rng.standard_normal((2, len(words), VECTOR_WIDTH))
+    index_vectors, noise = rng.standard_normal((2, len(words), FASTTEXT_WIDTH))
     # The logarithm limits the influence of frequent neighbours such as "the".
     vectors = _unit(np.einsum("ij,jk->ik", np.log1p(cooccurrences), index_vectors))
     return counts, _unit(vectors + VECTOR_NOISE * noise)
@@ -322,7 +329,7 @@ def _learn(lines: Iterable[str], words: Sequence[str], seed: int) -> tuple[Count
 def _subword_vectors(words: Sequence[str], vectors: np.ndarray, seed: int) -> np.ndarray:
     """Return the bucket vectors (buckets x 300); an unused bucket has a small random vector."""
     rng = named_generator(seed, "subwords")
-    sums = rng.standard_normal((BUCKETS, VECTOR_WIDTH)) * VECTOR_NOISE / np.sqrt(VECTOR_WIDTH)
+    sums = rng.standard_normal((BUCKETS, FASTTEXT_WIDTH)) * VECTOR_NOISE / np.sqrt(FASTTEXT_WIDTH)
     hits = np.ones((BUCKETS, 1))
     for word, vector in zip(words, vectors, strict=True):
         for bucket in _subword_buckets(word):
