@@ -66,6 +66,23 @@ def atomic_write(path: str | os.PathLike[str], mode: str = "w") -> Iterator[IO[A
         raise
 
 
+def check_output_file(option: str, path: str | os.PathLike[str] | None) -> None:
+    """Check that a file that an option names can be written, before the work that it is the result of.
+
+    Its folder must exist, except below ``$ROOT``, where run scripts let the commands create their folders.
+
+    Raises:
+        DataError: the folder does not exist, or the path is that of a folder.
+    """
+    if path is None:
+        return
+    absolute, root = Path(path).absolute(), os.environ.get("ROOT")
+    if absolute.is_dir():
+        raise DataError(f"{option} {path}: is a folder; name a file in it")
+    if not absolute.parent.is_dir() and not (root and absolute.is_relative_to(Path(root).absolute())):
+        raise DataError(f"{option} {path}: there is no folder {absolute.parent}; create it, or correct the path")
+
+
 @contextlib.contextmanager
 def locked_folder(folder: Path) -> Iterator[None]:
     """Hold a lock on a folder, so that no other process works in it; the lock ends with the process.

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from mmclvqa.clove.data_root import SPLITS, VOCABULARY, annotation_file, existing_root, load_vocabulary
 from mmclvqa.clove.errors import DataError
-from mmclvqa.clove.files import write_json
+from mmclvqa.clove.files import check_output_file, write_json
 from mmclvqa.clove.records import load_records
 from mmclvqa.clove.tasks import setting_names, tasks
 from mmclvqa.clove.text import format_table
@@ -156,6 +156,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the statistics of a data root; return 0."""
+    check_output_file("--json", args.json)
     statistics = root_stats(existing_root(args.dir), progress=sys.stderr.isatty())
     print(format_stats(statistics))
     if args.json:

@@ -30,7 +30,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.json and args.csv and Path(args.json).absolute() == Path(args.csv).absolute():
         parser.error(f"--json and --csv both name {args.csv}")
     args.overrides = tuple(rest)
-    return run_command(lambda: _output(_COMMANDS[args.command](args), args))
+    return run_command(lambda: _run(args))
+
+
+def _run(args: argparse.Namespace) -> None:
+    from mmclvqa.clove.files import check_output_file
+
+    for option, path in (("--json", args.json), ("--csv", args.csv)):
+        check_output_file(option, None if path == STANDARD_OUTPUT else path)
+    _output(_COMMANDS[args.command](args), args)
 
 
 def save_folder(save_dir: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import difflib
 import io
 import json
 import math
@@ -18,7 +19,7 @@ from mmclvqa.clove.errors import CloveError, DataError
 from mmclvqa.clove.experiment_paths import MODEL
 from mmclvqa.clove.files import write_json
 from mmclvqa.clove.tasks import Task, find_setting, order_index, parse_order, tasks
-from mmclvqa.clove.text import format_table, one_line
+from mmclvqa.clove.text import format_table, one_line, suggestion
 from mmclvqa.evaluation.matrix import (
     Mean,
     Summary,
@@ -36,6 +37,10 @@ SWEEP_FILE = "sweep.json"
 PARTIAL_FILE = "partial.json"
 """Result of an unfinished run; a workflow regards an evaluation as finished when :data:`SWEEP_FILE` exists."""
 """A sweep's result, in the folder ``val_<experiment>`` beside the folders of its pairs."""
+
+
+MOST_SUGGESTIONS = 3
+"""Number of results that the message about a missing one names."""
 
 
 class EvaluationResult:
@@ -255,7 +260,10 @@ def read_sweep(path: str | os.PathLike[str]) -> SweepResult:
     """
     file = sweep_file(path)
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        text = file.read_text(encoding="utf-8")
+        if not text.strip():
+            raise DataError(f"{file}: is empty; delete it and run `python eval_os.py`, which writes it again")
+        content = json.loads(text)
         sweep = SweepResult(
             setting=setting_of_result(content),
             order=content["task_order"],
@@ -267,7 +275,8 @@ def read_sweep(path: str | os.PathLike[str]) -> SweepResult:
             model=str(content.get("model", MODEL)),
         )
     except FileNotFoundError:
-        raise DataError(f"{file}: no such file; `python eval_os.py sweep` writes one") from None
+        hint = _result_hint(Path(path)) or "; `python eval_os.py sweep` writes one"
+        raise DataError(f"{file}: no such file{'' if file.suffix == '.json' else ' or folder'}{hint}") from None
     except (UnicodeDecodeError, ValueError, KeyError, TypeError, AttributeError) as error:
         reason = f"it has no {error}" if isinstance(error, KeyError) else one_line(error)
         raise DataError(f"{file}: not a valid result of a sweep ({reason})") from None
@@ -278,6 +287,19 @@ def read_sweep(path: str | os.PathLike[str]) -> SweepResult:
     if len(sweep.weights) != count or not all(weight > 0 and math.isfinite(weight) for weight in sweep.weights):
         raise DataError(f"{file}: 'weights' must be one positive number for each of the {count} tasks")
     return sweep
+
+
+def _result_hint(path: Path) -> str:
+    """Return a question that names results in or beside a folder that has none, empty if there are none."""
+    folder = path.parent if path.suffix == ".json" else path
+    inside, beside = (
+        [other.name for other in parent.glob("val_*") if sweep_file(other).is_file()]
+        for parent in (folder, folder.parent)
+    )
+    if inside or (folder.is_dir() and folder.name.startswith("val_")):
+        return suggestion(sorted(inside)[:MOST_SUGGESTIONS])
+    same = f"val_{folder.name}"
+    return suggestion([same] if same in beside else difflib.get_close_matches(folder.name, beside))
 
 
 def setting_of_result(content: Mapping[str, Any]) -> str:

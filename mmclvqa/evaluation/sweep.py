@@ -26,7 +26,7 @@ from mmclvqa.clove.errors import DataError, TaskError
 from mmclvqa.clove.files import read_yaml, write_json
 from mmclvqa.clove.settings import order_text
 from mmclvqa.clove.tasks import Task, default_data_root, find_setting, order_index, parse_order, setting_names
-from mmclvqa.clove.text import clock
+from mmclvqa.clove.text import clock, counted, did_you_mean, first_of
 from mmclvqa.configuration import CONFIG_DIR, PluginConfiguration
 from mmclvqa.evaluation.matrix import sweep_key, val_weights
 from mmclvqa.evaluation.results import METRIC, PARTIAL_FILE, RESULTS_FILE, SWEEP_FILE, MultitaskResult, SweepResult
@@ -47,6 +47,8 @@ FIXED_KEYS = ("config", "model", "dataset", "datasets", "run_type", "env.save_di
 DATA_OVERRIDE = "env.clove_root="
 CODE_OVERRIDE = "env.user_dir="
 DEVICES = ("auto", "cpu", "cuda")
+LISTED = 5
+"""Number of existing folders that the message about a missing one lists."""
 
 
 @dataclass(frozen=True)
@@ -285,7 +287,8 @@ def check_index(setting: str, index: int | None, order: str) -> None:
     """
     expected = order_index(setting, order)
     if index is not None and index != expected:
-        raise TaskError(f"setting_idx {index}: the index of task order {order} in the {setting} setting is {expected}")
+        problem = f"the index of task order {order} in the {setting} setting is {expected}"
+        raise TaskError(f"setting_idx {index}: {problem}; correct the index or the order")
 
 
 def print_progress(line: str) -> None:
@@ -378,7 +381,8 @@ def evaluate_multitask(
     folder = experiments.multitask_folder(setting, save, config.model)
     checkpoint = Path(experiments.final_weights(folder, config.model))
     if not checkpoint.is_file():
-        raise DataError(f"{checkpoint} does not exist: the multitask model of the {setting} setting is not trained")
+        problem = f"the multitask model of the {setting} setting is not trained"
+        raise DataError(f"{checkpoint} does not exist: {problem}{_missing_folder(Path(folder).absolute().parent)}")
     results = Path(experiments.multitask_evaluation_folder(setting, save, config.model))
     pairs = []
     for tested in tested_tasks:
@@ -412,7 +416,7 @@ def evaluate_pairs(
         else:
             accuracies[pair.key] = entry["metrics"][METRIC]
     count = sum(map(len, pairs_by_task.values()))
-    progress(f"{count} pairs to evaluate, {len(accuracies)} reused from an earlier run")
+    progress(f"{counted(count, 'pair')} to evaluate, {len(accuracies)} reused from an earlier run")
     if not pairs_by_task:
         return accuracies
     config.configuration(next(iter(pairs_by_task)))  # reports errors before torch and MMF are imported
@@ -429,8 +433,9 @@ def evaluate_pairs(
         done += len(task_pairs)
         seconds = time.monotonic() - start
         progress(
-            f"[{number}/{len(pairs_by_task)}] {tested.name}: {entry['records']} val records, {len(task_pairs)} "
-            f"checkpoint(s); {clock(seconds)} so far, about {clock(seconds / done * (count - done))} left"
+            f"[{number}/{len(pairs_by_task)}] {tested.name}: {counted(entry['records'], 'val record')}, "
+            f"{counted(len(task_pairs), 'checkpoint')}; {clock(seconds)} so far, "
+            f"about {clock(seconds / done * (count - done))} left"
         )
     return accuracies
 
@@ -442,12 +447,24 @@ def _engine(config: EvaluationConfig) -> Engine:
     return Engine(config)
 
 
+def _missing_folder(folder: Path) -> str:
+    """Return the first folder of a path that does not exist, with those beside it; empty where all of them exist."""
+    missing = next((path for path in (*reversed(folder.parents), folder) if not path.is_dir()), None)
+    if missing is None:
+        return ""
+    names = sorted(path.name for path in missing.parent.glob("[!.]*") if path.is_dir())
+    names = [name for name in names if not name.startswith("val_")]
+    listed = f"; {missing.parent} has {first_of(names, LISTED)}" if names else ""
+    return f"; there is no folder {missing}{did_you_mean(missing.name, names) or listed}"
+
+
 def _unfinished(
     order_tasks: list[Task], missing: list[Task], paths: dict[str, Path], experiment: str, order: str, partial: bool
 ) -> str:
     steps = ", ".join(f"{order_tasks.index(task) + 1} {task.name}" for task in missing)
     path = paths[missing[0].letter]
+    hint = _missing_folder(path.absolute().parents[1])
     if len(missing) == len(order_tasks):
-        return f"run {experiment} of task order {order} has no checkpoint yet ({path} is missing)"
+        return f"run {experiment} of task order {order} has no checkpoint yet ({path} is missing){hint}"
     advice = "finish the run" if partial else "finish the run, or give --partial to evaluate the existing checkpoints"
-    return f"run {experiment} of task order {order} is not finished: missing steps {steps} ({path}); {advice}"
+    return f"run {experiment} of task order {order} is not finished: missing steps {steps} ({path}); {advice}{hint}"

@@ -62,6 +62,17 @@ def test_every_file_gets_a_row_and_json_holds_the_same(data_root: Path, tmp_path
     assert all(name in out for name in written)
 
 
+def test_the_folder_of_the_json_file_must_exist_except_below_root(
+    data_root: Path, tmp_path: Path, run_clove: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "root" / "results" / "stats.json"
+    code, _, err = run_clove("stats", data_root, "--json", target)
+    assert code == 1 and err.startswith(f"error: --json {target}: there is no folder {target.parent}; create it")
+    assert not target.parent.exists()
+    monkeypatch.setenv("ROOT", str(tmp_path / "root"))
+    assert run_clove("stats", data_root, "--json", target)[0] == 0 and target.exists()
+
+
 def test_a_root_without_annotations_is_an_error(tmp_path: Path, run_clove: Run) -> None:
     code, _, err = run_clove("stats", tmp_path)
     assert code == 1 and "no annotation files of any known setting" in err
