@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from clove_builders import make_features, make_record, write_lmdb
 
-from mmclvqa.clove.check import EXAMPLES, Checker, format_report
+from mmclvqa.clove.check import EXAMPLES, Checker
 from mmclvqa.clove.data_root import (
     FASTTEXT,
     GQA_FEATURES,
@@ -257,7 +257,7 @@ def test_no_root_is_an_error_of_one_line(tmp_path: Path, run_clove: Run, monkeyp
 
 def test_a_report_says_one_finding_in_the_singular(data_root: Path) -> None:
     (data_root / VOCABULARY).unlink()
-    assert format_report(Checker(data_root).run()).endswith("\n1 problem")
+    assert Checker(data_root).run().report().endswith("\n1 problem")
 
 
 def test_clove_mini_is_sound(clove_mini: Path) -> None:
