@@ -41,8 +41,15 @@ SCENE_SHARE = 4
 A scene task has only some hundred different replays. With fewer train records, the ratio of replays to records of a
 new task is similar to that of CLOVE at rate 1.5.
 """
-SMALLEST_REGIONS = 12
-SMALLEST_FEATURE_DIM = 16
+_OPTIONS: dict[str, tuple[int, str]] = {
+    "train": (1, "train records per task; a task of the scene setting has a quarter of them"),
+    "val": (1, "val records per task"),
+    "images": (len(SCENE_TYPES), "GQA-like images of the train split (default: three per four train records)"),
+    "regions": (12, "maximum number of object regions of an image"),
+    "feature-dim": (16, "width of the features of a region"),
+    "seed": (0, "seed of all draws; equal settings give equal bytes"),
+}
+"""Smallest value and help of each option of the command line, which is a field of :class:`Settings`."""
 
 
 @dataclass(frozen=True)
@@ -65,20 +72,12 @@ class Settings:
     feature_dim: int = 64
     seed: int = 0
 
-    def check(self) -> None:
+    def __post_init__(self) -> None:
         """Raise :class:`DataError` if a size is too small."""
-        smallest = {
-            "train": 1,
-            "val": 1,
-            "images": len(SCENE_TYPES),
-            "regions": SMALLEST_REGIONS,
-            "feature_dim": SMALLEST_FEATURE_DIM,
-            "seed": 0,
-        }
-        for name, least in smallest.items():
-            if getattr(self, name) < least:
-                option = name.replace("_", "-")
-                raise DataError(f"--{option} {getattr(self, name)}: must be at least {least}")
+        for option, (least, _) in _OPTIONS.items():
+            size = getattr(self, option.replace("-", "_"))
+            if size < least:
+                raise DataError(f"--{option} {size}: must be at least {least}")
 
     def records(self, setting: str, split: str) -> int:
         """Return the number of records per task of a setting in a split."""
@@ -94,12 +93,10 @@ class Settings:
 
     def manifest(self) -> Manifest:
         """Return the manifest of a data root with these settings."""
-        counts = {
-            setting: {
-                task.name: {split: self.records(setting, split) for split in SPLITS} for task in tasks(setting).values()
-            }
-            for setting in SETTINGS
-        }
+        counts: dict[str, dict[str, dict[str, int]]] = {}
+        for setting in SETTINGS:
+            sizes = {split: self.records(setting, split) for split in SPLITS}
+            counts[setting] = {task.name: sizes for task in tasks(setting).values()}
         shape: dict[str, Any] = {"version": VERSION, **asdict(self)}
         shape |= {"answers": len(answer_vocabulary()), "text_width": BERT_WIDTH, "text_layers": BERT_LAYERS}
         del shape["seed"]
@@ -112,10 +109,9 @@ def write_root(root: Path, settings: Settings) -> None:
     Equal settings give equal bytes. The scenes and the records of one task are kept in memory, the features are not.
 
     Raises:
-        DataError: a size is too small, or a feature database cannot be written.
+        DataError: a feature database cannot be written.
         OSError: the folder cannot be written or the disk is full.
     """
-    settings.check()
     seed = settings.seed
     scenes = {split: sample_scenes(seed, split, settings.scenes(split)) for split in SPLITS}
     texts = {split: sample_text_scenes(seed, split, max(1, settings.scenes(split) // 2)) for split in SPLITS}
@@ -177,41 +173,21 @@ def _write_features(root: Path, settings: Settings, scenes: list[Scene], texts: 
     write_database(root / data_root.TEXTVQA_OCR_FEATURES, text_by_key, words, entry_bytes)
 
 
-_HELP = {
-    "train": "train records per task; a task of the scene setting has a quarter of them",
-    "val": "val records per task",
-    "images": "GQA-like images of the train split (default: three per four train records)",
-    "regions": "maximum number of object regions of an image",
-    "feature-dim": "width of the features of a region",
-    "seed": "seed of all draws; equal settings give equal bytes",
-}
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the ``mini`` command."""
     parser.add_argument("dir", type=Path, metavar="DIR", help="the data root to generate (CLOVE_ROOT)")
-    for option, text in _HELP.items():
+    for option, (_, text) in _OPTIONS.items():
         default = None if option == "images" else getattr(Settings, option.replace("-", "_"))
         text = text if default is None else f"{text} (default: %(default)s)"
         parser.add_argument(f"--{option}", type=int, default=default, metavar="N", help=text)
     parser.add_argument("--overwrite", action="store_true", help=f"replace a {NAME} generated with other settings")
 
 
-def settings_from(args: argparse.Namespace) -> Settings:
-    """Return the settings of a command line.
-
-    Raises:
-        DataError: a size is too small.
-    """
-    images = args.images if args.images is not None else max(6, args.train * 3 // 4)
-    settings = Settings(args.train, args.val, images, args.regions, args.feature_dim, args.seed)
-    settings.check()
-    return settings
-
-
 def run(args: argparse.Namespace) -> int:
     """Generate the data root of a command line; return 0."""
-    print(make_root(args.dir, settings_from(args), args.overwrite))
+    images = args.images if args.images is not None else max(len(SCENE_TYPES), args.train * 3 // 4)
+    settings = Settings(args.train, args.val, images, args.regions, args.feature_dim, args.seed)
+    print(make_root(args.dir, settings, args.overwrite))
     return 0
 
 

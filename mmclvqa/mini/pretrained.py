@@ -29,26 +29,10 @@ from mmclvqa.clove.data_root import (
     FC7_WEIGHT,
 )
 from mmclvqa.clove.files import atomic_write, write_json
+from mmclvqa.mini import vocabulary
 from mmclvqa.mini.pretraining import GPT2_WEIGHTS, TIED, pretrained_weights
 from mmclvqa.mini.questions import ask
 from mmclvqa.mini.scenes import named_generator, named_random, sample_scenes, sample_text_scenes
-from mmclvqa.mini.vocabulary import (
-    ATTRIBUTE_KIND,
-    ATTRIBUTES,
-    CATEGORIES,
-    CLASSES,
-    FACT_PREDICATES,
-    FORMS,
-    NO,
-    PLACES,
-    PURPOSES,
-    RELATIONS,
-    SIGN_WORDS,
-    SURFACES,
-    SYLLABLES,
-    UNLISTED_WORDS,
-    YES,
-)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -78,25 +62,21 @@ VECTOR_NOISE = 0.1
 _NEGATIVE_SAMPLING, _SKIPGRAM = 2, 2
 
 
-def write_pretrained(root: Path, seed: int, feature_dim: int) -> None:
-    """Write BERT, GPT-2, fastText and fc7 below ``root``; ``seed`` and ``feature_dim`` determine every byte."""
-    write_language_models(root, seed)
-    _write_fc7(root, seed, feature_dim)
-
-
-def write_language_models(root: Path, seed: int, pretrained: bool = True) -> None:
-    """Write BERT, GPT-2 and fastText for clove-mini's language, which is the same for every seed.
+def write_pretrained(root: Path, seed: int, feature_dim: int, pretrained: bool = True) -> None:
+    """Write BERT, GPT-2, fastText and fc7 for clove-mini's language, which is the same for every seed.
 
     Args:
         root: the data root.
         seed: seed of random weights.
+        feature_dim: width of the features of a region.
         pretrained: whether GPT-2 has the weights of :mod:`mmclvqa.mini.pretraining` instead of random ones. BERT's are
             random, because pretrained ones of this size do not help UniVQA to learn faster.
     """
-    whole = [word for word in _words() if word not in UNLISTED_WORDS]
-    pieces = wordpieces(whole, (*SYLLABLES, *(f"##{syllable}" for syllable in SYLLABLES)))
-    gpt2_weights = GPT2_WEIGHTS if pretrained else None
-    _write_language(root, seed, _sentences(LANGUAGE_SEED), _words(), pieces, GPT2_LAYERS, gpt2_weights)
+    words, syllables = _words(), vocabulary.SYLLABLES
+    whole = [word for word in words if word not in vocabulary.UNLISTED_WORDS]
+    pieces = wordpieces(whole, (*syllables, *(f"##{syllable}" for syllable in syllables)))
+    weights = GPT2_WEIGHTS if pretrained else None
+    write_models(root, seed, feature_dim, _sentences(LANGUAGE_SEED), words, pieces, gpt2_weights=weights)
 
 
 def write_models(
@@ -107,44 +87,36 @@ def write_models(
     words: Sequence[str],
     pieces: Sequence[str],
     gpt2_layers: int = GPT2_LAYERS,
+    gpt2_weights: Path | None = None,
 ) -> None:
-    """Write small untrained models of any language below ``root``: BERT, GPT-2, fastText and fc7.
+    """Write small models of any language below ``root``: BERT, GPT-2, fastText and fc7.
 
     Args:
         root: the data root.
-        seed: seed of all weights.
+        seed: seed of all random weights.
         feature_dim: width of the features of a region.
         lines: sentences, from which GPT-2's tokens and the word vectors are computed.
         words: all words, in ASCII, which are single tokens of GPT-2.
         pieces: BERT's vocabulary, see :func:`wordpieces`.
         gpt2_layers: number of layers of GPT-2.
+        gpt2_weights: file of the weights of GPT-2, random if None.
     """
-    _write_language(root, seed, lines, words, pieces, gpt2_layers, None)
-    _write_fc7(root, seed, feature_dim)
-
-
-def _write_language(
-    root: Path,
-    seed: int,
-    lines: Sequence[str],
-    words: Sequence[str],
-    pieces: Sequence[str],
-    gpt2_layers: int,
-    gpt2_weights: Path | None,
-) -> None:
     _write_bert(root / BERT, pieces, seed)
     _write_gpt2(root / DISTILGPT2, lines, words, gpt2_layers, seed, gpt2_weights)
     plain = [line.replace("?", "").replace(",", "") for line in lines]
     _write_word_vectors(root / FASTTEXT, plain, words, seed)
+    _write_fc7(root, seed, feature_dim)
 
 
 def _words() -> list[str]:
     """Return all words of questions, answers and items, sorted."""
+    language = vocabulary
     named = (
-        *CLASSES, *CATEGORIES, *PLACES, *ATTRIBUTE_KIND, *ATTRIBUTES, *PURPOSES, *RELATIONS, *FACT_PREDICATES,
-        *SURFACES, *SIGN_WORDS, YES, NO, "with",
+        *language.CLASSES, *language.CATEGORIES, *language.PLACES, *language.ATTRIBUTE_KIND, *language.ATTRIBUTES,
+        *language.PURPOSES, *language.RELATIONS, *language.FACT_PREDICATES, *language.SURFACES, *language.SIGN_WORDS,
+        language.YES, language.NO, "with",
     )  # fmt: skip
-    templates = (word.strip("?,") for forms in FORMS.values() for form in forms for word in form.split())
+    templates = (word.strip("?,") for forms in language.FORMS.values() for form in forms for word in form.split())
     return sorted({word for name in named for word in name.split()} | {word for word in templates if "{" not in word})
 
 
@@ -154,7 +126,7 @@ def _sentences(seed: int) -> list[str]:
     lines: list[str] = []
     for scene in sample_scenes(seed, "corpus", CORPUS_SCENES) + sample_text_scenes(seed, "corpus", CORPUS_SCENES):
         lines.extend(scene.items)
-        questions = [ask(kind, scene, rng) for kind in FORMS]
+        questions = [ask(kind, scene, rng) for kind in vocabulary.FORMS]
         lines.extend(f"{question.text} {question.answer}" for question in questions if question)
     return lines
 
@@ -205,10 +177,11 @@ def _write_gpt2(
     tokenizer.train_from_iterator(
         corpus, vocab_size=BPE_SIZE, min_frequency=2, show_progress=False, special_tokens=[END_OF_TEXT]
     )
-    vocabulary = json.loads(tokenizer.to_str())["model"]
-    ends = vocabulary["vocab"][END_OF_TEXT]
+    bpe = json.loads(tokenizer.to_str())["model"]
+    token_ids = bpe["vocab"]
+    ends = token_ids[END_OF_TEXT]
     config = GPT2Config(
-        vocab_size=len(vocabulary["vocab"]),
+        vocab_size=len(token_ids),
         n_embd=GPT2_WIDTH,
         n_layer=layers,
         n_head=GPT2_HEADS,
@@ -216,10 +189,10 @@ def _write_gpt2(
         bos_token_id=ends,
         eos_token_id=ends,
     )
-    by_id = sorted(vocabulary["vocab"], key=vocabulary["vocab"].get)
+    by_id = sorted(token_ids, key=token_ids.get)
     _save(GPT2LMHeadModel, config, folder, seed, pretrained_weights(weights, by_id) if weights else {})
-    write_json(folder / "vocab.json", vocabulary["vocab"], indent=None)
-    merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in vocabulary["merges"]]
+    write_json(folder / "vocab.json", token_ids, indent=None)
+    merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in bpe["merges"]]
     with atomic_write(folder / "merges.txt") as file:
         file.write("\n".join(["#version: 0.2", *merges]) + "\n")
     settings = {"model_max_length": POSITIONS, "tokenizer_class": "GPT2Tokenizer"}

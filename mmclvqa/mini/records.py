@@ -112,10 +112,7 @@ def _ocr_fields(scene: Scene) -> dict[str, Any]:
                 "top_left_y": top,
                 "width": round(right - left, 4),
                 "height": round(bottom - top, 4),
-                "rotation": 0.0,
-                "roll": 0.0,
-                "pitch": 0.0,
-                "yaw": 0.0,
+                **dict.fromkeys(("rotation", "roll", "pitch", "yaw"), 0.0),
             },
         }
         for surface, (left, top, right, bottom) in zip(scene.surfaces, boxes, strict=True)
