@@ -46,23 +46,14 @@ MOST_SUGGESTIONS = 3
 class EvaluationResult:
     """What one command of ``eval_os.py`` prints and writes.
 
+    A class of results has ``as_json()`` with plain values, ``rows()`` with header and rows of the table as text, and
+    ``lines()`` with what is printed below the table.
+
     Attributes:
         text_columns: number of columns of the table, from the left, that contain text.
     """
 
     text_columns: ClassVar[int] = 1
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the result as plain values."""
-        raise NotImplementedError
-
-    def rows(self) -> tuple[list[str], list[list[str]]]:
-        """Return the header and the rows of the table as text."""
-        raise NotImplementedError
-
-    def lines(self) -> list[str]:
-        """Return the lines that are printed below the table."""
-        raise NotImplementedError
 
     def table(self) -> str:
         """Return the table in aligned columns."""
@@ -78,6 +69,23 @@ class EvaluationResult:
     def write(self, path: str | os.PathLike[str]) -> None:
         """Write :meth:`as_json` to a file."""
         write_json(path, self.as_json())
+
+
+class AverageResult(EvaluationResult):
+    """A result with one accuracy for each task of ``setting``, in its base order.
+
+    Attributes:
+        accuracies: fractions in [0, 1].
+        weights: val sizes of the tasks.
+    """
+
+    @property
+    def average(self) -> float:
+        """Accuracy averaged over tasks, weighted by val size."""
+        return weighted_average(np.array(self.accuracies), self.weights)
+
+    def lines(self) -> list[str]:
+        return [f"weighted average accuracy: {self.average:.4f}"]
 
 
 @dataclass(frozen=True)
@@ -132,7 +140,7 @@ class SweepResult(EvaluationResult):
             "setting_idx": order_index(self.setting, self.order),
             "task_order": self.order,
             "exp": self.experiment,
-            **_model_json(self.model),
+            **({} if self.model == MODEL else {"model": self.model}),
             "stand_alone": self.stand_alone,
             "data": self.data,
             "metric": METRIC,
@@ -201,7 +209,7 @@ class SweepResult(EvaluationResult):
 
 
 @dataclass(frozen=True)
-class MultitaskResult(EvaluationResult):
+class MultitaskResult(AverageResult):
     """Accuracies of the multitask model on each task, in the setting's base order.
 
     Attributes:
@@ -216,17 +224,11 @@ class MultitaskResult(EvaluationResult):
     weights: tuple[float, ...]
     model: str = MODEL
 
-    @property
-    def average(self) -> float:
-        """Accuracy averaged over tasks, weighted by val size."""
-        return weighted_average(np.array(self.accuracies), self.weights)
-
     def as_json(self) -> dict[str, Any]:
-        """Return the result as plain values."""
         return {
             "kind": "multitask",
             **find_setting(self.setting).reference(),
-            **_model_json(self.model),
+            **({} if self.model == MODEL else {"model": self.model}),
             "metric": METRIC,
             "accuracies": dict(zip(task_names(self.setting), self.accuracies, strict=True)),
             "weights": list(self.weights),
@@ -234,13 +236,8 @@ class MultitaskResult(EvaluationResult):
         }
 
     def rows(self) -> tuple[list[str], list[list[str]]]:
-        """Return the accuracies as text, one row per task."""
         pairs = zip(task_names(self.setting), self.accuracies, strict=True)
         return ["task", "accuracy"], [[name, _decimal(value)] for name, value in pairs]
-
-    def lines(self) -> list[str]:
-        """Return the average."""
-        return [average_line(self.average)]
 
 
 def sweep_file(path: str | os.PathLike[str]) -> Path:
@@ -321,11 +318,6 @@ def percent(value: float | Mean, missing: str = "–") -> str:
     return missing if math.isnan(value) else f"{100 * value:.1f}"
 
 
-def average_line(average: float) -> str:
-    """Return the line that reports a result's average accuracy."""
-    return f"weighted average accuracy: {average:.4f}"
-
-
 def task_names(setting: str) -> list[str]:
     """Return the names of a setting's tasks in its base order.
 
@@ -335,25 +327,14 @@ def task_names(setting: str) -> list[str]:
     return [task.name for task in tasks(setting).values()]
 
 
-def _model_json(model: str) -> dict[str, str]:
-    """Return the entry of a result that names the answer model; results of UniVQA have none."""
-    return {} if model == MODEL else {"model": model}
-
-
 def _summary_json(summary: Summary | None) -> dict[str, Any] | None:
     if summary is None:
         return None
-    metrics = (
-        ("final", "accuracy", summary.accuracy),
-        ("backward_transfer", "backward_transfer", summary.backward_transfer),
-        ("forgetting", "forgetting", summary.forgetting),
-        ("legacy_forgetting", "legacy_forgetting", summary.legacy_forgetting),
-        ("learning_accuracy", "learning_accuracy", summary.learning_accuracy),
-    )
     content: dict[str, Any] = {"learned": summary.learned}
-    for key, average_key, metric in metrics:
-        content[key] = [float(value) for value in metric.by_task]
-        content[f"weighted_average_{average_key}"] = None if math.isnan(metric.average) else metric.average
+    for name in ("accuracy", "backward_transfer", "forgetting", "legacy_forgetting", "learning_accuracy"):
+        metric = getattr(summary, name)
+        content["final" if name == "accuracy" else name] = [float(value) for value in metric.by_task]
+        content[f"weighted_average_{name}"] = None if math.isnan(metric.average) else metric.average
     return content
 
 

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mmclvqa.answer_models import check_model
 from mmclvqa.clove import experiment_paths as experiments
@@ -33,9 +33,6 @@ from mmclvqa.evaluation.results import METRIC, PARTIAL_FILE, RESULTS_FILE, SWEEP
 from mmclvqa.lazy import prepare_libraries
 from mmclvqa.methods.base import method_of_experiment
 from mmclvqa.user_code import import_user_code, user_file
-
-if TYPE_CHECKING:
-    from mmclvqa.evaluation.engine import Engine
 
 SPLIT = "val"
 DATASET = "clvqa"
@@ -227,7 +224,9 @@ class Pair:
             content = json.loads((self.folder / RESULTS_FILE).read_text(encoding="utf-8"))
             entry = content["evaluations"][-1]
             current = all(content["run"][name] == value for name, value in identity.items())
-            return entry if current and _is_accuracy(entry["metrics"][METRIC]) else None
+            accuracy = entry["metrics"][METRIC]
+            is_number = isinstance(accuracy, int | float) and not isinstance(accuracy, bool)
+            return entry if current and is_number and 0 <= accuracy <= 1 else None
         except (OSError, ValueError, KeyError, TypeError, IndexError):
             # The file is missing, incomplete or of another program, so the pair is evaluated.
             return None
@@ -240,10 +239,6 @@ class Pair:
         """
         run = {"learned": self.learned, "tested": self.tested.name, **identity}
         write_json(self.folder / RESULTS_FILE, {"run": run, "evaluations": [entry]})
-
-
-def _is_accuracy(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1
 
 
 def checkpoints(
@@ -420,7 +415,10 @@ def evaluate_pairs(
     if not pairs_by_task:
         return accuracies
     config.configuration(next(iter(pairs_by_task)))  # reports errors before torch and MMF are imported
-    engine = _engine(config)
+    prepare_libraries()
+    from mmclvqa.evaluation.engine import Engine  # torch and MMF take seconds to import
+
+    engine = Engine(config)
     start, done = time.monotonic(), 0
     for number, (tested, task_pairs) in enumerate(pairs_by_task.items(), start=1):
         evaluations = engine.evaluate(tested, {pair.key: pair.checkpoint for pair, _ in task_pairs})
@@ -438,13 +436,6 @@ def evaluate_pairs(
             f"about {clock(seconds / done * (count - done))} left"
         )
     return accuracies
-
-
-def _engine(config: EvaluationConfig) -> Engine:
-    prepare_libraries()
-    from mmclvqa.evaluation.engine import Engine  # torch and MMF take seconds to import
-
-    return Engine(config)
 
 
 def _missing_folder(folder: Path) -> str:

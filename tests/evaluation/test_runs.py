@@ -15,7 +15,7 @@ from mmclvqa.clove.errors import DataError
 from mmclvqa.clove.files import write_json
 from mmclvqa.evaluation.report import comparison_row, main
 from mmclvqa.evaluation.results import MultitaskResult, SweepResult, read_sweep
-from mmclvqa.evaluation.runs import Cost, method_label, read_bound, read_run, short_method_label, srm_seconds
+from mmclvqa.evaluation.runs import Cost, method_label, read_bound, read_run, srm_seconds
 
 LOG = """\
 2026-11-24 10:00:00,000 SRM --cl_setting functional
@@ -116,7 +116,7 @@ def test_single_task_models_have_no_transfer(published: SweepResult, tmp_path: P
     ],
 )
 def test_methods_have_labels(experiment: str, label: str, short: str) -> None:
-    assert (method_label(experiment), short_method_label(experiment)) == (label, short)
+    assert (method_label(experiment), method_label(experiment, short=True)) == (label, short)
 
 
 def test_a_sweep_is_read_back_as_it_was(published: SweepResult, tmp_path: Path) -> None:
