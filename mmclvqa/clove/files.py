@@ -58,7 +58,9 @@ def atomic_write(path: str | os.PathLike[str], mode: str = "w") -> Iterator[IO[A
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
+        mask = os.umask(0)  # a process can only read it by setting it
+        os.umask(mask)
+        os.chmod(temporary, 0o666 & ~mask)
         os.replace(temporary, path)
     except BaseException:
         with contextlib.suppress(FileNotFoundError):
@@ -112,12 +114,6 @@ def write_json(path: str | os.PathLike[str], value: Any, indent: int | None = 1)
     with atomic_write(path) as file:
         json.dump(value, file, indent=indent, ensure_ascii=False)
         file.write("\n")
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def read_text(path: str | os.PathLike[str]) -> str:

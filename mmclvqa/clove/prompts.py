@@ -140,7 +140,8 @@ def fit_statistics(records: Iterable[Mapping[str, Any]]) -> ItemStatistics:
             triplet = fact["triplet"]
             if not triplet or NO_FACT in " ".join(triplet):
                 continue
-            items = [text for text in related if _states_fact(text, triplet)]
+            ends = (triplet[0].lower(), triplet[-1].lower())
+            items = [text for text in related if all(end in text.lower() for end in ends)]
             if not items:
                 # The scene graph does not contain the fact, so the fact is an additional item.
                 items = [" ".join(triplet)]
@@ -177,8 +178,8 @@ def sample_prompts(records: Iterable[Mapping[str, Any]], task: Task, count: int,
         pairs = _PAIRS[task.prompts](items, statistics)
         if pairs.firsts:
             return [pairs.draw(rng) for _ in range(count)]
-    is_preferred = _SINGLES.get(task.prompts, _any)
-    pool = _Pool([pair for pair in items if is_preferred(pair[0], statistics)] or items)
+    is_preferred = _SINGLES.get(task.prompts)
+    pool = _Pool([pair for pair in items if is_preferred and is_preferred(pair[0], statistics)] or items)
     return [[pool.draw(rng).text] for _ in range(count)]
 
 
@@ -243,12 +244,10 @@ class _Pool:
         return self.items[index][0]
 
 
-Group = str
-"""Group of first items, drawn before the item: a kind of attribute, or one group of all items."""
-
-
 class _Pairs:
     """Draws pairs of items that share a key: first a group, then a first item of it, then a second item with its key.
+
+    A group of first items is a kind of attribute, or there is one group of all items.
 
     Args:
         first_items: first items by group, each with its weight and the keys that its second item may have.
@@ -258,40 +257,41 @@ class _Pairs:
 
     def __init__(
         self,
-        first_items: Mapping[Group, Sequence[tuple[Item, float, Sequence[str]]]],
+        first_items: Mapping[str, Sequence[tuple[Item, float, Sequence[str]]]],
         second_items: Sequence[tuple[Item, float, Sequence[str]]],
-        weights: Mapping[Group, float],
+        weights: Mapping[str, float],
     ) -> None:
         by_key: dict[str, list[tuple[Item, float]]] = {}
         for item, weight, keys in second_items:
             for key in keys:
                 by_key.setdefault(key, []).append((item, weight))
         self._seconds = {key: _Pool(items) for key, items in by_key.items()}
-        self._keys: dict[tuple[Group, Item], list[str]] = {}
-        self.firsts: dict[Group, _Pool] = {}
+        self._keys: dict[tuple[str, Item], list[str]] = {}
+        self.firsts: dict[str, _Pool] = {}
         for group, items in first_items.items():
-            usable = []
-            for item, weight, keys in items:
-                open_keys = [key for key in keys if key in self._seconds and self._seconds[key].weight(item) > 0]
-                if open_keys:
-                    self._keys[group, item] = open_keys
-                    usable.append((item, weight))
+            for item, _, keys in items:
+                self._keys[group, item] = [key for key in keys if key in by_key and self._seconds[key].weight(item) > 0]
+            usable = [(item, weight) for item, weight, _ in items if self._keys[group, item]]
             if usable:
                 self.firsts[group] = _Pool(usable)
-        self._groups = list(self.firsts)
-        self._weights = [weights[group] for group in self._groups]
+        self._weights = [weights[group] for group in self.firsts]
 
     def draw(self, rng: random.Random) -> list[str]:
         """Draw the texts of two items."""
-        group = rng.choices(self._groups, self._weights)[0]
+        group = rng.choices(list(self.firsts), self._weights)[0]
         first = self.firsts[group].draw(rng)
         pools = [self._seconds[key] for key in self._keys[group, first]]
         pool = rng.choices(pools, [pool.weight(first) for pool in pools])[0]
         return [first.text, pool.draw(rng, without=first).text]
 
 
+def _objects(item: Item) -> list[str]:
+    """Return the head nouns of the objects of an item."""
+    return [name for name in dict.fromkeys((head(item.subject), head(item.object))) if name]
+
+
 def _relation_pairs(items: Sequence[tuple[Item, float]], statistics: ItemStatistics) -> _Pairs:
-    objects = [(item, weight, list(dict.fromkeys((head(item.subject), head(item.object))))) for item, weight in items]
+    objects = [(item, weight, _objects(item)) for item, weight in items]
     return _Pairs({"": objects}, objects, {"": 1})
 
 
@@ -306,11 +306,7 @@ def _comparison_pairs(items: Sequence[tuple[Item, float]], statistics: ItemStati
 
 def _fact_pairs(items: Sequence[tuple[Item, float]], statistics: ItemStatistics) -> _Pairs:
     facts = [(item, weight, [statistics.facts[item.text]]) for item, weight in items if item.text in statistics.facts]
-    others = [
-        (item, weight, [name for name in dict.fromkeys((head(item.subject), head(item.object))) if name])
-        for item, weight in items
-        if item.text not in statistics.facts
-    ]
+    others = [(item, weight, _objects(item)) for item, weight in items if item.text not in statistics.facts]
     return _Pairs({"": facts}, others, {"": 1})
 
 
@@ -329,10 +325,6 @@ _USABLE: dict[str, tuple[Callable[[Item], bool], str]] = {
 """Items that are allowed in prompts, and their description; other prompts allow any item."""
 
 
-def _any(item: Item, statistics: ItemStatistics) -> bool:
-    return True
-
-
 _SINGLES: dict[str, Callable[[Item, ItemStatistics], bool]] = {
     "object": lambda item, statistics: not item.is_triple,
     "attribute": lambda item, statistics: item.is_attributed,
@@ -341,9 +333,3 @@ _SINGLES: dict[str, Callable[[Item, ItemStatistics], bool]] = {
     "fact": lambda item, statistics: item.text in statistics.facts,
 }
 """Items preferred for prompts of one item; if no item qualifies, all items are used."""
-
-
-def _states_fact(text: str, triplet: list[str]) -> bool:
-    """Return whether an item states a fact, that is, contains its subject and object."""
-    lowered = text.lower()
-    return all(end.lower() in lowered for end in (triplet[0], triplet[-1]))
