@@ -40,7 +40,6 @@ def stage_sweep(
     Args:
         cl_setting: the setting: its name, or the path of its YAML file.
         setting_idx: index of the task order, which must match; None skips the check.
-        abbr_seq: the task order.
         device: the number of a GPU, ``cuda:<n>``, ``cuda``, ``cpu`` or ``auto`` (as None); without a GPU the CPU is
             used.
         model_name: registered name of the answer model, ``unicl`` for UniVQA; a custom model is registered by the

@@ -35,13 +35,10 @@ EXAMPLES = 20
 
 
 class Checker:
-    """Checks a data root.
+    """Checks a data root: the required ``settings``, or if there are none, those that exist.
 
     Args:
-        root: the data root.
-        settings: settings that are required; if empty, those that exist are checked.
         samples: number of feature values read from each database.
-        progress: whether to show progress bars on stderr.
 
     Attributes:
         rows: ``(file, contents)`` in the order checked.

@@ -102,7 +102,6 @@ class Manifest:
     """Contents of ``manifest.json``.
 
     Attributes:
-        name: name of the data set, such as ``clove-mini``.
         seed: seed of the generator, None if the data is not generated.
         tasks: ``{setting: {task name: {"train": number of records, "val": number of records}}}``.
         shape: sizes of features and texts; any keys are allowed.
@@ -156,8 +155,6 @@ def split_size(root: str | os.PathLike[str], selected: Task, split: str) -> int:
     """Return the number of records of a task and split: from the manifest, as published, or counted.
 
     Args:
-        root: the data root.
-        selected: the task.
         split: ``train``, whose size n(t) determines the number of replays, or ``val``.
 
     Raises:

@@ -44,9 +44,6 @@ class Source:
     """A published file.
 
     Attributes:
-        name: name on the command line.
-        description: what the file is.
-        url: address of the file.
         sha256: published checksum, None if none is published.
         size: length in bytes, None if unknown.
         target: target path of a single file; None for an archive.
@@ -238,10 +235,8 @@ class Downloader:
     """Downloads sources into a data root.
 
     Args:
-        root: the data root.
         experiments: the experiment root for replays and checkpoints.
         base_url: address of a mirror, which replaces scheme and host of every URL.
-        progress: whether to show progress bars on stderr.
     """
 
     def __init__(

@@ -43,7 +43,6 @@ def atomic_write(path: str | os.PathLike[str], mode: str = "w") -> Iterator[IO[A
     After a kill, ``path`` contains either the old or the new contents.
 
     Args:
-        path: the file to write; its folder is created if necessary.
         mode: ``"w"`` (UTF-8 text) or ``"wb"``.
 
     Raises:

@@ -109,8 +109,6 @@ def import_records(
         features: feature databases below ``features`` of the data root: of objects, then possibly of OCR tokens.
         feature_path: for records without one, with ``{image_id}`` and ``{split}``.
         sizes: at most this number of records of each task, by split, drawn at random.
-        seed: seed of the draws.
-        description: for the report.
         strict: reject records that would be left out, and other problems.
         replace: replace a setting of that name; its scene-graph prompts, which are of other records, are removed.
         findings: problems found so far.

@@ -46,11 +46,7 @@ NO_FACT = "a type of"
 
 
 def load_prompts(path: str | os.PathLike[str], setting: str | None = None) -> dict[str, list[list[str]]]:
-    """Read the prompts of a file by task name; the file may omit tasks of the setting.
-
-    Args:
-        path: the JSON file.
-        setting: if given, only names of its tasks are allowed.
+    """Read the prompts of a file by task name; the file may omit tasks, and has no others than those of ``setting``.
 
     Raises:
         DataError: the file is missing or malformed; the message names task, prompt and item.
@@ -62,12 +58,7 @@ def load_prompts(path: str | os.PathLike[str], setting: str | None = None) -> di
 
 
 def task_prompts(path: str | os.PathLike[str], setting: str, name: str) -> list[list[str]]:
-    """Read the prompts of one task.
-
-    Args:
-        path: the JSON file.
-        setting: the setting of the task.
-        name: letter or name of the task.
+    """Read the prompts of one task, given by its letter or name.
 
     Raises:
         DataError: the file is missing, malformed or has no prompt for the task.
@@ -126,11 +117,7 @@ class ItemStatistics:
 
 
 def fit_statistics(records: Iterable[Mapping[str, Any]]) -> ItemStatistics:
-    """Count the related items of training records.
-
-    Args:
-        records: records of one task, with ``gt_scene_graph_seq``, ``gt_scene_graph_mask`` and ``supporting_fact``.
-    """
+    """Count the related items of the training records of one task."""
     statistics = ItemStatistics()
     for record in records:
         pairs = zip(record["gt_scene_graph_seq"], record["gt_scene_graph_mask"], strict=True)
@@ -151,16 +138,10 @@ def fit_statistics(records: Iterable[Mapping[str, Any]]) -> ItemStatistics:
 
 
 def sample_prompts(records: Iterable[Mapping[str, Any]], task: Task, count: int, rng: random.Random) -> list[list[str]]:
-    """Sample prompts for a task from its training records.
+    """Sample ``count`` prompts for a task from its training records; equal states of ``rng`` give equal prompts.
 
     If no two items match, the prompts of a task with pairs are single items that may come first in a pair. If no item
     fits an object, attribute or word prompt, all items are used.
-
-    Args:
-        records: training records of the task.
-        task: the task.
-        count: number of prompts.
-        rng: generator of all draws; equal records and generator states give equal prompts.
 
     Raises:
         DataError: no record has a related item that is allowed in prompts of the task.
@@ -186,16 +167,10 @@ def sample_prompts(records: Iterable[Mapping[str, Any]], task: Task, count: int,
 def setting_prompts(
     root: str | os.PathLike[str], setting: str, per_task: int = PUBLISHED_PROMPTS, seed: int = 0
 ) -> dict[str, list[list[str]]]:
-    """Sample prompts for all tasks of a setting from the records of a data root, with one task in memory at a time.
+    """Sample prompts by task for a setting from the records of a data root, with one task in memory at a time.
 
     Args:
-        root: the data root.
-        setting: the setting.
-        per_task: number of prompts per task.
         seed: seed of the draws; the prompts of a task do not depend on the other tasks.
-
-    Returns:
-        Prompts by task name.
 
     Raises:
         TaskError: unknown setting.
@@ -213,11 +188,7 @@ def setting_prompts(
 
 
 class _Pool:
-    """Draws items with probability proportional to their weights.
-
-    Args:
-        items: distinct items with positive weights.
-    """
+    """Draws distinct items with probability proportional to their weights."""
 
     def __init__(self, items: Sequence[tuple[Item, float]]) -> None:
         self.items = items

@@ -188,10 +188,9 @@ def record_problems(record: Any) -> Iterator[tuple[str, str]]:
 
 
 def check_record(record: Any, where: str) -> None:
-    """Raise an error if a record does not match the schema.
+    """Raise an error if a record does not match the schema; additional keys are allowed.
 
     Args:
-        record: a record; additional keys are allowed.
         where: name of the record in the message, such as ``"data.npy: record 17"``.
 
     Raises:
@@ -301,7 +300,6 @@ class Coercions:
 
         Args:
             record: an element of an annotation file; it is not modified.
-            where: name of the record in messages, such as ``"record 17"``.
 
         Returns:
             The record itself if nothing is converted, else a copy.
@@ -374,7 +372,6 @@ def load_records(path: str | os.PathLike[str], check: bool = True) -> list[dict[
     Each kind of conversion is logged once per file.
 
     Args:
-        path: the file.
         check: check every record against the schema (about 20 microseconds each).
 
     Raises:

@@ -91,8 +91,6 @@ def format_table(header: Sequence[str], rows: Sequence[Sequence[object]], text_c
     """Format rows below a header, with columns padded to equal width.
 
     Args:
-        header: column names.
-        rows: cells, one per column.
         text_columns: number of columns from the left that are left-aligned; the others are right-aligned.
     """
     cells = [list(header), *([str(cell) for cell in row] for row in rows)]

@@ -72,10 +72,6 @@ def fetch(
     An existing ``path`` is kept unless its checksum is wrong.
 
     Args:
-        url: http or https address.
-        path: the file to write; it is created once it is complete and its checksum is correct.
-        sha256: expected checksum, None if unknown.
-        progress: whether to show a progress bar on stderr.
         pause: waits the given number of seconds between attempts.
 
     Returns:
@@ -215,10 +211,6 @@ def extract(
     a member that points outside (absolute or with ``..``), or with a link instead of a required file, is rejected.
 
     Args:
-        archive: a ``.zip`` or ``.tar.gz`` file.
-        root: folder to which targets are relative.
-        target_of: returns the target of a member; None if the member is not required.
-        required_files: description of the required files, for error messages.
         staging: temporary folder on the same disk; removed at the end.
 
     Returns:

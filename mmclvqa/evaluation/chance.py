@@ -69,10 +69,6 @@ def chance_level(root: str | os.PathLike[str], setting: str) -> ChanceResult:
     Accuracy is the metric ``textvqa_accuracy``: answers are normalized as in EvalAI's VQA evaluation, and
     min(1, matches / 3) is averaged over the ten subsets that leave one reference answer out.
 
-    Args:
-        root: the data root.
-        setting: the setting.
-
     Raises:
         TaskError: no such setting.
         DataError: a file is missing, damaged or empty.

@@ -111,7 +111,6 @@ def comparison_figure(labels: Sequence[str], averages: Sequence[Mean], forgettin
     """Draw bars of average accuracy and forgetting by method, with standard deviations over seeds as error bars.
 
     Args:
-        labels: of the methods.
         averages: average accuracies, in [0, 1].
         forgetting: average forgetting, in [0, 1]; NaN draws no bar.
     """

@@ -218,14 +218,7 @@ def _equally_weighted(sweep: SweepResult) -> dict[str, float]:
 
 
 def write_report(entries: Sequence[Run | Bound], out: str | Path) -> Path:
-    """Write the HTML report, its images and the numbers of the comparison.
-
-    Args:
-        entries: at least one run or bound.
-        out: folder to write into.
-
-    Returns:
-        The path of the HTML report.
+    """Write the HTML report, its images and the numbers of the comparison; return the path of the HTML report.
 
     Raises:
         OSError: the folder cannot be written.

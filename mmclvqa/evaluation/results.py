@@ -93,8 +93,6 @@ class SweepResult(EvaluationResult):
     """Accuracies of the checkpoints of one experiment on all tasks.
 
     Attributes:
-        setting: name of the setting.
-        order: the task order.
         experiment: name of the experiment's folder, which encodes the method.
         accuracies: fractions in [0, 1] by key (``o2a``); pairs that were not evaluated are absent.
         weights: val sizes of the tasks along the order.
@@ -213,7 +211,6 @@ class MultitaskResult(AverageResult):
     """Accuracies of the multitask model on each task, in the setting's base order.
 
     Attributes:
-        setting: name of the setting.
         accuracies: fractions in [0, 1] by task.
         weights: val sizes of the tasks.
         model: registered name of the answer model.

@@ -40,7 +40,6 @@ def method_label(experiment: str, short: bool = False) -> str:
     """Return the label of the method that an experiment's folder name encodes; an unknown name is its own label.
 
     Args:
-        experiment: name of the folder.
         short: whether the label is shortened for titles and axes of figures.
     """
     method = method_of_experiment(experiment)
@@ -116,14 +115,11 @@ class Run:
     """A sweep and what was read from beside it.
 
     Attributes:
-        sweep: the accuracies.
         name: used in file names and anchors; unique in an HTML report.
-        curves: of the trainings.
         replays: statistics that SRM writes beside each replay file: ``prompts``, ``accepted``, ``acceptance`` and
             optional entries, with the replayed task ``past`` and the next task ``before``.
         samples: replays as text: the replayed task ``past``, ``prompt``, scene ``graph``, ``question`` and ``answer``.
         notes: sentences for the HTML report about what was not found.
-        cost: storage and training time.
         seed: of a run below a folder ``seed_<n>``, None for other runs.
     """
 
@@ -158,11 +154,8 @@ class Bound:
 
     Attributes:
         kind: ``chance`` or ``multitask``.
-        setting: name of the setting.
         accuracies: fractions in [0, 1] by task name.
         average: their average, weighted by val size.
-        cost: storage and training time.
-        seed: see :class:`Run`.
         model: registered name of the answer model.
     """
 
@@ -228,7 +221,6 @@ def read_run(path: str | Path, used_names: Sequence[str] = ()) -> Run:
     """Read a run from its sweep and from the folders of its trainings and replays.
 
     Args:
-        path: the sweep's file or folder, see :func:`mmclvqa.evaluation.results.read_sweep`.
         used_names: names that other runs already have.
 
     Raises:

@@ -54,8 +54,6 @@ class EvaluationConfig:
 
     Attributes:
         config_dir: folder of the configuration files, see :func:`mmclvqa.clove.experiment_paths.task_configuration`.
-        overrides: configuration overrides ``key=value``, as for ``mmf_run``.
-        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:<n>``.
         model: registered name of the answer model.
     """
 
@@ -74,7 +72,6 @@ class EvaluationConfig:
             device: as above, or the number of a GPU as ``CUDA_VISIBLE_DEVICES`` counts (the first of a list); None
                 means ``auto``.
             overrides: configuration overrides; ``env.user_dir`` is imported if the model is not UniVQA.
-            model: registered name of the answer model.
 
         Raises:
             ConfigError: no such model is registered.
@@ -196,9 +193,7 @@ class Pair:
     """One checkpoint to be evaluated on one task.
 
     Attributes:
-        key: of the pair, such as ``o2a``.
         learned: name of the checkpoint: the task learned last, or ``multitask``.
-        checkpoint: the weights file.
         tested: the task on whose val split the checkpoint is evaluated.
         folder: where the result is kept.
     """
@@ -253,14 +248,9 @@ def checkpoints(
     """Return the paths of an experiment's checkpoints by task letter, along the order, whether they exist or not.
 
     Args:
-        setting: the setting.
-        order: the task order.
-        experiment: name of the experiment's folder.
-        save: the save folder.
         stand_alone: use the single-task model of every task, unless ``regularised``.
         regularised: use the experiment's own model of the first task too, for methods with ``trains_first_task``;
             otherwise that is the single-task model.
-        model: registered name of the answer model.
 
     Raises:
         TaskError: no such setting, or an illegal task order.
@@ -305,16 +295,11 @@ def evaluate_sweep(
     """Evaluate the checkpoints of an experiment on all val splits and write ``sweep.json``, or ``partial.json``.
 
     Args:
-        setting: the setting.
-        order: the task order.
         experiment: name of the experiment's folder. Results of single-task models are kept as those of
             ``stand_alone`` whatever its value, so that they never replace the results of a method.
         save: the save folder, ``$ROOT/exp/clvqa/save``.
-        config: configuration, data and device.
         stand_alone: see :func:`checkpoints`.
         regularised: see :func:`checkpoints`; always true for methods with evaluation overrides.
-        partial: evaluate the existing checkpoints of an unfinished run.
-        progress: receives lines of progress.
 
     Raises:
         TaskError: no such setting, or an illegal task order.

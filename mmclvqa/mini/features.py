@@ -41,12 +41,7 @@ Image = TypeVar("Image")
 
 @dataclass(frozen=True)
 class Codebook:
-    """The codewords of one data set.
-
-    Attributes:
-        seed: seed of the data set.
-        width: width of the features of a region.
-    """
+    """The codewords of one data set, for region features of ``width`` numbers."""
 
     seed: int
     width: int
@@ -69,8 +64,6 @@ def render_objects(scene: Scene, codebook: Codebook, max_regions: int) -> dict[s
     """Render the object regions of a scene as an entry of MMF's feature database.
 
     Args:
-        scene: the scene.
-        codebook: codewords of the data set.
         max_regions: maximum number of regions; an image has between one half and five sixths of it, but at least one
             region for each object and surface.
 
@@ -139,9 +132,7 @@ def write_database(
     Equal input gives equal bytes.
 
     Args:
-        path: the ``.lmdb`` folder to create.
         scenes: scenes, or images of another kind, by key, which is the feature path without extension.
-        render: returns the entry of a scene.
         entry_bytes: maximum size of a pickled entry, from which the size of the memory map is computed.
 
     Raises:

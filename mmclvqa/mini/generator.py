@@ -54,15 +54,10 @@ _OPTIONS: dict[str, tuple[int, str]] = {
 
 @dataclass(frozen=True)
 class Settings:
-    """Sizes and seed, which determine every byte of a data root.
+    """Sizes and seed, which determine every byte of a data root, as :data:`_OPTIONS` describes them.
 
     Attributes:
-        train: train records per task; a task of the scene setting has a quarter of them.
-        val: val records per task.
         images: GQA-like images of the train split; there are half as many TextVQA-like images.
-        regions: maximum number of object regions of an image.
-        feature_dim: width of the features of a region.
-        seed: seed of all draws.
     """
 
     train: int = 4000
@@ -193,11 +188,6 @@ def run(args: argparse.Namespace) -> int:
 
 def make_root(root: Path, settings: Settings, overwrite: bool = False) -> str:
     """Generate the data root ``root`` unless it exists, in a temporary folder that is renamed when complete.
-
-    Args:
-        root: the folder to create.
-        settings: sizes and seed.
-        overwrite: whether to replace a clove-mini generated with other settings.
 
     Returns:
         One line that describes what was done.

@@ -66,9 +66,6 @@ def write_pretrained(root: Path, seed: int, feature_dim: int, pretrained: bool =
     """Write BERT, GPT-2, fastText and fc7 for clove-mini's language, which is the same for every seed.
 
     Args:
-        root: the data root.
-        seed: seed of random weights.
-        feature_dim: width of the features of a region.
         pretrained: whether GPT-2 has the weights of :mod:`mmclvqa.mini.pretraining` instead of random ones. BERT's are
             random, because pretrained ones of this size do not help UniVQA to learn faster.
     """
@@ -92,13 +89,9 @@ def write_models(
     """Write small models of any language below ``root``: BERT, GPT-2, fastText and fc7.
 
     Args:
-        root: the data root.
-        seed: seed of all random weights.
-        feature_dim: width of the features of a region.
         lines: sentences, from which GPT-2's tokens and the word vectors are computed.
         words: all words, in ASCII, which are single tokens of GPT-2.
         pieces: BERT's vocabulary, see :func:`wordpieces`.
-        gpt2_layers: number of layers of GPT-2.
         gpt2_weights: file of the weights of GPT-2, random if None.
     """
     _write_bert(root / BERT, pieces, seed)
@@ -241,10 +234,7 @@ def _write_word_vectors(path: Path, lines: Iterable[str], words: Sequence[str], 
     a subword is the mean over the words that contain it.
 
     Args:
-        path: the file.
         lines: training sentences with words separated by spaces; words outside ``words`` are ignored.
-        words: the vocabulary, in ASCII.
-        seed: seed of the index vectors.
     """
     counts, vectors = _learn(lines, words, seed)
     matrix = np.concatenate([vectors, _subword_vectors(words, vectors, seed)]).astype("<f4")

@@ -119,12 +119,7 @@ def pretrained_weights(file: Path, vocabulary: Sequence[str]) -> dict[str, Tenso
 
 
 def write_weights(path: Path, updates: int = UPDATES) -> None:
-    """Pretrain GPT-2 with AdamW, warm-up and linear decay, and write its weights to the file ``path``.
-
-    Args:
-        path: the file.
-        updates: number of updates, of :data:`BATCH_SIZE` texts of about equal length.
-    """
+    """Pretrain GPT-2 with AdamW, warm-up and linear decay on texts of about equal length, and write its weights."""
     import torch
     from safetensors.torch import save
     from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel

@@ -68,12 +68,9 @@ class Question:
 def ask(
     kind: str, scene: Scene, rng: random.Random, own: bool = False, attributes: Sequence[str] = _ALL
 ) -> Question | None:
-    """Draw a question of a kind about a scene; None if the scene has no such question.
+    """Draw a question of a kind of :data:`~mmclvqa.mini.vocabulary.FORMS`; None if the scene has no such question.
 
     Args:
-        kind: a key of :data:`~mmclvqa.mini.vocabulary.FORMS`.
-        scene: the scene.
-        rng: generator of all draws.
         own: ask only about objects of the scene's own type.
         attributes: ask only about objects with an attribute of these kinds, except about relations.
     """

@@ -19,15 +19,7 @@ ATTEMPTS = 100
 
 
 def draw_records(task: Task, split: str, count: int, scenes: Sequence[Scene], seed: int) -> list[dict[str, Any]]:
-    """Draw ``count`` records of a task, spread evenly over the scenes.
-
-    Args:
-        task: a task of either setting.
-        split: ``train`` or ``val``.
-        count: number of records.
-        scenes: scenes to ask about; for a task of the scene setting, those of its own type.
-        seed: seed of the data set.
-    """
+    """Draw ``count`` records of a task, spread evenly over ``scenes`` (in the scene setting, of its type)."""
     rng = named_random(seed, "questions", task.setting, task.name, split)
     own = task.setting == "scene"
     mix = SCENE_MIX if own else MIXES[task.name]

@@ -287,8 +287,6 @@ def predicted_graph(scene: Scene, rng: random.Random, own: bool = False) -> list
     """Sample the items of a predicted scene graph in random order, without ``[SEP]``.
 
     Args:
-        scene: the scene.
-        rng: generator of all draws.
         own: describe only objects of the scene's own type; others occur in relations only.
     """
     described = scene.own_things if own else scene.things

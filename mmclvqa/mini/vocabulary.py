@@ -28,8 +28,6 @@ class SceneType:
 
     Attributes:
         letter: letter of the task in the scene setting.
-        places: places where its images are taken.
-        predicate: predicate of its facts.
         classes: category -> purpose -> the two classes that serve it.
     """
 
