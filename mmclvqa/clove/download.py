@@ -26,7 +26,7 @@ from mmclvqa.clove import data_root
 from mmclvqa.clove.errors import DataError, TaskError
 from mmclvqa.clove.experiment_paths import final_weights, run_folder, srm_experiment, srm_folder, srm_root, task_folder
 from mmclvqa.clove.files import write_json
-from mmclvqa.clove.tasks import SETTINGS, parse_order, task
+from mmclvqa.clove.tasks import SETTINGS, parse_order, tasks
 from mmclvqa.clove.text import counted
 from mmclvqa.clove.transfer import BrokenArchiveError, extract, fetch
 
@@ -84,13 +84,9 @@ def _annotation(suffix: str, path: PurePosixPath) -> str | None:
     match = re.fullmatch(rf"fcl_mmf_(.+)_(train|val)\.{suffix}", path.name)
     if match is None:
         return None
-    for setting in SETTINGS:
-        try:
-            candidate = task(setting, match.group(1))
-        except TaskError:
-            continue
-        if candidate.name == match.group(1):
-            return str(PurePosixPath(candidate.annotation_path(match.group(2))).with_suffix(f".{suffix}"))
+    for task in (task for setting in SETTINGS for task in tasks(setting).values()):
+        if task.name == match[1]:
+            return str(PurePosixPath(task.annotation_path(match[2])).with_suffix(f".{suffix}"))
     return None
 
 

@@ -17,15 +17,8 @@ from typing import Any
 
 import yaml
 
-from mmclvqa.clove.data_root import (
-    FEATURES,
-    SPECIALS,
-    SPLITS,
-    VOCABULARY,
-    load_vocabulary,
-    prompts_path,
-    save_vocabulary,
-)
+from mmclvqa.clove import data_root
+from mmclvqa.clove.data_root import SPECIALS, SPLITS, VOCABULARY
 from mmclvqa.clove.errors import DataError
 from mmclvqa.clove.files import atomic_write, read_json
 from mmclvqa.clove.question_files import Findings, QuestionFiles, Row, value_at
@@ -142,8 +135,12 @@ def import_records(
                 source = record["image_source"] or name
                 changed = {"stage": task, "set_name": split, "feature_path": file, "image_source": source}
                 result.counts[task][split] += 1
-                seen, size = result.counts[task][split], (sizes or {}).get(split)
-                _draw(sampled_records[task, split], {**record, **changed}, seen, size, rng)
+                sample, size = sampled_records[task, split], (sizes or {}).get(split)
+                # A uniform sample of the records seen so far (reservoir sampling).
+                if size is None or len(sample) < size:
+                    sample.append({**record, **changed})
+                elif (slot := rng.randrange(result.counts[task][split])) < size:
+                    sample[slot] = {**record, **changed}
     tasks = list(tasks or result.counts)
     content = {
         "description": description,
@@ -155,10 +152,10 @@ def import_records(
     vocabulary = Path(root) / VOCABULARY
     words = answer_words(record for task in tasks for record in sampled_records[task, "train"])
     if vocabulary.exists():
-        known = set(load_vocabulary(vocabulary))
+        known = set(data_root.load_vocabulary(vocabulary))
         result.unknown_words = [word for word in words if word not in known]
     if path.exists():
-        (Path(root) / prompts_path(name)).unlink(missing_ok=True)
+        (Path(root) / data_root.prompts_path(name)).unlink(missing_ok=True)
     for task in setting.tasks.values():
         for split in SPLITS:
             save_records(Path(root) / task.annotation_path(split), sampled_records[task.name, split])
@@ -168,7 +165,7 @@ def import_records(
         )
     if not vocabulary.exists():
         result.vocabulary = vocabulary
-        save_vocabulary(vocabulary, words)
+        data_root.save_vocabulary(vocabulary, words)
     with atomic_write(path) as file:
         yaml.safe_dump(content, file, sort_keys=False, allow_unicode=True)
     return result
@@ -184,14 +181,6 @@ def answer_words(records: Iterable[Record]) -> list[str]:
     for special in SPECIALS:
         del counts[special]
     return [*SPECIALS, *(word for word, _ in counts.most_common(VOCABULARY_WORDS))]
-
-
-def _draw(sampled_records: list[Record], record: Record, seen: int, size: int | None, rng: random.Random) -> None:
-    """Keep a uniform sample of the records seen so far (reservoir sampling)."""
-    if size is None or len(sampled_records) < size:
-        sampled_records.append(record)
-    elif (slot := rng.randrange(seen)) < size:
-        sampled_records[slot] = record
 
 
 def _filled(pattern: str, **fields: Any) -> str:
@@ -293,7 +282,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--task", action="append", type=_group, metavar="NAME=VALUE,...",
                         help="merge values of --by into a task (may be repeated); others are left out")  # fmt: skip
     parser.add_argument("--features", nargs="+", default=[], metavar="LMDB",
-                        help=f"feature databases below {FEATURES}: of objects, then possibly of OCR tokens "
+                        help=f"feature databases below {data_root.FEATURES}: of objects, then possibly of OCR tokens "
                              "(default: NAME/objects.lmdb)")  # fmt: skip
     parser.add_argument("--feature-path", default=FEATURE_PATH, metavar="PATTERN",
                         help="feature path, with {image_id} and {split} (default: %(default)s)")  # fmt: skip

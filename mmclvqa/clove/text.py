@@ -94,13 +94,11 @@ def format_table(header: Sequence[str], rows: Sequence[Sequence[object]], text_c
         text_columns: number of columns from the left that are left-aligned; the others are right-aligned.
     """
     cells = [list(header), *([str(cell) for cell in row] for row in rows)]
-    widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     cells.insert(1, ["-" * width for width in widths])
     lines = []
     for row in cells:
-        padded = [
-            cell.ljust(width) if column < text_columns else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        lines.append("  ".join(padded).rstrip())
+        text = [cell.ljust(width) for cell, width in zip(row[:text_columns], widths, strict=False)]
+        numbers = [cell.rjust(width) for cell, width in zip(row[text_columns:], widths[text_columns:], strict=True)]
+        lines.append("  ".join(text + numbers).rstrip())
     return "\n".join(lines)

@@ -142,7 +142,11 @@ def _attempt(url: str, partial_file: Path, progress: bool) -> None:
             raise DataError(f"{url}: {required / 1e9:.1f} GB are required, {folder} has {free / 1e9:.1f} GB free")
         if start == 0:
             _discard(partial_file)
-            _remember(partial_file, response)
+            tag = response.headers.get("ETag", "")
+            # Weak tags (W/...) may be shared by different contents and are not allowed in If-Range.
+            strong = tag if tag and not tag.startswith("W/") else response.headers.get("Last-Modified", "")
+            with atomic_write(_version_file(partial_file)) as file:
+                file.write(strong)
         name, units = partial_file.name.removesuffix(".part"), {"unit": "B", "unit_scale": True}
         bar = tqdm(desc=name, initial=start, total=total, **units, disable=not progress, file=sys.stderr)
         with open(partial_file, "ab") as file, bar:
@@ -165,14 +169,6 @@ def _version(partial_file: Path) -> str | None:
     with contextlib.suppress(OSError):
         return _version_file(partial_file).read_text(encoding="utf-8").strip() or None
     return None
-
-
-def _remember(partial_file: Path, response: requests.Response) -> None:
-    tag = response.headers.get("ETag", "")
-    # Weak tags (W/...) may be shared by different contents and are not allowed in If-Range.
-    version = tag if tag and not tag.startswith("W/") else response.headers.get("Last-Modified", "")
-    with atomic_write(_version_file(partial_file)) as file:
-        file.write(version)
 
 
 def _discard(partial_file: Path) -> None:

@@ -19,7 +19,6 @@ class TaskChance:
     """The chance level of one task.
 
     Attributes:
-        name: of the task.
         answer: the most frequent one among the ten ``answers`` of all train records; among equally frequent answers
             the first in the file.
         train_share: fraction of the train answers that equal it.

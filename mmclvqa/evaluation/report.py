@@ -64,17 +64,11 @@ class ComparisonRow:
     """One run or bound in the comparison, or its mean over seeds; numbers that do not exist are NaN.
 
     Attributes:
-        label: method, task order and seeds.
-        short_label: the same, for axes of figures.
+        label: method, task order and seeds; shortened for axes of figures in ``short_label``.
         seeds: seeds of the runs, empty for a run without one.
         anchor: of the first run's section in the HTML report, empty where it has none.
-        data: name of the data set.
-        setting: name of the setting.
         accuracy: average accuracy, in [0, 1]; for single-task models, of each model on its own task.
-        backward: average backward transfer.
-        forgetting: average forgetting.
         by_task: final accuracy by task name, in [0, 1].
-        cost: storage and training time.
     """
 
     label: str
@@ -107,7 +101,8 @@ class ComparisonRow:
 
         def plain(attribute: str) -> dict[str, Any]:
             def values(means: dict[str, Mean]) -> dict[str, float | None]:
-                return {name: _null_for_nan(getattr(mean, attribute)) for name, mean in means.items()}
+                numbers = ((name, getattr(mean, attribute)) for name, mean in means.items())
+                return {name: None if math.isnan(number) else number for name, number in numbers}
 
             return values(averages) | {"by_task": values(self.by_task)}
 
@@ -280,10 +275,6 @@ def _draw(
         return by_run, None
     labels, averages, forgetting = zip(*((r.short_label, r.accuracy, r.forgetting) for r in rows), strict=True)
     return by_run, figures.comparison_figure(labels, averages, forgetting)
-
-
-def _null_for_nan(value: float) -> float | None:
-    return None if math.isnan(value) else value
 
 
 def main(argv: Sequence[str] | None = None) -> int:

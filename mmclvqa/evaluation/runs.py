@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from mmclvqa.clove import experiment_paths as experiments
 from mmclvqa.clove.data_root import prompts_path
@@ -48,14 +48,8 @@ def method_label(experiment: str, short: bool = False) -> str:
     return method.short_label(experiment) if short else method.parse_experiment(experiment)
 
 
-@dataclass(frozen=True)
-class Seed:
-    """The seed of a result.
-
-    Attributes:
-        number: the seed.
-        folder: folder that contains the folders ``seed_<n>`` of the workflow.
-    """
+class Seed(NamedTuple):
+    """The seed of a result, and the folder that contains the folders ``seed_<n>`` of the workflow."""
 
     number: int
     folder: str

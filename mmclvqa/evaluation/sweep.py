@@ -54,6 +54,7 @@ class EvaluationConfig:
 
     Attributes:
         config_dir: folder of the configuration files, see :func:`mmclvqa.clove.experiment_paths.task_configuration`.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:<n>``.
         model: registered name of the answer model.
     """
 

@@ -11,7 +11,6 @@ import os
 import random
 import shutil
 import time
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -125,7 +124,9 @@ def _write_annotations(
     prompts: dict[str, dict[str, list[list[str]]]] = {setting: {} for setting in SETTINGS}
     for task in tqdm(every, desc="records", disable=None, leave=False):
         for split in SPLITS:
-            of_task = _scenes_of(task, scenes[split], texts[split])
+            of_task = texts[split] if task.name == TEXT_TASK else scenes[split]
+            if task.setting == "scene":
+                of_task = [scene for scene in scenes[split] if scene.letter == task.letter]
             records = draw_records(task, split, settings.records(task.setting, split), of_task, settings.seed)
             save_records(root / task.annotation_path(split), records)
             if split == "train":
@@ -150,20 +151,13 @@ def _sample_prompts(records: list[dict[str, Any]], task: Task, count: int, rng: 
     return askable[:count] or prompts
 
 
-def _scenes_of(task: Task, scenes: Sequence[Scene], texts: Sequence[Scene]) -> list[Scene]:
-    if task.setting == "scene":
-        return [scene for scene in scenes if scene.letter == task.letter]
-    return list(texts if task.name == TEXT_TASK else scenes)
-
-
 def _write_features(root: Path, settings: Settings, scenes: list[Scene], texts: list[Scene]) -> None:
     codebook = Codebook(settings.seed, settings.feature_dim)
     entry_bytes = settings.regions * (4 * settings.feature_dim + 32)
     objects = partial(render_objects, codebook=codebook, max_regions=settings.regions)
     words = partial(render_words, codebook=codebook)
-    by_key = {scene.image_id: scene for scene in scenes}
     text_by_key = {f"train/{scene.image_id}": scene for scene in texts}
-    write_database(root / data_root.GQA_FEATURES, by_key, objects, entry_bytes)
+    write_database(root / data_root.GQA_FEATURES, {scene.image_id: scene for scene in scenes}, objects, entry_bytes)
     write_database(root / data_root.TEXTVQA_FEATURES, text_by_key, objects, entry_bytes)
     write_database(root / data_root.TEXTVQA_OCR_FEATURES, text_by_key, words, entry_bytes)
 

@@ -18,16 +18,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mmclvqa.clove.data_root import (
-    BERT,
-    DISTILGPT2,
-    FASTTEXT,
-    FASTTEXT_MAGIC,
-    FASTTEXT_VERSION,
-    FASTTEXT_WIDTH,
-    FC7_BIAS,
-    FC7_WEIGHT,
-)
+from mmclvqa.clove import data_root
+from mmclvqa.clove.data_root import FASTTEXT_WIDTH
 from mmclvqa.clove.files import atomic_write, write_json
 from mmclvqa.mini import vocabulary
 from mmclvqa.mini.pretraining import GPT2_WEIGHTS, TIED, pretrained_weights
@@ -94,10 +86,10 @@ def write_models(
         pieces: BERT's vocabulary, see :func:`wordpieces`.
         gpt2_weights: file of the weights of GPT-2, random if None.
     """
-    _write_bert(root / BERT, pieces, seed)
-    _write_gpt2(root / DISTILGPT2, lines, words, gpt2_layers, seed, gpt2_weights)
+    _write_bert(root / data_root.BERT, pieces, seed)
+    _write_gpt2(root / data_root.DISTILGPT2, lines, words, gpt2_layers, seed, gpt2_weights)
     plain = [line.replace("?", "").replace(",", "") for line in lines]
-    _write_word_vectors(root / FASTTEXT, plain, words, seed)
+    _write_word_vectors(root / data_root.FASTTEXT, plain, words, seed)
     _write_fc7(root, seed, feature_dim)
 
 
@@ -197,7 +189,7 @@ def _write_fc7(root: Path, seed: int, width: int) -> None:
     """Write fc7's weight (width x width) and bias in float32, close to the identity so that features are preserved."""
     noise = named_generator(seed, "fc7", width).standard_normal((width, width), dtype=np.float32)
     weight = np.eye(width, dtype=np.float32) + np.float32(0.1 / width) * noise
-    for path, value in ((FC7_WEIGHT, weight), (FC7_BIAS, np.zeros(width, dtype=np.float32))):
+    for path, value in ((data_root.FC7_WEIGHT, weight), (data_root.FC7_BIAS, np.zeros(width, dtype=np.float32))):
         with atomic_write(root / path, "wb") as file:
             pickle.dump(value, file, protocol=4)
 
@@ -239,7 +231,7 @@ def _write_word_vectors(path: Path, lines: Iterable[str], words: Sequence[str], 
     counts, vectors = _learn(lines, words, seed)
     matrix = np.concatenate([vectors, _subword_vectors(words, vectors, seed)]).astype("<f4")
     with atomic_write(path, "wb") as file:
-        file.write(struct.pack("<2i", FASTTEXT_MAGIC, FASTTEXT_VERSION))
+        file.write(struct.pack("<2i", data_root.FASTTEXT_MAGIC, data_root.FASTTEXT_VERSION))
         # dim, ws, epoch, minCount, neg, wordNgrams, loss, model, bucket, minn, maxn, lrUpdateRate, t
         sizes = (
             FASTTEXT_WIDTH, WINDOW, 1, 1, 5, 1, _NEGATIVE_SAMPLING, _SKIPGRAM, BUCKETS, MIN_SUBWORD, MAX_SUBWORD, 100,
