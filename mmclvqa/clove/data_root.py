@@ -231,7 +231,7 @@ def check_fasttext(path: str | os.PathLike[str]) -> None:
     """Check the header and the size of a fastText model; the fastText library never returns from a truncated file.
 
     After the header and the words there are two float32 matrices, each with its shape: the vectors of the words and of
-    the buckets of subwords, and the output weights of the words. The shapes and sizes of a classifier are not checked.
+    the buckets of subwords, and the output weights of the words. The size of a classifier is not checked.
 
     Raises:
         DataError: the file cannot be read, is not a fastText model of 300 dimensions, or is truncated.
@@ -246,10 +246,11 @@ def check_fasttext(path: str | os.PathLike[str]) -> None:
             if len(fields) < header.size:
                 raise DataError(f"{path}: is truncated: {size} bytes, less than a fastText header; {advice}")
             magic, version, width, *_, kind, buckets, _, _, _, _, _, words, _ = header.unpack(fields)
-            if magic != FASTTEXT_MAGIC or not 0 < version <= FASTTEXT_VERSION:
+            if magic != FASTTEXT_MAGIC:
                 problem = f"its magic number is {magic} instead of {FASTTEXT_MAGIC}"
-                if magic == FASTTEXT_MAGIC:
-                    problem = f"its version is {version}, and the latest is {FASTTEXT_VERSION}"
+                raise DataError(f"{path}: is not a fastText model: {problem}; {advice}")
+            if not 0 < version <= FASTTEXT_VERSION:
+                problem = f"its version is {version}, and the latest is {FASTTEXT_VERSION}"
                 raise DataError(f"{path}: is not a fastText model: {problem}; {advice}")
             if width != FASTTEXT_WIDTH or words < 1 or buckets < 0:
                 problem = f"has {words} words and {buckets} buckets of {width} dimensions"

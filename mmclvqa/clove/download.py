@@ -74,11 +74,6 @@ def _lmdb(target: str, path: PurePosixPath) -> str | None:
     return str(PurePosixPath(target, *inner)) if len(inner) <= 1 else None
 
 
-def _named(targets: tuple[str, ...], path: PurePosixPath) -> str | None:
-    """Return the target with the same file name."""
-    return next((target for target in targets if PurePosixPath(target).name == path.name), None)
-
-
 def _annotation(suffix: str, path: PurePosixPath) -> str | None:
     """Return the target of an annotation file ``fcl_mmf_<task>_<split>``."""
     match = re.fullmatch(rf"fcl_mmf_(.+)_(train|val)\.{suffix}", path.name)
@@ -173,7 +168,7 @@ SOURCES: tuple[Source, ...] = (
         description="weights of the detector's fc7 layer",
         url=f"{MMF_URL}/models/detectron/vmb_weights.tar.gz",
         sha256="582d85748b2df60e3c6e045b8213c0fd7084054483a3388c55aed5b25bbc3c93",
-        target_of=partial(_named, (data_root.FC7_WEIGHT, data_root.FC7_BIAS)),
+        target_of=lambda path: {"fc7_w.pkl": data_root.FC7_WEIGHT, "fc7_b.pkl": data_root.FC7_BIAS}.get(path.name),
         required_files="fc7_w.pkl and fc7_b.pkl",
     ),
     Source(name="fasttext", description="fastText vectors of English", url=FASTTEXT_URL, target=data_root.FASTTEXT),

@@ -25,7 +25,6 @@ import random
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 from mmclvqa.clove.data_root import existing_annotation_file
@@ -99,30 +98,18 @@ def _check(prompts: Any, where: str, setting: str | None) -> None:
                     raise DataError(f"{where}: task {name}: prompt {index} has the item {item!r}, which is not text")
 
 
-@dataclass
-class ItemStatistics:
-    """Statistics of the training records of a task that outlive the task.
-
-    Attributes:
-        counts: number of questions to which each item is related; facts count as related.
-        facts: supporting facts as items -> head noun of the subject, without facts with :data:`NO_FACT`.
-    """
-
-    counts: Counter[str] = field(default_factory=Counter)
-    facts: dict[str, str] = field(default_factory=dict)
-
-    def weighted_items(self) -> list[tuple[Item, float]]:
-        """Return the most frequent items and their weights, log(1 + count)."""
-        return [(read_item(text), math.log1p(count)) for text, count in self.counts.most_common(MOST_FREQUENT)]
+Facts = dict[str, str]
+"""Supporting facts as items -> head noun of the subject, without facts with :data:`NO_FACT`."""
 
 
-def fit_statistics(records: Iterable[Mapping[str, Any]]) -> ItemStatistics:
-    """Count the related items of the training records of one task."""
-    statistics = ItemStatistics()
+def _fit_statistics(records: Iterable[Mapping[str, Any]]) -> tuple[Counter[str], Facts]:
+    """Return what outlives a task: to how many questions each item is related, counting facts, and the facts."""
+    counts: Counter[str] = Counter()
+    facts: Facts = {}
     for record in records:
         pairs = zip(record["gt_scene_graph_seq"], record["gt_scene_graph_mask"], strict=True)
         related = [item.removesuffix(ITEM_END) for item, is_related in pairs if is_related]
-        statistics.counts.update(related)
+        counts.update(related)
         for fact in record["supporting_fact"][:1]:
             triplet = fact["triplet"]
             if not triplet or NO_FACT in " ".join(triplet):
@@ -132,9 +119,9 @@ def fit_statistics(records: Iterable[Mapping[str, Any]]) -> ItemStatistics:
             if not items:
                 # The scene graph does not contain the fact, so the fact is an additional item.
                 items = [" ".join(triplet)]
-                statistics.counts.update(items)
-            statistics.facts.update(dict.fromkeys(items, head(triplet[0])))
-    return statistics
+                counts.update(items)
+            facts.update(dict.fromkeys(items, head(triplet[0])))
+    return counts, facts
 
 
 def sample_prompts(records: Iterable[Mapping[str, Any]], task: Task, count: int, rng: random.Random) -> list[list[str]]:
@@ -146,8 +133,8 @@ def sample_prompts(records: Iterable[Mapping[str, Any]], task: Task, count: int,
     Raises:
         DataError: no record has a related item that is allowed in prompts of the task.
     """
-    statistics = fit_statistics(records)
-    items = statistics.weighted_items()
+    counts, facts = _fit_statistics(records)
+    items = [(read_item(text), math.log1p(count)) for text, count in counts.most_common(MOST_FREQUENT)]
     if not items:
         raise DataError(f"task {task.name}: no training record has a related item (gt_scene_graph_mask 1)")
     if task.prompts in _USABLE:
@@ -156,11 +143,11 @@ def sample_prompts(records: Iterable[Mapping[str, Any]], task: Task, count: int,
         if not items:
             raise DataError(f"task {task.name}: no training record has a related item that is {kind}")
     if task.prompts in _PAIRS:
-        pairs = _PAIRS[task.prompts](items, statistics)
+        pairs = _PAIRS[task.prompts](items, facts)
         if pairs.firsts:
             return [pairs.draw(rng) for _ in range(count)]
     is_preferred = _SINGLES.get(task.prompts)
-    pool = _Pool([pair for pair in items if is_preferred and is_preferred(pair[0], statistics)] or items)
+    pool = _Pool([pair for pair in items if is_preferred and is_preferred(pair[0], facts)] or items)
     return [[pool.draw(rng).text] for _ in range(count)]
 
 
@@ -261,12 +248,12 @@ def _objects(item: Item) -> list[str]:
     return [name for name in dict.fromkeys((head(item.subject), head(item.object))) if name]
 
 
-def _relation_pairs(items: Sequence[tuple[Item, float]], statistics: ItemStatistics) -> _Pairs:
+def _relation_pairs(items: Sequence[tuple[Item, float]], facts: Facts) -> _Pairs:
     objects = [(item, weight, _objects(item)) for item, weight in items]
     return _Pairs({"": objects}, objects, {"": 1})
 
 
-def _comparison_pairs(items: Sequence[tuple[Item, float]], statistics: ItemStatistics) -> _Pairs:
+def _comparison_pairs(items: Sequence[tuple[Item, float]], facts: Facts) -> _Pairs:
     first_items = {
         kind: [(item, weight, sorted(values)) for item, weight in items if (values := item.values(kind))]
         for kind in KIND_WEIGHTS
@@ -275,13 +262,13 @@ def _comparison_pairs(items: Sequence[tuple[Item, float]], statistics: ItemStati
     return _Pairs(first_items, second_items, KIND_WEIGHTS)
 
 
-def _fact_pairs(items: Sequence[tuple[Item, float]], statistics: ItemStatistics) -> _Pairs:
-    facts = [(item, weight, [statistics.facts[item.text]]) for item, weight in items if item.text in statistics.facts]
-    others = [(item, weight, _objects(item)) for item, weight in items if item.text not in statistics.facts]
-    return _Pairs({"": facts}, others, {"": 1})
+def _fact_pairs(items: Sequence[tuple[Item, float]], facts: Facts) -> _Pairs:
+    firsts = [(item, weight, [facts[item.text]]) for item, weight in items if item.text in facts]
+    others = [(item, weight, _objects(item)) for item, weight in items if item.text not in facts]
+    return _Pairs({"": firsts}, others, {"": 1})
 
 
-_PAIRS: dict[str, Callable[[Sequence[tuple[Item, float]], ItemStatistics], _Pairs]] = {
+_PAIRS: dict[str, Callable[[Sequence[tuple[Item, float]], Facts], _Pairs]] = {
     "relation": _relation_pairs,
     "comparison": _comparison_pairs,
     "fact": _fact_pairs,
@@ -296,11 +283,11 @@ _USABLE: dict[str, tuple[Callable[[Item], bool], str]] = {
 """Items that are allowed in prompts, and their description; other prompts allow any item."""
 
 
-_SINGLES: dict[str, Callable[[Item, ItemStatistics], bool]] = {
-    "object": lambda item, statistics: not item.is_triple,
-    "attribute": lambda item, statistics: item.is_attributed,
-    "word": lambda item, statistics: item.has_word,
-    "comparison": lambda item, statistics: any(map(item.values, KIND_WEIGHTS)),
-    "fact": lambda item, statistics: item.text in statistics.facts,
+_SINGLES: dict[str, Callable[[Item, Facts], bool]] = {
+    "object": lambda item, facts: not item.is_triple,
+    "attribute": lambda item, facts: item.is_attributed,
+    "word": lambda item, facts: item.has_word,
+    "comparison": lambda item, facts: any(map(item.values, KIND_WEIGHTS)),
+    "fact": lambda item, facts: item.text in facts,
 }
 """Items preferred for prompts of one item; if no item qualifies, all items are used."""

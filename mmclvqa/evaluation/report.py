@@ -49,14 +49,9 @@ NOT_AVAILABLE = "–"
 EVERYTHING = "all"
 MEGABYTE = 10**6
 HEADER = (
-    "method, task order",
-    "average accuracy %",
-    "backward transfer %",
-    "forgetting %",
-    "records kept",
-    "MB kept",
+    "method, task order", "average accuracy %", "backward transfer %", "forgetting %", "records kept", "MB kept",
     "training h:mm:ss",
-)
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -172,14 +172,15 @@ class SweepResult(EvaluationResult):
         matrix must be complete.
         """
         summary = summarize(self.matrix, published_weights(len(self.tasks)))
-        return [
-            f"==> {METRIC} | {head}: {list(map(_rounded, metric.by_task))}, {what}: {float(metric.average)}"
-            for head, what, metric in (
-                ("Final acc", "weight avg acc", summary.accuracy),
-                ("Backward transfer", "weighted bwt", summary.backward_transfer),
-                ("Forgetting", "weighted forgetting", summary.legacy_forgetting),
-            )
-        ]
+        lines = []
+        for head, what, metric in (
+            ("Final acc", "weight avg acc", summary.accuracy),
+            ("Backward transfer", "weighted bwt", summary.backward_transfer),
+            ("Forgetting", "weighted forgetting", summary.legacy_forgetting),
+        ):
+            by_task = [round(float(value), 4) + 0.0 for value in metric.by_task]  # + 0.0 turns -0.0 into 0.0
+            lines.append(f"==> {METRIC} | {head}: {by_task}, {what}: {float(metric.average)}")
+        return lines
 
     def _metric_lines(self) -> list[str]:
         summary = self.summary
@@ -338,10 +339,6 @@ def _summary_json(summary: Summary | None) -> dict[str, Any] | None:
 def _by_task(head: str, names: Sequence[str], values: Iterable[float]) -> list[str]:
     parts = [f"{name} {value:.4f}" for name, value in zip(names, values, strict=True)]
     return [f"{head}: {', '.join(parts)}"] if parts else []
-
-
-def _rounded(value: float) -> float:
-    return round(float(value), 4) + 0.0  # + 0.0 turns -0.0 into 0.0
 
 
 def _decimal(value: float) -> str:

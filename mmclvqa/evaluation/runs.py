@@ -5,6 +5,7 @@ Curves, replay statistics and costs are optional: what cannot be read is left ou
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import re
@@ -397,15 +398,12 @@ def _replay_samples(sweep: SweepResult, folder: Path) -> list[dict[str, str]]:
         except CloveError:
             continue
         chosen = {len(records) * number // SAMPLES_PER_TASK for number in range(SAMPLES_PER_TASK)} if records else ()
-        samples += [_replay_sample(past, records[index]) for index in sorted(chosen)]
+        for record in (records[index] for index in sorted(chosen)):
+            items = [item.removesuffix(ITEM_END) for item in record["gt_scene_graph_seq"]]
+            prompted = itertools.compress(items, record["gt_scene_graph_mask"])
+            texts = {"past": past, "prompt": "; ".join(prompted), "graph": "; ".join(items)}
+            samples.append(texts | {name: record[name] for name in ("question", "answer")})
     return samples
-
-
-def _replay_sample(past: str, record: dict[str, Any]) -> dict[str, str]:
-    items = [item.removesuffix(ITEM_END) for item in record["gt_scene_graph_seq"]]
-    prompted = [item for item, mask in zip(items, record["gt_scene_graph_mask"], strict=True) if mask]
-    texts = {"past": past, "prompt": "; ".join(prompted), "graph": "; ".join(items)}
-    return texts | {name: record[name] for name in ("question", "answer")}
 
 
 def _run_cost(sweep: SweepResult, save: str, curves: Sequence[TrainingCurve], replay_folder: Path | None) -> Cost:

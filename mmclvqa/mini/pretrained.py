@@ -5,13 +5,14 @@ Each file has the name and format of the published one and can be loaded in the 
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import pickle
 import string
 import struct
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -244,22 +245,15 @@ def _write_word_vectors(path: Path, lines: Iterable[str], words: Sequence[str], 
             file.write(struct.pack("<?2q", False, *rows.shape) + rows.tobytes())
 
 
-def _subword_buckets(word: str) -> list[int]:
-    """Return the buckets of the subwords of a word by fastText's hash (FNV-1a)."""
-    marked = f"<{word}>"
-    return [
-        _hash(marked[start : start + size]) % BUCKETS
-        for start in range(len(marked))
-        for size in range(MIN_SUBWORD, MAX_SUBWORD + 1)
-        if start + size <= len(marked)
-    ]
-
-
-def _hash(text: str) -> int:
-    value = 2166136261
-    for byte in text.encode():
-        value = ((value ^ byte) * 16777619) & 0xFFFFFFFF
-    return value
+def _subword_buckets(word: str) -> Iterator[int]:
+    """Yield the buckets of the subwords of a word by fastText's hash (FNV-1a)."""
+    marked = f"<{word}>".encode()
+    for start, size in itertools.product(range(len(marked)), range(MIN_SUBWORD, MAX_SUBWORD + 1)):
+        if start + size <= len(marked):
+            value = 2166136261
+            for byte in marked[start : start + size]:
+                value = ((value ^ byte) * 16777619) & 0xFFFFFFFF
+            yield value % BUCKETS
 
 
 def _learn(lines: Iterable[str], words: Sequence[str], seed: int) -> tuple[Counter[str], np.ndarray]:

@@ -181,18 +181,6 @@ def _serving(slots: dict[str, str], graph: Graph) -> list[str]:
     return [name for name in graph.attributes if FACTS[name] == (slots["predicate"], slots["purpose"])]
 
 
-def _answers_fact_value(slots: dict[str, str], graph: Graph) -> set[str]:
-    return {value for name in _serving(slots, graph) for value in graph.values(name, slots["kind"])}
-
-
-def _answers_fact_thing(slots: dict[str, str], graph: Graph) -> set[str]:
-    return {name for name in _serving(slots, graph) if slots["value"] in graph.attributes[name]}
-
-
-def _answers_fact_purpose(slots: dict[str, str], graph: Graph) -> set[str]:
-    return {FACTS[name][1] for name in _answers_thing(slots, graph) if FACTS[name][0] == slots["predicate"]}
-
-
 def _answers_text(slots: dict[str, str], graph: Graph) -> set[str]:
     return {word for color, name, word in graph.texts if (color, name) == (slots["color"], slots["surface"])}
 
@@ -208,9 +196,15 @@ _ANSWERS: dict[str, Callable[[dict[str, str], Graph], set[str]]] = {
     "same": _answers_same,
     "which": _answers_which,
     "both": _answers_both,
-    "fact_value": _answers_fact_value,
-    "fact_thing": _answers_fact_thing,
-    "fact_purpose": _answers_fact_purpose,
+    "fact_value": lambda slots, graph: set().union(
+        *(graph.values(name, slots["kind"]) for name in _serving(slots, graph))
+    ),
+    "fact_thing": lambda slots, graph: {
+        name for name in _serving(slots, graph) if slots["value"] in graph.attributes[name]
+    },
+    "fact_purpose": lambda slots, graph: {
+        FACTS[name][1] for name in _answers_thing(slots, graph) if FACTS[name][0] == slots["predicate"]
+    },
     "text": _answers_text,
     "brand": _answers_text,
     "number": _answers_text,
