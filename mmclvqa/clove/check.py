@@ -266,6 +266,7 @@ class Checker:
         except CloveError as error:
             self.rows.append((file, f"unusable{more}"))
             self._add(file, "file", self._within(file, error))
+            return None
 
     def _within(self, file: str, error: CloveError) -> str:
         """Return the text of an error without the path with which the problem begins."""
