@@ -15,7 +15,10 @@ from __future__ import annotations
 import os
 import shlex
 import sys
+from types import TracebackType
 
+from mmclvqa.clove.errors import CloveError
+from mmclvqa.clove.text import error_line
 from mmclvqa.evaluation.cli import evaluate_chance, main, print_result, save_folder
 
 
@@ -37,7 +40,6 @@ def stage_sweep(
     Args:
         cl_setting: the setting: its name, or the path of its YAML file.
         setting_idx: index of the task order, which must match; None skips the check.
-        abbr_seq: the task order.
         device: the number of a GPU, ``cuda:<n>``, ``cuda``, ``cpu`` or ``auto`` (as None); without a GPU the CPU is
             used.
         model_name: registered name of the answer model, ``unicl`` for UniVQA; a custom model is registered by the
@@ -107,6 +109,18 @@ def _overrides() -> tuple[str, ...]:
     """The overrides that the run scripts give every command, ``$MMF_ARGS``."""
     return tuple(shlex.split(os.environ.get("MMF_ARGS", "")))
 
+
+def _print_error(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+    """Print an error that a user can fix on one line, others with their traceback."""
+    if isinstance(error, CloveError | OSError):
+        print(f"error: {error_line(error)}", file=sys.stderr)
+    else:
+        sys.__excepthook__(kind, error, traceback)
+
+
+if sys.argv[0] == "-c":
+    # The published scripts call the functions as commands: python -c 'from eval_os import *; stage_sweep(...)'.
+    sys.excepthook = _print_error
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from mmclvqa.clove.data_root import existing_root, prompts_path
 from mmclvqa.clove.errors import CloveError
+from mmclvqa.clove.files import check_output_file
 from mmclvqa.clove.prompts import PUBLISHED_PROMPTS, save_prompts, setting_prompts
 from mmclvqa.clove.tasks import find_setting
 from mmclvqa.clove.text import positive, run_command
@@ -30,6 +31,7 @@ def _run(args: argparse.Namespace) -> int:
     out = Path(args.out) if args.out else root / prompts_path(setting)
     if args.out is None and out.exists():
         raise CloveError(f"{out}: already exists; pass it as --out to replace it, or name another file")
+    check_output_file("--out", args.out)
     prompts = setting_prompts(root, setting, args.per_task, args.seed)
     save_prompts(out, prompts)
     for name, task_prompts in prompts.items():

@@ -1,4 +1,4 @@
-"""The data root (``CLOVE_ROOT``): its paths, its manifest with the number of records per task, and its vocabulary.
+"""The data root (``CLOVE_ROOT``): its paths, manifest with the number of records per task, vocabulary, word vectors.
 
 ``manifest.json`` is written with generated data. Published CLOVE has no manifest; its sizes are those of its setting
 files. The records of other data without a manifest are counted. Replay counts are computed from these sizes, see
@@ -7,7 +7,9 @@ files. The records of other data without a manifest are counted. Replay counts a
 
 from __future__ import annotations
 
+import mmap
 import os
+import struct
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from functools import cache
@@ -39,6 +41,13 @@ SPECIALS = ("<pad>", "<s>", "</s>", "<unk>")
 
 PUBLISHED_SIZE = 6182
 """Number of lines of CLOVE's vocabulary; it determines shapes in the published checkpoints."""
+
+FASTTEXT_MAGIC, FASTTEXT_VERSION = 793712314, 12
+"""The first two numbers of a fastText model, and the latest version of its format."""
+FASTTEXT_WIDTH = 300
+"""Width of the vectors of a fastText model, with which UniVQA is built."""
+FASTTEXT_SUPERVISED = 3
+"""The kind of model that is a classifier; word vectors are of kind 1 or 2."""
 
 
 def prompts_path(setting: str) -> str:
@@ -93,7 +102,6 @@ class Manifest:
     """Contents of ``manifest.json``.
 
     Attributes:
-        name: name of the data set, such as ``clove-mini``.
         seed: seed of the generator, None if the data is not generated.
         tasks: ``{setting: {task name: {"train": number of records, "val": number of records}}}``.
         shape: sizes of features and texts; any keys are allowed.
@@ -147,8 +155,6 @@ def split_size(root: str | os.PathLike[str], selected: Task, split: str) -> int:
     """Return the number of records of a task and split: from the manifest, as published, or counted.
 
     Args:
-        root: the data root.
-        selected: the task.
         split: ``train``, whose size n(t) determines the number of replays, or ``val``.
 
     Raises:
@@ -219,3 +225,47 @@ def _check_vocabulary(words: list[str], where: str) -> None:
         if word in lines:
             raise DataError(f"{where}: line {number}: {word!r} already occurs on line {lines[word]}")
         lines[word] = number
+
+
+def check_fasttext(path: str | os.PathLike[str]) -> None:
+    """Check the header and the size of a fastText model; the fastText library never returns from a truncated file.
+
+    After the header and the words there are two float32 matrices, each with its shape: the vectors of the words and of
+    the buckets of subwords, and the output weights of the words. The size of a classifier is not checked.
+
+    Raises:
+        DataError: the file cannot be read, is not a fastText model of 300 dimensions, or is truncated.
+    """
+    header = struct.Struct("<2i12id3i")  # magic number, version, 12 numbers and 1 of the training, numbers of words
+    shape = struct.Struct("<2q")
+    advice = "download or generate it again"
+    try:
+        with open(path, "rb") as file:
+            fields = file.read(header.size)
+            size = os.fstat(file.fileno()).st_size
+            if len(fields) < header.size:
+                raise DataError(f"{path}: is truncated: {size} bytes, less than a fastText header; {advice}")
+            magic, version, width, *_, kind, buckets, _, _, _, _, _, words, _ = header.unpack(fields)
+            if magic != FASTTEXT_MAGIC:
+                problem = f"its magic number is {magic} instead of {FASTTEXT_MAGIC}"
+                raise DataError(f"{path}: is not a fastText model: {problem}; {advice}")
+            if not 0 < version <= FASTTEXT_VERSION:
+                problem = f"its version is {version}, and the latest is {FASTTEXT_VERSION}"
+                raise DataError(f"{path}: is not a fastText model: {problem}; {advice}")
+            if width != FASTTEXT_WIDTH or words < 1 or buckets < 0:
+                problem = f"has {words} words and {buckets} buckets of {width} dimensions"
+                raise DataError(f"{path}: {problem}; a model with words, of {FASTTEXT_WIDTH} dimensions, is required")
+            if kind == FASTTEXT_SUPERVISED:
+                return
+            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+                vectors = 4 * width * (words + buckets)
+                # The words have different lengths, so that the place of the first matrix is searched for.
+                start = content.find(shape.pack(words + buckets, width), header.size, max(size - vectors, header.size))
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from None
+    # A word has at least one letter, an end, a count (8 bytes) and a kind; one byte says whether a matrix is quantized.
+    start = header.size + 11 * words + 1 if start < 0 else start
+    required = start + shape.size + vectors + 1 + shape.size + 4 * width * words
+    if size < required:
+        counts = f"{words} words and {buckets} buckets"
+        raise DataError(f"{path}: is truncated: {size} bytes instead of at least {required} for {counts}; {advice}")

@@ -26,7 +26,8 @@ from mmclvqa.clove import data_root
 from mmclvqa.clove.errors import DataError, TaskError
 from mmclvqa.clove.experiment_paths import final_weights, run_folder, srm_experiment, srm_folder, srm_root, task_folder
 from mmclvqa.clove.files import write_json
-from mmclvqa.clove.tasks import SETTINGS, parse_order, task
+from mmclvqa.clove.tasks import SETTINGS, parse_order, tasks
+from mmclvqa.clove.text import counted
 from mmclvqa.clove.transfer import BrokenArchiveError, extract, fetch
 
 MMF_URL = "https://dl.fbaipublicfiles.com/mmf/data"
@@ -43,16 +44,13 @@ class Source:
     """A published file.
 
     Attributes:
-        name: name on the command line.
-        description: what the file is.
-        url: address of the file.
         sha256: published checksum, None if none is published.
         size: length in bytes, None if unknown.
         target: target path of a single file; None for an archive.
         target_of: target of each file of an archive; None for a single file.
         required_files: required contents of an archive, for error messages.
-        default: whether the file is downloaded if no names are given.
         experiments: whether targets are relative to the experiment root instead of the data root.
+        default: whether the file is downloaded if no names are given.
     """
 
     name: str
@@ -63,8 +61,8 @@ class Source:
     target: str | None = None
     target_of: TargetOf | None = None
     required_files: str = ""
-    default: bool = False
     experiments: bool = False
+    default: bool = True
 
 
 def _lmdb(target: str, path: PurePosixPath) -> str | None:
@@ -76,23 +74,14 @@ def _lmdb(target: str, path: PurePosixPath) -> str | None:
     return str(PurePosixPath(target, *inner)) if len(inner) <= 1 else None
 
 
-def _named(targets: tuple[str, ...], path: PurePosixPath) -> str | None:
-    """Return the target with the same file name."""
-    return next((target for target in targets if PurePosixPath(target).name == path.name), None)
-
-
 def _annotation(suffix: str, path: PurePosixPath) -> str | None:
     """Return the target of an annotation file ``fcl_mmf_<task>_<split>``."""
     match = re.fullmatch(rf"fcl_mmf_(.+)_(train|val)\.{suffix}", path.name)
     if match is None:
         return None
-    for setting in SETTINGS:
-        try:
-            candidate = task(setting, match.group(1))
-        except TaskError:
-            continue
-        if candidate.name == match.group(1):
-            return str(PurePosixPath(candidate.annotation_path(match.group(2))).with_suffix(f".{suffix}"))
+    for task in (task for setting in SETTINGS for task in tasks(setting).values()):
+        if task.name == match[1]:
+            return str(PurePosixPath(task.annotation_path(match[2])).with_suffix(f".{suffix}"))
     return None
 
 
@@ -122,7 +111,6 @@ SOURCES: tuple[Source, ...] = (
         sha256="1a97f1167fe9ea02dd251e0ff4d6ba634699091ff0a917d7568584d18558eebf",
         size=41_128,
         target=data_root.VOCABULARY,
-        default=True,
     ),
     Source(
         name="prompts-scene",
@@ -131,7 +119,6 @@ SOURCES: tuple[Source, ...] = (
         sha256="c328eeec4061ace3c3ca9271b9cf924695d1eb4833e2db591cfbe4ed95bc6161",
         size=3_640_477,
         target=data_root.prompts_path("scene"),
-        default=True,
     ),
     Source(
         name="clove",
@@ -139,73 +126,71 @@ SOURCES: tuple[Source, ...] = (
         url=f"{CLOVE_URL}/CLOVE-npy.zip",
         target_of=partial(_annotation, "npy"),
         required_files="fcl_mmf_<task>_<train|val>.npy",
-        default=True,
     ),
-    Source(
-        name="gqa-features",
-        description="object features of GQA",
-        url=f"{MMF_URL}/datasets/gqa/defaults/features/features.tar.gz",
-        sha256="530e62e398faa5c9f2d4f7edc2223cce4a679b2837fa4252976f0eff4127f9ce",
-        target_of=partial(_lmdb, data_root.GQA_FEATURES),
-        required_files=PurePosixPath(data_root.GQA_FEATURES).name,
-        default=True,
-    ),
-    Source(
-        name="textvqa-features",
-        description="object features of TextVQA",
-        url=f"{MMF_URL}/datasets/textvqa/defaults/features/features.tar.gz",
-        sha256="960f69c651f5c6532b4e9d8310597aa8d21c65074768c9702ea822e4b2867a0d",
-        target_of=partial(_lmdb, data_root.TEXTVQA_FEATURES),
-        required_files=PurePosixPath(data_root.TEXTVQA_FEATURES).name,
-        default=True,
-    ),
-    Source(
-        name="textvqa-ocr-features",
-        description="OCR token features of TextVQA",
-        url=f"{MMF_URL}/datasets/textvqa/ocr_en/features/features.tar.gz",
-        sha256="3542dff9338540ff2add59bb2db290d9ea5f82a4f21ab07fe39351a82b699ee0",
-        target_of=partial(_lmdb, data_root.TEXTVQA_OCR_FEATURES),
-        required_files=PurePosixPath(data_root.TEXTVQA_OCR_FEATURES).name,
-        default=True,
+    *(
+        Source(
+            name=name,
+            description=f"{regions} features of {images}",
+            url=f"{MMF_URL}/datasets/{folder}/features/features.tar.gz",
+            sha256=sha256,
+            target_of=partial(_lmdb, target),
+            required_files=PurePosixPath(target).name,
+        )
+        for name, regions, images, folder, target, sha256 in (
+            (
+                "gqa-features",
+                "object",
+                "GQA",
+                "gqa/defaults",
+                data_root.GQA_FEATURES,
+                "530e62e398faa5c9f2d4f7edc2223cce4a679b2837fa4252976f0eff4127f9ce",
+            ),
+            (
+                "textvqa-features",
+                "object",
+                "TextVQA",
+                "textvqa/defaults",
+                data_root.TEXTVQA_FEATURES,
+                "960f69c651f5c6532b4e9d8310597aa8d21c65074768c9702ea822e4b2867a0d",
+            ),
+            (
+                "textvqa-ocr-features",
+                "OCR token",
+                "TextVQA",
+                "textvqa/ocr_en",
+                data_root.TEXTVQA_OCR_FEATURES,
+                "3542dff9338540ff2add59bb2db290d9ea5f82a4f21ab07fe39351a82b699ee0",
+            ),
+        )  # fmt: skip
     ),
     Source(
         name="fc7",
         description="weights of the detector's fc7 layer",
         url=f"{MMF_URL}/models/detectron/vmb_weights.tar.gz",
         sha256="582d85748b2df60e3c6e045b8213c0fd7084054483a3388c55aed5b25bbc3c93",
-        target_of=partial(_named, (data_root.FC7_WEIGHT, data_root.FC7_BIAS)),
+        target_of=lambda path: {"fc7_w.pkl": data_root.FC7_WEIGHT, "fc7_b.pkl": data_root.FC7_BIAS}.get(path.name),
         required_files="fc7_w.pkl and fc7_b.pkl",
-        default=True,
     ),
-    Source(
-        name="fasttext",
-        description="fastText vectors of English",
-        url=FASTTEXT_URL,
-        target=data_root.FASTTEXT,
-        default=True,
-    ),
+    Source(name="fasttext", description="fastText vectors of English", url=FASTTEXT_URL, target=data_root.FASTTEXT),
     Source(
         name="clove-json",
         description="CLOVE annotations (.json)",
         url=f"{CLOVE_URL}/CLOVE-json.zip",
         target_of=partial(_annotation, "json"),
         required_files="fcl_mmf_<task>_<train|val>.json",
+        default=False,
     ),
-    Source(
-        name="replays-functional",
-        description="SRM's replays, functional setting",
-        url=f"{CLOVE_URL}/function_distilgpt2_replay.zip",
-        target_of=partial(_replay, "functional"),
-        required_files="<order>_REPLAY[<task>]_AT[<task>].npy",
-        experiments=True,
-    ),
-    Source(
-        name="replays-scene",
-        description="SRM's replays, scene setting",
-        url=f"{CLOVE_URL}/secne_distilgpt2_replay.zip",  # published under this spelling
-        target_of=partial(_replay, "scene"),
-        required_files="<order>_REPLAY[<task>]_AT[<task>].npy",
-        experiments=True,
+    *(
+        Source(
+            name=f"replays-{setting}",
+            description=f"SRM's replays, {setting} setting",
+            url=f"{CLOVE_URL}/{word}_distilgpt2_replay.zip",
+            target_of=partial(_replay, setting),
+            required_files="<order>_REPLAY[<task>]_AT[<task>].npy",
+            experiments=True,
+            default=False,
+        )
+        for setting, word in (("functional", "function"), ("scene", "secne"))  # published under this spelling
     ),
     *(
         Source(
@@ -214,6 +199,7 @@ SOURCES: tuple[Source, ...] = (
             url=f"{CLOVE_URL}/{word}_{order}_distilgpt2_replay_qag_seq_not_use_gt_task_token_1.5_unicl_final.pth",
             target=_checkpoint(setting, order),
             experiments=True,
+            default=False,
         )
         for setting, word, order in (("functional", "function", "oarlks"), ("scene", "scene", "abcdef"))
     ),
@@ -240,10 +226,8 @@ class Downloader:
     """Downloads sources into a data root.
 
     Args:
-        root: the data root.
         experiments: the experiment root for replays and checkpoints.
         base_url: address of a mirror, which replaces scheme and host of every URL.
-        progress: whether to show progress bars on stderr.
     """
 
     def __init__(
@@ -261,9 +245,7 @@ class Downloader:
 
     def url(self, source: Source) -> str:
         """Return the address from which a source is downloaded."""
-        if self.base_url is None:
-            return source.url
-        return self.base_url.rstrip("/") + urlsplit(source.url).path
+        return source.url if self.base_url is None else self.base_url.rstrip("/") + urlsplit(source.url).path
 
     def target(self, source: Source) -> Path:
         """Return the root to which the targets of a source are relative."""
@@ -309,14 +291,12 @@ class Downloader:
                 raise
             shutil.rmtree(archive.parent)
             if skipped:
-                lines.append(f"{source.name}: left out {len(skipped)} other files of the archive")
+                lines.append(f"{source.name}: left out {counted(len(skipped), 'other file')} of the archive")
         if source.sha256 is None:
             lines.append(f"{source.name}: no published checksum; the downloaded file has sha256 {sha256}")
-        write_json(
-            self._receipt(source),
-            {"url": url, "sha256": sha256, "files": {name: _size(target / name) for name in placed}},
-        )
-        return [*lines, f"{source.name}: {len(placed)} file{'s' * (len(placed) > 1)} below {target}"]
+        files = {name: _size(target / name) for name in placed}
+        write_json(self._receipt(source), {"url": url, "sha256": sha256, "files": files})
+        return [*lines, f"{source.name}: {counted(len(placed), 'file')} below {target}"]
 
     def plan(self, sources: Sequence[Source], listed: Sequence[Source] | None = None) -> str:
         """Describe what would be downloaded, without a network request.
@@ -337,10 +317,8 @@ class Downloader:
                 f"  to {self.target(source) / (source.target or '')}",
             ]
         pending_sources = [source for source in sources if not self.is_done(source)]
-        size, unknown = (
-            sum(source.size or 0 for source in pending_sources),
-            sum(source.size is None for source in pending_sources),
-        )
+        size = sum(source.size or 0 for source in pending_sources)
+        unknown = sum(source.size is None for source in pending_sources)
         lines.append(
             f"to fetch: {len(pending_sources)} of {len(sources)}; {size:,} bytes, and {unknown} of unpublished size"
         )

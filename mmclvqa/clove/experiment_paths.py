@@ -75,8 +75,6 @@ def task_configuration(setting: str, folder: str, task: Task | None) -> tuple[st
     Args:
         setting: the setting. If ``task_configs`` of its file says so, its tasks have configuration files of their own;
             otherwise all share ``setting.yaml``.
-        folder: folder of configuration files.
-        task: the task; None for joint training on all tasks.
     """
     found = find_setting(setting)
     if found.task_configs and task:
@@ -96,10 +94,8 @@ def srm_experiment(
     """Return the folder name of an experiment with SRM replays.
 
     Args:
-        language_model: name, hub id or folder of SRM's language model, such as ``distilgpt2``.
         rate: number of replays per original record.
         use_gt: SRM was prompted with the related items of original records.
-        task_token: SRM has a token for each task.
         train_perc: fraction of the records that SRM is trained on.
     """
     name, trained = language_model_name(language_model), _trained_share(train_perc)
@@ -128,7 +124,6 @@ def language_model_name(language_model: str, lora_rank: int | None = None) -> st
     """Return the name of a language model in files and folders: the last part of its name, hub id or folder.
 
     Args:
-        language_model: name, hub id or folder.
         lora_rank: rank of the adapters that are trained, which is appended; None or 0 if the model itself is trained.
     """
     return PurePosixPath(language_model).name + (f"_lora{lora_rank}" if lora_rank else "")

@@ -48,10 +48,7 @@ def _source(name: str | None) -> ImageSource:
 
 
 class FeatureDatabase:
-    """A feature database opened for reading, also by several threads.
-
-    Args:
-        path: the ``.lmdb`` folder or file.
+    """A feature database (an ``.lmdb`` folder or file) opened for reading, also by several threads.
 
     Raises:
         DataError: the database is missing, truncated, not an LMDB, or has no readable list of keys.
@@ -148,7 +145,6 @@ def value_problem(value: Any, has_boxes: bool) -> str | None:
     """Return the problem of a value of a feature database, None if it is valid.
 
     Args:
-        value: the value as read.
         has_boxes: whether boxes are read from the value. A value without ``bbox`` has zero boxes; the boxes of OCR
             regions are part of the records.
     """
@@ -165,12 +161,7 @@ def value_problem(value: Any, has_boxes: bool) -> str | None:
 
 
 def boxes_problem(value: Mapping[str, Any], regions: int) -> str | None:
-    """Return the problem of ``bbox`` in a feature value or of the image size, None if they are valid.
-
-    Args:
-        value: a feature value with ``bbox``.
-        regions: required number of boxes.
-    """
+    """Return the problem of ``bbox``, of ``regions`` boxes, in a feature value or of the image size, None if valid."""
     missing = [name for name in SIZE_KEYS if not _is_positive(value.get(name))]
     if missing:
         return f"has bbox and no {', '.join(missing)} above 0"

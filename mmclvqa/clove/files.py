@@ -43,7 +43,6 @@ def atomic_write(path: str | os.PathLike[str], mode: str = "w") -> Iterator[IO[A
     After a kill, ``path`` contains either the old or the new contents.
 
     Args:
-        path: the file to write; its folder is created if necessary.
         mode: ``"w"`` (UTF-8 text) or ``"wb"``.
 
     Raises:
@@ -58,12 +57,31 @@ def atomic_write(path: str | os.PathLike[str], mode: str = "w") -> Iterator[IO[A
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
+        mask = os.umask(0)  # a process can only read it by setting it
+        os.umask(mask)
+        os.chmod(temporary, 0o666 & ~mask)
         os.replace(temporary, path)
     except BaseException:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
         raise
+
+
+def check_output_file(option: str, path: str | os.PathLike[str] | None) -> None:
+    """Check that a file that an option names can be written, before the work that it is the result of.
+
+    Its folder must exist, except below ``$ROOT``, where run scripts let the commands create their folders.
+
+    Raises:
+        DataError: the folder does not exist, or the path is that of a folder.
+    """
+    if path is None:
+        return
+    absolute, root = Path(path).absolute(), os.environ.get("ROOT")
+    if absolute.is_dir():
+        raise DataError(f"{option} {path}: is a folder; name a file in it")
+    if not absolute.parent.is_dir() and not (root and absolute.is_relative_to(Path(root).absolute())):
+        raise DataError(f"{option} {path}: there is no folder {absolute.parent}; create it, or correct the path")
 
 
 @contextlib.contextmanager
@@ -95,12 +113,6 @@ def write_json(path: str | os.PathLike[str], value: Any, indent: int | None = 1)
     with atomic_write(path) as file:
         json.dump(value, file, indent=indent, ensure_ascii=False)
         file.write("\n")
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def read_text(path: str | os.PathLike[str]) -> str:

@@ -17,18 +17,11 @@ from typing import Any
 
 import yaml
 
-from mmclvqa.clove.data_root import (
-    FEATURES,
-    SPECIALS,
-    SPLITS,
-    VOCABULARY,
-    load_vocabulary,
-    prompts_path,
-    save_vocabulary,
-)
+from mmclvqa.clove import data_root
+from mmclvqa.clove.data_root import SPECIALS, SPLITS, VOCABULARY
 from mmclvqa.clove.errors import DataError
 from mmclvqa.clove.files import atomic_write, read_json
-from mmclvqa.clove.question_files import Findings, QuestionFiles, value_at
+from mmclvqa.clove.question_files import Findings, QuestionFiles, Row, value_at
 from mmclvqa.clove.records import check_record, describe, save_records
 from mmclvqa.clove.tasks import default_data_root, new_setting
 from mmclvqa.clove.text import did_you_mean, format_table, positive
@@ -109,8 +102,6 @@ def import_records(
         features: feature databases below ``features`` of the data root: of objects, then possibly of OCR tokens.
         feature_path: for records without one, with ``{image_id}`` and ``{split}``.
         sizes: at most this number of records of each task, by split, drawn at random.
-        seed: seed of the draws.
-        description: for the report.
         strict: reject records that would be left out, and other problems.
         replace: replace a setting of that name; its scene-graph prompts, which are of other records, are removed.
         findings: problems found so far.
@@ -144,8 +135,12 @@ def import_records(
                 source = record["image_source"] or name
                 changed = {"stage": task, "set_name": split, "feature_path": file, "image_source": source}
                 result.counts[task][split] += 1
-                seen, size = result.counts[task][split], (sizes or {}).get(split)
-                _draw(sampled_records[task, split], {**record, **changed}, seen, size, rng)
+                sample, size = sampled_records[task, split], (sizes or {}).get(split)
+                # A uniform sample of the records seen so far (reservoir sampling).
+                if size is None or len(sample) < size:
+                    sample.append({**record, **changed})
+                elif (slot := rng.randrange(result.counts[task][split])) < size:
+                    sample[slot] = {**record, **changed}
     tasks = list(tasks or result.counts)
     content = {
         "description": description,
@@ -157,10 +152,10 @@ def import_records(
     vocabulary = Path(root) / VOCABULARY
     words = answer_words(record for task in tasks for record in sampled_records[task, "train"])
     if vocabulary.exists():
-        known = set(load_vocabulary(vocabulary))
+        known = set(data_root.load_vocabulary(vocabulary))
         result.unknown_words = [word for word in words if word not in known]
     if path.exists():
-        (Path(root) / prompts_path(name)).unlink(missing_ok=True)
+        (Path(root) / data_root.prompts_path(name)).unlink(missing_ok=True)
     for task in setting.tasks.values():
         for split in SPLITS:
             save_records(Path(root) / task.annotation_path(split), sampled_records[task.name, split])
@@ -170,7 +165,7 @@ def import_records(
         )
     if not vocabulary.exists():
         result.vocabulary = vocabulary
-        save_vocabulary(vocabulary, words)
+        data_root.save_vocabulary(vocabulary, words)
     with atomic_write(path) as file:
         yaml.safe_dump(content, file, sort_keys=False, allow_unicode=True)
     return result
@@ -188,14 +183,6 @@ def answer_words(records: Iterable[Record]) -> list[str]:
     return [*SPECIALS, *(word for word, _ in counts.most_common(VOCABULARY_WORDS))]
 
 
-def _draw(sampled_records: list[Record], record: Record, seen: int, size: int | None, rng: random.Random) -> None:
-    """Keep a uniform sample of the records seen so far (reservoir sampling)."""
-    if size is None or len(sampled_records) < size:
-        sampled_records.append(record)
-    elif (slot := rng.randrange(seen)) < size:
-        sampled_records[slot] = record
-
-
 def _filled(pattern: str, **fields: Any) -> str:
     try:
         return pattern.format(**fields)
@@ -208,6 +195,9 @@ def _check(result: Imported, tasks: Sequence[str], strict: bool) -> None:
         raise DataError(f"{'; '.join(finding_lines(result.findings))}; nothing was written")
     if unknown := [task for task in result.counts if task not in tasks]:
         raise DataError(f"task {unknown[0]!r} is not one of {', '.join(tasks)}; nothing was written")
+    if len(tasks) < 2:
+        names = f"one task, {tasks[0]!r}" if tasks else "no task"
+        raise DataError(f"the records have {names}, and a setting has at least two; nothing was written")
     for task in tasks:
         for split in SPLITS:
             if not result.counts[task][split]:
@@ -235,10 +225,15 @@ def _task_choice(args: argparse.Namespace, files: Iterable[QuestionFiles], findi
         ]
         findings |= {"assignments without a question": unknown_question_ids} if unknown_question_ids else {}
         return lambda question_id, row: assigned.get(question_id)
+    if not questions:
+        raise DataError("--train and --val contain no questions; name a file with questions for each split")
     values = {value_at(row, args.by) for row in questions.values()} - {None}
+    fields = ", ".join(_fields(next(iter(questions.values()))))
     if not values:
-        fields = list(next(iter(questions.values()), ()))
-        raise DataError(f"no question has a field {args.by!r}; its fields are {', '.join(fields) or 'missing'}")
+        inner = [name for row in questions.values() for name in _fields(row) if name.startswith(f"{args.by}.")]
+        if inner:
+            raise DataError(f"--by {args.by} is a table; name one of its fields: {', '.join(dict.fromkeys(inner))}")
+        raise DataError(f"no question has a field {args.by!r}; its fields are {fields}")
     if args.task:
         pairs = [(value, task) for task, group in args.task for value in group]
         names = dict(pairs)
@@ -248,6 +243,10 @@ def _task_choice(args: argparse.Namespace, files: Iterable[QuestionFiles], findi
             if names[value] != task:
                 raise DataError(f"--task: {value!r} is in {task!r} and in {names[value]!r}; leave it out of one")
     else:
+        if len(values) == 1:
+            (value,) = values
+            problem = f"every question has the value {value!r}, which makes one task; a setting has at least two"
+            raise DataError(f"--by {args.by}: {problem}; choose another field of {fields}, or use --assign")
         names = {value: re.sub(r"[^\w #.+]", "_", value).strip() for value in sorted(values)}
         value_of = {task: value for value, task in names.items()}
         for value, task in names.items():
@@ -255,6 +254,14 @@ def _task_choice(args: argparse.Namespace, files: Iterable[QuestionFiles], findi
                 both = f"{args.by} {value!r} and {value_of[task]!r}"
                 raise DataError(f"{both} would be one task, {task!r}; name each task, or merge them (--task)")
     return lambda question_id, row: names.get(value_at(row, args.by))
+
+
+def _fields(row: Row) -> list[str]:
+    """Return the names of the fields of a question by which it can have a task, such as ``types.structural``."""
+    names: list[str] = []
+    for key, value in row.items():
+        names += [f"{key}.{inner}" for inner in value] if isinstance(value, Mapping) else [key]
+    return [name for name in names if value_at(row, name) is not None]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -275,7 +282,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--task", action="append", type=_group, metavar="NAME=VALUE,...",
                         help="merge values of --by into a task (may be repeated); others are left out")  # fmt: skip
     parser.add_argument("--features", nargs="+", default=[], metavar="LMDB",
-                        help=f"feature databases below {FEATURES}: of objects, then possibly of OCR tokens "
+                        help=f"feature databases below {data_root.FEATURES}: of objects, then possibly of OCR tokens "
                              "(default: NAME/objects.lmdb)")  # fmt: skip
     parser.add_argument("--feature-path", default=FEATURE_PATH, metavar="PATTERN",
                         help="feature path, with {image_id} and {split} (default: %(default)s)")  # fmt: skip

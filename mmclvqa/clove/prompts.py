@@ -25,7 +25,6 @@ import random
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 from mmclvqa.clove.data_root import existing_annotation_file
@@ -46,11 +45,7 @@ NO_FACT = "a type of"
 
 
 def load_prompts(path: str | os.PathLike[str], setting: str | None = None) -> dict[str, list[list[str]]]:
-    """Read the prompts of a file by task name; the file may omit tasks of the setting.
-
-    Args:
-        path: the JSON file.
-        setting: if given, only names of its tasks are allowed.
+    """Read the prompts of a file by task name; the file may omit tasks, and has no others than those of ``setting``.
 
     Raises:
         DataError: the file is missing or malformed; the message names task, prompt and item.
@@ -62,12 +57,7 @@ def load_prompts(path: str | os.PathLike[str], setting: str | None = None) -> di
 
 
 def task_prompts(path: str | os.PathLike[str], setting: str, name: str) -> list[list[str]]:
-    """Read the prompts of one task.
-
-    Args:
-        path: the JSON file.
-        setting: the setting of the task.
-        name: letter or name of the task.
+    """Read the prompts of one task, given by its letter or name.
 
     Raises:
         DataError: the file is missing, malformed or has no prompt for the task.
@@ -108,64 +98,43 @@ def _check(prompts: Any, where: str, setting: str | None) -> None:
                     raise DataError(f"{where}: task {name}: prompt {index} has the item {item!r}, which is not text")
 
 
-@dataclass
-class ItemStatistics:
-    """Statistics of the training records of a task that outlive the task.
-
-    Attributes:
-        counts: number of questions to which each item is related; facts count as related.
-        facts: supporting facts as items -> head noun of the subject, without facts with :data:`NO_FACT`.
-    """
-
-    counts: Counter[str] = field(default_factory=Counter)
-    facts: dict[str, str] = field(default_factory=dict)
-
-    def weighted_items(self) -> list[tuple[Item, float]]:
-        """Return the most frequent items and their weights, log(1 + count)."""
-        return [(read_item(text), math.log1p(count)) for text, count in self.counts.most_common(MOST_FREQUENT)]
+Facts = dict[str, str]
+"""Supporting facts as items -> head noun of the subject, without facts with :data:`NO_FACT`."""
 
 
-def fit_statistics(records: Iterable[Mapping[str, Any]]) -> ItemStatistics:
-    """Count the related items of training records.
-
-    Args:
-        records: records of one task, with ``gt_scene_graph_seq``, ``gt_scene_graph_mask`` and ``supporting_fact``.
-    """
-    statistics = ItemStatistics()
+def _fit_statistics(records: Iterable[Mapping[str, Any]]) -> tuple[Counter[str], Facts]:
+    """Return what outlives a task: to how many questions each item is related, counting facts, and the facts."""
+    counts: Counter[str] = Counter()
+    facts: Facts = {}
     for record in records:
         pairs = zip(record["gt_scene_graph_seq"], record["gt_scene_graph_mask"], strict=True)
         related = [item.removesuffix(ITEM_END) for item, is_related in pairs if is_related]
-        statistics.counts.update(related)
+        counts.update(related)
         for fact in record["supporting_fact"][:1]:
             triplet = fact["triplet"]
             if not triplet or NO_FACT in " ".join(triplet):
                 continue
-            items = [text for text in related if _states_fact(text, triplet)]
+            ends = (triplet[0].lower(), triplet[-1].lower())
+            items = [text for text in related if all(end in text.lower() for end in ends)]
             if not items:
                 # The scene graph does not contain the fact, so the fact is an additional item.
                 items = [" ".join(triplet)]
-                statistics.counts.update(items)
-            statistics.facts.update(dict.fromkeys(items, head(triplet[0])))
-    return statistics
+                counts.update(items)
+            facts.update(dict.fromkeys(items, head(triplet[0])))
+    return counts, facts
 
 
 def sample_prompts(records: Iterable[Mapping[str, Any]], task: Task, count: int, rng: random.Random) -> list[list[str]]:
-    """Sample prompts for a task from its training records.
+    """Sample ``count`` prompts for a task from its training records; equal states of ``rng`` give equal prompts.
 
     If no two items match, the prompts of a task with pairs are single items that may come first in a pair. If no item
     fits an object, attribute or word prompt, all items are used.
 
-    Args:
-        records: training records of the task.
-        task: the task.
-        count: number of prompts.
-        rng: generator of all draws; equal records and generator states give equal prompts.
-
     Raises:
         DataError: no record has a related item that is allowed in prompts of the task.
     """
-    statistics = fit_statistics(records)
-    items = statistics.weighted_items()
+    counts, facts = _fit_statistics(records)
+    items = [(read_item(text), math.log1p(count)) for text, count in counts.most_common(MOST_FREQUENT)]
     if not items:
         raise DataError(f"task {task.name}: no training record has a related item (gt_scene_graph_mask 1)")
     if task.prompts in _USABLE:
@@ -174,27 +143,21 @@ def sample_prompts(records: Iterable[Mapping[str, Any]], task: Task, count: int,
         if not items:
             raise DataError(f"task {task.name}: no training record has a related item that is {kind}")
     if task.prompts in _PAIRS:
-        pairs = _PAIRS[task.prompts](items, statistics)
+        pairs = _PAIRS[task.prompts](items, facts)
         if pairs.firsts:
             return [pairs.draw(rng) for _ in range(count)]
-    is_preferred = _SINGLES.get(task.prompts, _any)
-    pool = _Pool([pair for pair in items if is_preferred(pair[0], statistics)] or items)
+    is_preferred = _SINGLES.get(task.prompts)
+    pool = _Pool([pair for pair in items if is_preferred and is_preferred(pair[0], facts)] or items)
     return [[pool.draw(rng).text] for _ in range(count)]
 
 
 def setting_prompts(
     root: str | os.PathLike[str], setting: str, per_task: int = PUBLISHED_PROMPTS, seed: int = 0
 ) -> dict[str, list[list[str]]]:
-    """Sample prompts for all tasks of a setting from the records of a data root, with one task in memory at a time.
+    """Sample prompts by task for a setting from the records of a data root, with one task in memory at a time.
 
     Args:
-        root: the data root.
-        setting: the setting.
-        per_task: number of prompts per task.
         seed: seed of the draws; the prompts of a task do not depend on the other tasks.
-
-    Returns:
-        Prompts by task name.
 
     Raises:
         TaskError: unknown setting.
@@ -212,11 +175,7 @@ def setting_prompts(
 
 
 class _Pool:
-    """Draws items with probability proportional to their weights.
-
-    Args:
-        items: distinct items with positive weights.
-    """
+    """Draws distinct items with probability proportional to their weights."""
 
     def __init__(self, items: Sequence[tuple[Item, float]]) -> None:
         self.items = items
@@ -243,12 +202,10 @@ class _Pool:
         return self.items[index][0]
 
 
-Group = str
-"""Group of first items, drawn before the item: a kind of attribute, or one group of all items."""
-
-
 class _Pairs:
     """Draws pairs of items that share a key: first a group, then a first item of it, then a second item with its key.
+
+    A group of first items is a kind of attribute, or there is one group of all items.
 
     Args:
         first_items: first items by group, each with its weight and the keys that its second item may have.
@@ -258,44 +215,45 @@ class _Pairs:
 
     def __init__(
         self,
-        first_items: Mapping[Group, Sequence[tuple[Item, float, Sequence[str]]]],
+        first_items: Mapping[str, Sequence[tuple[Item, float, Sequence[str]]]],
         second_items: Sequence[tuple[Item, float, Sequence[str]]],
-        weights: Mapping[Group, float],
+        weights: Mapping[str, float],
     ) -> None:
         by_key: dict[str, list[tuple[Item, float]]] = {}
         for item, weight, keys in second_items:
             for key in keys:
                 by_key.setdefault(key, []).append((item, weight))
         self._seconds = {key: _Pool(items) for key, items in by_key.items()}
-        self._keys: dict[tuple[Group, Item], list[str]] = {}
-        self.firsts: dict[Group, _Pool] = {}
+        self._keys: dict[tuple[str, Item], list[str]] = {}
+        self.firsts: dict[str, _Pool] = {}
         for group, items in first_items.items():
-            usable = []
-            for item, weight, keys in items:
-                open_keys = [key for key in keys if key in self._seconds and self._seconds[key].weight(item) > 0]
-                if open_keys:
-                    self._keys[group, item] = open_keys
-                    usable.append((item, weight))
+            for item, _, keys in items:
+                self._keys[group, item] = [key for key in keys if key in by_key and self._seconds[key].weight(item) > 0]
+            usable = [(item, weight) for item, weight, _ in items if self._keys[group, item]]
             if usable:
                 self.firsts[group] = _Pool(usable)
-        self._groups = list(self.firsts)
-        self._weights = [weights[group] for group in self._groups]
+        self._weights = [weights[group] for group in self.firsts]
 
     def draw(self, rng: random.Random) -> list[str]:
         """Draw the texts of two items."""
-        group = rng.choices(self._groups, self._weights)[0]
+        group = rng.choices(list(self.firsts), self._weights)[0]
         first = self.firsts[group].draw(rng)
         pools = [self._seconds[key] for key in self._keys[group, first]]
         pool = rng.choices(pools, [pool.weight(first) for pool in pools])[0]
         return [first.text, pool.draw(rng, without=first).text]
 
 
-def _relation_pairs(items: Sequence[tuple[Item, float]], statistics: ItemStatistics) -> _Pairs:
-    objects = [(item, weight, list(dict.fromkeys((head(item.subject), head(item.object))))) for item, weight in items]
+def _objects(item: Item) -> list[str]:
+    """Return the head nouns of the objects of an item."""
+    return [name for name in dict.fromkeys((head(item.subject), head(item.object))) if name]
+
+
+def _relation_pairs(items: Sequence[tuple[Item, float]], facts: Facts) -> _Pairs:
+    objects = [(item, weight, _objects(item)) for item, weight in items]
     return _Pairs({"": objects}, objects, {"": 1})
 
 
-def _comparison_pairs(items: Sequence[tuple[Item, float]], statistics: ItemStatistics) -> _Pairs:
+def _comparison_pairs(items: Sequence[tuple[Item, float]], facts: Facts) -> _Pairs:
     first_items = {
         kind: [(item, weight, sorted(values)) for item, weight in items if (values := item.values(kind))]
         for kind in KIND_WEIGHTS
@@ -304,17 +262,13 @@ def _comparison_pairs(items: Sequence[tuple[Item, float]], statistics: ItemStati
     return _Pairs(first_items, second_items, KIND_WEIGHTS)
 
 
-def _fact_pairs(items: Sequence[tuple[Item, float]], statistics: ItemStatistics) -> _Pairs:
-    facts = [(item, weight, [statistics.facts[item.text]]) for item, weight in items if item.text in statistics.facts]
-    others = [
-        (item, weight, [name for name in dict.fromkeys((head(item.subject), head(item.object))) if name])
-        for item, weight in items
-        if item.text not in statistics.facts
-    ]
-    return _Pairs({"": facts}, others, {"": 1})
+def _fact_pairs(items: Sequence[tuple[Item, float]], facts: Facts) -> _Pairs:
+    firsts = [(item, weight, [facts[item.text]]) for item, weight in items if item.text in facts]
+    others = [(item, weight, _objects(item)) for item, weight in items if item.text not in facts]
+    return _Pairs({"": firsts}, others, {"": 1})
 
 
-_PAIRS: dict[str, Callable[[Sequence[tuple[Item, float]], ItemStatistics], _Pairs]] = {
+_PAIRS: dict[str, Callable[[Sequence[tuple[Item, float]], Facts], _Pairs]] = {
     "relation": _relation_pairs,
     "comparison": _comparison_pairs,
     "fact": _fact_pairs,
@@ -329,21 +283,11 @@ _USABLE: dict[str, tuple[Callable[[Item], bool], str]] = {
 """Items that are allowed in prompts, and their description; other prompts allow any item."""
 
 
-def _any(item: Item, statistics: ItemStatistics) -> bool:
-    return True
-
-
-_SINGLES: dict[str, Callable[[Item, ItemStatistics], bool]] = {
-    "object": lambda item, statistics: not item.is_triple,
-    "attribute": lambda item, statistics: item.is_attributed,
-    "word": lambda item, statistics: item.has_word,
-    "comparison": lambda item, statistics: any(map(item.values, KIND_WEIGHTS)),
-    "fact": lambda item, statistics: item.text in statistics.facts,
+_SINGLES: dict[str, Callable[[Item, Facts], bool]] = {
+    "object": lambda item, facts: not item.is_triple,
+    "attribute": lambda item, facts: item.is_attributed,
+    "word": lambda item, facts: item.has_word,
+    "comparison": lambda item, facts: any(map(item.values, KIND_WEIGHTS)),
+    "fact": lambda item, facts: item.text in facts,
 }
 """Items preferred for prompts of one item; if no item qualifies, all items are used."""
-
-
-def _states_fact(text: str, triplet: list[str]) -> bool:
-    """Return whether an item states a fact, that is, contains its subject and object."""
-    lowered = text.lower()
-    return all(end.lower() in lowered for end in (triplet[0], triplet[-1]))

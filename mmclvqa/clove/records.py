@@ -22,6 +22,7 @@ import numpy as np
 from mmclvqa.clove.errors import DataError, RecordError
 from mmclvqa.clove.files import atomic_write, read_json, safe_numpy_load
 from mmclvqa.clove.tasks import IMAGE_SOURCES
+from mmclvqa.clove.text import counted
 
 #: Below MMF's logger, so that conversions appear in a run's train.log; without MMF they go to stderr.
 logger = logging.getLogger("mmf.clove")
@@ -74,7 +75,7 @@ def _texts(value: Any) -> str | None:
 
 def _answers(value: Any) -> str | None:
     if len(value) != ANSWERS_PER_RECORD:
-        return f"contains {len(value)} answers instead of {ANSWERS_PER_RECORD}"
+        return f"contains {counted(len(value), 'answer')} instead of {ANSWERS_PER_RECORD}"
     return _texts(value)
 
 
@@ -180,16 +181,16 @@ def record_problems(record: Any) -> Iterator[tuple[str, str]]:
         else:
             valid_fields.add(name)
     if {"gt_scene_graph_seq", "gt_scene_graph_mask"} <= valid_fields:
-        items, num_mask_values = len(record["gt_scene_graph_seq"]), len(record["gt_scene_graph_mask"])
-        if items != num_mask_values:
-            yield "gt_scene_graph_mask", f"has {num_mask_values} values for the {items} items of gt_scene_graph_seq"
+        num_items, num_mask_values = len(record["gt_scene_graph_seq"]), len(record["gt_scene_graph_mask"])
+        if num_items != num_mask_values:
+            items, values = counted(num_items, "item"), counted(num_mask_values, "value")
+            yield "gt_scene_graph_mask", f"has {values} for the {items} of gt_scene_graph_seq"
 
 
 def check_record(record: Any, where: str) -> None:
-    """Raise an error if a record does not match the schema.
+    """Raise an error if a record does not match the schema; additional keys are allowed.
 
     Args:
-        record: a record; additional keys are allowed.
         where: name of the record in the message, such as ``"data.npy: record 17"``.
 
     Raises:
@@ -299,7 +300,6 @@ class Coercions:
 
         Args:
             record: an element of an annotation file; it is not modified.
-            where: name of the record in messages, such as ``"record 17"``.
 
         Returns:
             The record itself if nothing is converted, else a copy.
@@ -322,8 +322,7 @@ class Coercions:
     def lines(self) -> list[str]:
         """Return one line for each kind of conversion."""
         return [
-            f"{kind} in {count} record{'' if count == 1 else 's'} (first {self.first[kind]})"
-            for kind, count in self.counts.items()
+            f"{kind} in {counted(count, 'record')} (first {self.first[kind]})" for kind, count in self.counts.items()
         ]
 
     def _count(self, kind: str, where: str) -> None:
@@ -373,7 +372,6 @@ def load_records(path: str | os.PathLike[str], check: bool = True) -> list[dict[
     Each kind of conversion is logged once per file.
 
     Args:
-        path: the file.
         check: check every record against the schema (about 20 microseconds each).
 
     Raises:

@@ -152,13 +152,16 @@ class Setting:
         if unknown:
             known = f"letters are {''.join(self.tasks)}" if letters else f"tasks are {', '.join(self.tasks)}"
             names = ", ".join(part or repr(part) for part in unknown)
-            raise TaskError(f"task order {order!r}: {names} is not a task of the {self.name} setting (its {known})")
+            verb = "is not a task" if len(unknown) == 1 else "are not tasks"
+            raise TaskError(f"task order {order!r}: {names} {verb} of the {self.name} setting (its {known})")
         repeated = sorted({part for part in parts if parts.count(part) > 1})
         if repeated:
-            raise TaskError(f"task order {order!r}: {', '.join(repeated)} occurs more than once")
+            verb = "occurs" if len(repeated) == 1 else "occur"
+            raise TaskError(f"task order {order!r}: {', '.join(repeated)} {verb} more than once")
         missing = [letter for letter in self.tasks if letter not in parts]
         if missing:
-            raise TaskError(f"task order {order!r}: {', '.join(missing)} is missing")
+            verb = "is" if len(missing) == 1 else "are"
+            raise TaskError(f"task order {order!r}: {', '.join(missing)} {verb} missing")
         return [self.tasks[part] for part in parts]
 
     def order_index(self, order: str) -> int:
@@ -185,26 +188,16 @@ def _are_letters(short_names: Iterable[str]) -> bool:
     return all(len(short_name) == 1 for short_name in short_names)
 
 
-def read_setting(path: Path) -> Setting:
-    """Read a setting file.
+def read_setting(path: Path, content: Any = None) -> Setting:
+    """Return the setting of a file, or the one that a file with the given content would describe.
 
     Raises:
-        TaskError: the file cannot be read or is not valid; the message names the key and what to do.
+        TaskError: the file cannot be read, or the content is not valid; the message names the key and what to do.
     """
     try:
-        content = read_yaml(path)
+        return _Reader(path).setting(read_yaml(path) if content is None else content)
     except DataError as error:
         raise TaskError(str(error)) from None
-    return setting_of(path, content)
-
-
-def setting_of(path: Path, content: Any) -> Setting:
-    """Return the setting that a file with this content describes.
-
-    Raises:
-        TaskError: the content is not valid; the message names the file, the key and what to do.
-    """
-    return _Reader(path).setting(content)
 
 
 @dataclass(frozen=True)
@@ -244,13 +237,10 @@ class _Reader:
         for number, row in enumerate(rows):
             task = self._task(f"tasks[{number}]", row, content)
             for key, text in (("letter", task.letter), ("name", task.name)):
-                conflicting_index = next(
-                    (i for i, other in enumerate(tasks) if text in (other.letter, other.name)), None
-                )
-                if conflicting_index is not None:
-                    raise self._error(
-                        f"tasks[{number}].{key}", f"{text!r} is also that of tasks[{conflicting_index}]; rename one"
-                    )
+                for index, other in enumerate(tasks):
+                    if text in (other.letter, other.name):
+                        problem = f"{text!r} is also that of tasks[{index}]; rename one"
+                        raise self._error(f"tasks[{number}].{key}", problem)
             tasks.append(task)
         longest = max(len(text.encode()) for task in tasks for text in (task.letter, task.name))
         size = len(f"{self.file.stem}_{order_text(tasks)}_REPLAY[]_AT[]".encode()) + 2 * longest

@@ -6,7 +6,6 @@ import argparse
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,72 +14,47 @@ from tqdm import tqdm
 
 from mmclvqa.clove.data_root import SPLITS, VOCABULARY, annotation_file, existing_root, load_vocabulary
 from mmclvqa.clove.errors import DataError
-from mmclvqa.clove.files import write_json
+from mmclvqa.clove.files import check_output_file, write_json
 from mmclvqa.clove.records import load_records
 from mmclvqa.clove.tasks import setting_names, tasks
 from mmclvqa.clove.text import format_table
 
 QUANTILES = (0.5, 0.9, 0.99, 1.0)
 """Quantiles of the lengths."""
+SOURCES = ("vocabulary", "ocr", "neither")
+"""Where the words of an answer come from."""
+COUNTS = ("records", "images", "questions", "answers")
+LENGTHS = ("question_words", "gt_items", "pred_items", "ocr_tokens")
 
 
-@dataclass(frozen=True)
-class SplitStats:
-    """Statistics of one split of one task.
+def split_stats(records: Sequence[Mapping[str, Any]], vocabulary: frozenset[str]) -> dict[str, Any]:
+    """Compute the statistics of one split from its checked records.
 
-    Attributes:
-        records: number of records.
-        images, questions, answers: number of distinct images (by source and feature path), questions and answers.
-        most_frequent_answer: the most frequent answer, the best constant guess.
-        most_frequent_share: fraction of records with this answer.
-        from_vocabulary: fraction of records whose answer consists of vocabulary words.
-        from_ocr: fraction of the other records whose answer consists of vocabulary words and OCR tokens.
-        from_neither: fraction of the remaining records.
-        question_words, gt_items, pred_items, ocr_tokens: :data:`QUANTILES` of the lengths.
-    """
-
-    records: int
-    images: int
-    questions: int
-    answers: int
-    most_frequent_answer: str | None
-    most_frequent_share: float
-    from_vocabulary: float
-    from_ocr: float
-    from_neither: float
-    question_words: tuple[int, ...]
-    gt_items: tuple[int, ...]
-    pred_items: tuple[int, ...]
-    ocr_tokens: tuple[int, ...]
-
-
-def split_stats(records: Sequence[Mapping[str, Any]], vocabulary: frozenset[str]) -> SplitStats:
-    """Compute the statistics of one split.
-
-    Args:
-        records: its checked records.
-        vocabulary: answer words.
+    Returns:
+        ``records``, and the numbers of distinct ``images`` (by source and feature path), ``questions`` and ``answers``.
+        ``most_frequent_answer``, the best constant guess, and ``most_frequent_share``, the fraction of records with it.
+        ``from_vocabulary``: fraction of records whose answer consists of words of the vocabulary; ``from_ocr``: of the
+        others, whose answer consists of these words and OCR tokens; ``from_neither``: of the remaining ones.
+        ``question_words``, ``gt_items``, ``pred_items``, ``ocr_tokens``: :data:`QUANTILES` of the lengths.
     """
     answers = Counter(record["answer"] for record in records)
     sources = Counter(_answer_source(record, vocabulary) for record in records)
     images = {(record["image_source"], record["feature_path"]) for record in records}
     frequent, count = answers.most_common(1)[0] if answers else (None, 0)
     total = max(1, len(records))
-    return SplitStats(
-        records=len(records),
-        images=len(images - {(None, None)}),
-        questions=len({record["question"] for record in records}),
-        answers=len(answers),
-        most_frequent_answer=frequent,
-        most_frequent_share=count / total,
-        from_vocabulary=sources["vocabulary"] / total,
-        from_ocr=sources["ocr"] / total,
-        from_neither=sources["neither"] / total,
-        question_words=_quantiles(len(record["question"].split()) for record in records),
-        gt_items=_quantiles(len(record["gt_scene_graph_seq"]) for record in records),
-        pred_items=_quantiles(len(record["pred_scene_graph_seq"]) for record in records),
-        ocr_tokens=_quantiles(len(record["ocr_tokens"]) for record in records),
-    )
+    return {
+        "records": len(records),
+        "images": len(images - {(None, None)}),
+        "questions": len({record["question"] for record in records}),
+        "answers": len(answers),
+        "most_frequent_answer": frequent,
+        "most_frequent_share": count / total,
+        **{f"from_{source}": sources[source] / total for source in SOURCES},
+        "question_words": _quantiles(len(record["question"].split()) for record in records),
+        "gt_items": _quantiles(len(record["gt_scene_graph_seq"]) for record in records),
+        "pred_items": _quantiles(len(record["pred_scene_graph_seq"]) for record in records),
+        "ocr_tokens": _quantiles(len(record["ocr_tokens"]) for record in records),
+    }
 
 
 def _answer_source(record: Mapping[str, Any], vocabulary: frozenset[str]) -> str:
@@ -99,7 +73,7 @@ def _quantiles(lengths: Any) -> tuple[int, ...]:
     return tuple(int(value) for value in np.quantile(values, QUANTILES, method="higher"))
 
 
-def root_stats(root: Path, progress: bool = False) -> dict[str, dict[str, dict[str, SplitStats]]]:
+def root_stats(root: Path, progress: bool = False) -> dict[str, dict[str, dict[str, dict[str, Any]]]]:
     """Return ``{setting: {task name: {split: statistics}}}`` of every annotation file that exists.
 
     Raises:
@@ -116,32 +90,32 @@ def root_stats(root: Path, progress: bool = False) -> dict[str, dict[str, dict[s
     if not files:
         raise DataError(f"{root}: contains no annotation files of any known setting")
     vocabulary = frozenset(load_vocabulary(root / VOCABULARY))
-    statistics: dict[str, dict[str, dict[str, SplitStats]]] = {}
+    statistics: dict[str, dict[str, dict[str, dict[str, Any]]]] = {}
     for task, split, path in tqdm(files, unit="file", leave=False, disable=not progress, file=sys.stderr):
         by_split = statistics.setdefault(task.setting, {}).setdefault(task.name, {})
         by_split[split] = split_stats(load_records(path), vocabulary)
     return statistics
 
 
-def format_stats(statistics: Mapping[str, Mapping[str, Mapping[str, SplitStats]]]) -> str:
+def format_stats(statistics: Mapping[str, Mapping[str, Mapping[str, dict[str, Any]]]]) -> str:
     """Format one table per setting with one row per task and split."""
     quantiles = "/".join("max" if quantile == 1 else f"{quantile:.0%}" for quantile in QUANTILES)
-    header = (
-        "task", "split", "records", "images", "questions", "answers", "most frequent answer", "vocabulary", "ocr",
-        "neither", "question words", "gt items", "pred items", "ocr tokens",
-    )  # fmt: skip
+    lengths = [name.replace("_", " ") for name in LENGTHS]
+    header = ("task", "split", *COUNTS, "most frequent answer", *SOURCES, *lengths)
     lines = []
     for setting, by_task in statistics.items():
-        rows = []
-        for name, by_split in by_task.items():
-            for split, one in by_split.items():
-                frequent = f"{one.most_frequent_answer} {one.most_frequent_share:.1%}"
-                shares = (f"{share:.1%}" for share in (one.from_vocabulary, one.from_ocr, one.from_neither))
-                lengths = (one.question_words, one.gt_items, one.pred_items, one.ocr_tokens)
-                rows.append(
-                    (name, split, one.records, one.images, one.questions, one.answers, frequent, *shares)
-                    + tuple("/".join(map(str, length)) for length in lengths)
-                )
+        rows = [
+            (
+                name,
+                split,
+                *(one[count] for count in COUNTS),
+                f"{one['most_frequent_answer']} {one['most_frequent_share']:.1%}",
+                *(f"{one[f'from_{source}']:.1%}" for source in SOURCES),
+                *("/".join(map(str, one[length])) for length in LENGTHS),
+            )
+            for name, by_split in by_task.items()
+            for split, one in by_split.items()
+        ]
         lines += [f"{setting} setting", format_table(header, rows, text_columns=2), ""]
     lines.append(f"Lengths are quantiles {quantiles}. vocabulary, ocr, neither: records whose answer consists of")
     lines.append("vocabulary words, of vocabulary words and OCR tokens, or of other words.")
@@ -156,12 +130,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the statistics of a data root; return 0."""
+    check_output_file("--json", args.json)
     statistics = root_stats(existing_root(args.dir), progress=sys.stderr.isatty())
     print(format_stats(statistics))
     if args.json:
-        plain = {
-            setting: {name: {split: asdict(one) for split, one in splits.items()} for name, splits in by_task.items()}
-            for setting, by_task in statistics.items()
-        }
-        write_json(args.json, {"quantiles": QUANTILES, "settings": plain})
+        write_json(args.json, {"quantiles": QUANTILES, "settings": statistics})
     return 0

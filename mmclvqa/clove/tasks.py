@@ -26,7 +26,6 @@ from mmclvqa.clove.settings import (
     ImageSource,
     Setting,
     read_setting,
-    setting_of,
     stage_suffixes,
 )
 from mmclvqa.clove.settings import Task as Task
@@ -171,7 +170,7 @@ def new_setting(path: str | os.PathLike[str], content: Any) -> Setting:
     """
     path = Path(path).absolute()
     _check_file_name(path)
-    setting = setting_of(path, content)
+    setting = read_setting(path, content)
     _check_sources(setting)
     return setting
 

@@ -58,6 +58,11 @@ def first_of(entries: Sequence[str], most: int) -> str:
     return ", ".join(entries[:most]) + (f" and {rest} more" if rest > 0 else "")
 
 
+def counted(count: int, noun: str) -> str:
+    """Return a number with its noun: ``1 record``, ``3 records``."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
 def positive(text: str) -> int:
     """Return an argument of a command line as a whole number above 0."""
     value = int(text)
@@ -86,18 +91,14 @@ def format_table(header: Sequence[str], rows: Sequence[Sequence[object]], text_c
     """Format rows below a header, with columns padded to equal width.
 
     Args:
-        header: column names.
-        rows: cells, one per column.
         text_columns: number of columns from the left that are left-aligned; the others are right-aligned.
     """
     cells = [list(header), *([str(cell) for cell in row] for row in rows)]
-    widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     cells.insert(1, ["-" * width for width in widths])
     lines = []
     for row in cells:
-        padded = [
-            cell.ljust(width) if column < text_columns else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        lines.append("  ".join(padded).rstrip())
+        text = [cell.ljust(width) for cell, width in zip(row[:text_columns], widths, strict=False)]
+        numbers = [cell.rjust(width) for cell, width in zip(row[text_columns:], widths[text_columns:], strict=True)]
+        lines.append("  ".join(text + numbers).rstrip())
     return "\n".join(lines)

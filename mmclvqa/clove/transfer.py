@@ -72,10 +72,6 @@ def fetch(
     An existing ``path`` is kept unless its checksum is wrong.
 
     Args:
-        url: http or https address.
-        path: the file to write; it is created once it is complete and its checksum is correct.
-        sha256: expected checksum, None if unknown.
-        progress: whether to show a progress bar on stderr.
         pause: waits the given number of seconds between attempts.
 
     Returns:
@@ -133,25 +129,26 @@ def _attempt(url: str, partial_file: Path, progress: bool) -> None:
             raise _Broken(f"the server returned {status} {response.reason}")
         if status not in (200, 206):
             raise DataError(f"{url}: the server returned {status} {response.reason}")
-        start = _content_start(response) if status == 206 else 0
+        sent = re.match(r"bytes (\d+)-", response.headers.get("Content-Range", ""))
+        start = 0 if status == 200 else int(sent[1]) if sent else -1
         if start not in (0, received_bytes):
             _discard(partial_file)
             raise _Broken(f"the server sends from byte {start} instead of {received_bytes}")
         length = response.headers.get("Content-Length", "")
         total = start + int(length) if length.isdecimal() else None
-        _require_space(url, partial_file, (total or 0) - start)
+        required, free = (total or 0) - start, shutil.disk_usage(partial_file.parent).free
+        if required > free:
+            folder = partial_file.parent
+            raise DataError(f"{url}: {required / 1e9:.1f} GB are required, {folder} has {free / 1e9:.1f} GB free")
         if start == 0:
             _discard(partial_file)
-            _remember(partial_file, response)
-        bar = tqdm(
-            desc=partial_file.name.removesuffix(".part"),
-            initial=start,
-            total=total,
-            unit="B",
-            unit_scale=True,
-            disable=not progress,
-            file=sys.stderr,
-        )
+            tag = response.headers.get("ETag", "")
+            # Weak tags (W/...) may be shared by different contents and are not allowed in If-Range.
+            strong = tag if tag and not tag.startswith("W/") else response.headers.get("Last-Modified", "")
+            with atomic_write(_version_file(partial_file)) as file:
+                file.write(strong)
+        name, units = partial_file.name.removesuffix(".part"), {"unit": "B", "unit_scale": True}
+        bar = tqdm(desc=name, initial=start, total=total, **units, disable=not progress, file=sys.stderr)
         with open(partial_file, "ab") as file, bar:
             # read1 returns the bytes received so far; iter_content would lose an incomplete last block.
             while block := response.raw.read1(CHUNK):
@@ -163,19 +160,6 @@ def _attempt(url: str, partial_file: Path, progress: bool) -> None:
         raise _Broken(f"{_size(partial_file)} of {total} bytes received")
 
 
-def _content_start(response: requests.Response) -> int:
-    match = re.match(r"bytes (\d+)-", response.headers.get("Content-Range", ""))
-    return int(match.group(1)) if match else -1
-
-
-def _require_space(url: str, partial_file: Path, required: int) -> None:
-    free = shutil.disk_usage(partial_file.parent).free
-    if required > free:
-        raise DataError(
-            f"{url}: {required / 1e9:.1f} GB are required, {partial_file.parent} has {free / 1e9:.1f} GB free"
-        )
-
-
 def _version_file(partial_file: Path) -> Path:
     return partial_file.with_name(f"{partial_file.name}.version")
 
@@ -185,14 +169,6 @@ def _version(partial_file: Path) -> str | None:
     with contextlib.suppress(OSError):
         return _version_file(partial_file).read_text(encoding="utf-8").strip() or None
     return None
-
-
-def _remember(partial_file: Path, response: requests.Response) -> None:
-    tag = response.headers.get("ETag", "")
-    # Weak tags (W/...) may be shared by different contents and are not allowed in If-Range.
-    version = tag if tag and not tag.startswith("W/") else response.headers.get("Last-Modified", "")
-    with atomic_write(_version_file(partial_file)) as file:
-        file.write(version)
 
 
 def _discard(partial_file: Path) -> None:
@@ -231,10 +207,6 @@ def extract(
     a member that points outside (absolute or with ``..``), or with a link instead of a required file, is rejected.
 
     Args:
-        archive: a ``.zip`` or ``.tar.gz`` file.
-        root: folder to which targets are relative.
-        target_of: returns the target of a member; None if the member is not required.
-        required_files: description of the required files, for error messages.
         staging: temporary folder on the same disk; removed at the end.
 
     Returns:

@@ -7,14 +7,11 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import numpy as np
-
 from mmclvqa.clove.data_root import existing_annotation_file
 from mmclvqa.clove.errors import DataError
 from mmclvqa.clove.records import load_filled
 from mmclvqa.clove.tasks import Task, find_setting
-from mmclvqa.evaluation.matrix import weighted_average
-from mmclvqa.evaluation.results import EvaluationResult, average_line
+from mmclvqa.evaluation.results import AverageResult
 
 
 @dataclass(frozen=True)
@@ -22,7 +19,6 @@ class TaskChance:
     """The chance level of one task.
 
     Attributes:
-        name: of the task.
         answer: the most frequent one among the ten ``answers`` of all train records; among equally frequent answers
             the first in the file.
         train_share: fraction of the train answers that equal it.
@@ -38,7 +34,7 @@ class TaskChance:
 
 
 @dataclass(frozen=True)
-class ChanceResult(EvaluationResult):
+class ChanceResult(AverageResult):
     """The chance levels of all tasks of a setting, in its base order."""
 
     text_columns: ClassVar[int] = 2
@@ -46,13 +42,14 @@ class ChanceResult(EvaluationResult):
     by_task: tuple[TaskChance, ...]
 
     @property
-    def average(self) -> float:
-        """Accuracy averaged over tasks, weighted by val size."""
-        accuracies = np.array([task.accuracy for task in self.by_task])
-        return weighted_average(accuracies, [task.records for task in self.by_task])
+    def accuracies(self) -> list[float]:
+        return [task.accuracy for task in self.by_task]
+
+    @property
+    def weights(self) -> list[int]:
+        return [task.records for task in self.by_task]
 
     def as_json(self) -> dict[str, Any]:
-        """Return the result as plain values."""
         return {
             "kind": "chance",
             **find_setting(self.setting).reference(),
@@ -61,13 +58,8 @@ class ChanceResult(EvaluationResult):
         }
 
     def rows(self) -> tuple[list[str], list[list[str]]]:
-        """Return answers and accuracies as text, one row per task."""
         rows = [[t.name, t.answer, f"{t.train_share:.4f}", f"{t.accuracy:.4f}"] for t in self.by_task]
         return ["task", "most frequent train answer", "share in train", "accuracy"], rows
-
-    def lines(self) -> list[str]:
-        """Return the average."""
-        return [average_line(self.average)]
 
 
 def chance_level(root: str | os.PathLike[str], setting: str) -> ChanceResult:
@@ -75,10 +67,6 @@ def chance_level(root: str | os.PathLike[str], setting: str) -> ChanceResult:
 
     Accuracy is the metric ``textvqa_accuracy``: answers are normalized as in EvalAI's VQA evaluation, and
     min(1, matches / 3) is averaged over the ten subsets that leave one reference answer out.
-
-    Args:
-        root: the data root.
-        setting: the setting.
 
     Raises:
         TaskError: no such setting.

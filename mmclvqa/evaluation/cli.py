@@ -5,17 +5,16 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from mmclvqa.clove import experiment_paths as experiments
+from mmclvqa.clove.data_root import existing_root
+from mmclvqa.clove.files import atomic_write, check_output_file
+from mmclvqa.clove.tasks import default_data_root
 from mmclvqa.clove.text import run_command
-
-if TYPE_CHECKING:
-    from mmclvqa.evaluation.chance import ChanceResult
-    from mmclvqa.evaluation.results import EvaluationResult
-    from mmclvqa.evaluation.sweep import EvaluationConfig
+from mmclvqa.evaluation.chance import ChanceResult, chance_level
+from mmclvqa.evaluation.results import EvaluationResult
 
 STANDARD_OUTPUT = "-"
 
@@ -30,7 +29,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.json and args.csv and Path(args.json).absolute() == Path(args.csv).absolute():
         parser.error(f"--json and --csv both name {args.csv}")
     args.overrides = tuple(rest)
-    return run_command(lambda: _output(_COMMANDS[args.command](args), args))
+    return run_command(lambda: _run(args))
+
+
+def _run(args: argparse.Namespace) -> None:
+    for option, path in (("--json", args.json), ("--csv", args.csv)):
+        check_output_file(option, None if path == STANDARD_OUTPUT else path)
+    result = evaluate_chance(args.cl_setting) if args.command == "chance" else _evaluate(args)
+    _output(result, args)
 
 
 def save_folder(save_dir: str) -> str:
@@ -45,10 +51,6 @@ def evaluate_chance(cl_setting: str) -> ChanceResult:
     Raises:
         CloveError: no such setting, or the data cannot be used.
     """
-    from mmclvqa.clove.data_root import existing_root
-    from mmclvqa.clove.tasks import default_data_root
-    from mmclvqa.evaluation.chance import chance_level
-
     return chance_level(existing_root(default_data_root()), cl_setting)
 
 
@@ -104,16 +106,20 @@ def _add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", help="auto (default), cpu, cuda, cuda:<n> or the number of a GPU")
 
 
-def _sweep(args: argparse.Namespace) -> EvaluationResult:
-    from mmclvqa.evaluation.sweep import check_index, evaluate_sweep
+def _evaluate(args: argparse.Namespace) -> EvaluationResult:
+    # Its libraries take as long to import as all others together.
+    from mmclvqa.evaluation.sweep import EvaluationConfig, check_index, evaluate_multitask, evaluate_sweep
 
-    config = _evaluation_config(args)
+    config = EvaluationConfig.from_environment(args.device, args.overrides, args.model_name)
+    save = save_folder(args.save_dir)
+    if args.command == "multitask":
+        return evaluate_multitask(args.cl_setting, save, config)
     check_index(args.cl_setting, args.setting_idx, args.task_order)
     return evaluate_sweep(
         args.cl_setting,
         args.task_order,
         args.exp,
-        save_folder(args.save_dir),
+        save,
         config,
         stand_alone=args.test_stand_alone,
         regularised=args.test_reg,
@@ -121,27 +127,9 @@ def _sweep(args: argparse.Namespace) -> EvaluationResult:
     )
 
 
-def _multitask(args: argparse.Namespace) -> EvaluationResult:
-    from mmclvqa.evaluation.sweep import evaluate_multitask
-
-    return evaluate_multitask(args.cl_setting, save_folder(args.save_dir), _evaluation_config(args))
-
-
-def _chance(args: argparse.Namespace) -> EvaluationResult:
-    return evaluate_chance(args.cl_setting)
-
-
-def _evaluation_config(args: argparse.Namespace) -> EvaluationConfig:
-    from mmclvqa.evaluation.sweep import EvaluationConfig
-
-    return EvaluationConfig.from_environment(args.device, args.overrides, args.model_name)
-
-
 def _output(result: EvaluationResult, args: argparse.Namespace) -> None:
     """Write the files that ``--json`` and ``--csv`` name, and print the result or, for ``-``, only that format."""
-    from mmclvqa.clove.files import atomic_write
-
-    formats: dict[str | None, Callable[[], str]] = {
+    formats = {
         args.json: lambda: json.dumps(result.as_json(), indent=1, ensure_ascii=False) + "\n",
         args.csv: result.csv,
     }
@@ -153,6 +141,3 @@ def _output(result: EvaluationResult, args: argparse.Namespace) -> None:
         sys.stdout.write(formats[STANDARD_OUTPUT]())
     else:
         print_result(result)
-
-
-_COMMANDS = {"sweep": _sweep, "multitask": _multitask, "chance": _chance}

@@ -35,11 +35,7 @@ from mmclvqa.training.progress import evaluation_bar, on_terminal
 
 
 class Engine:
-    """Evaluates checkpoints on one task at a time and keeps the loaded models.
-
-    Args:
-        evaluation: configuration, data and device.
-    """
+    """Evaluates checkpoints on one task at a time and keeps the loaded models."""
 
     def __init__(self, evaluation: EvaluationConfig) -> None:
         self._evaluation = evaluation
@@ -50,11 +46,7 @@ class Engine:
         self._writer = _WarningWriter()
 
     def evaluate(self, tested: Task, checkpoints: Mapping[str, Path]) -> dict[str, Evaluation]:
-        """Evaluate checkpoints on a task's val split.
-
-        Args:
-            tested: the task.
-            checkpoints: weights files by a key of the caller's choice.
+        """Evaluate checkpoints, given by a key of the caller's choice, on a task's val split.
 
         Returns:
             Metrics, loss and number of records by that key; ``seconds`` is an equal share of the total time.

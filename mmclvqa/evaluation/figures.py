@@ -33,14 +33,7 @@ COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#0
 
 @dataclass(frozen=True)
 class RenderedFigure:
-    """One figure of the HTML report.
-
-    Attributes:
-        name: file name without its ending.
-        title: what the figure is.
-        alt: alternative text with the figure's main numbers.
-        png: the image.
-    """
+    """One figure of the HTML report: file name without ending, title, text with its main numbers, and image."""
 
     name: str
     title: str
@@ -111,7 +104,6 @@ def comparison_figure(labels: Sequence[str], averages: Sequence[Mean], forgettin
     """Draw bars of average accuracy and forgetting by method, with standard deviations over seeds as error bars.
 
     Args:
-        labels: of the methods.
         averages: average accuracies, in [0, 1].
         forgetting: average forgetting, in [0, 1]; NaN draws no bar.
     """

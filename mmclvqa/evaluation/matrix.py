@@ -47,8 +47,6 @@ def accuracy_matrix(accuracies: Mapping[str, float | None], setting: str, order:
 
     Args:
         accuracies: fractions in [0, 1] by key (``o2a``, ``a#2b#``); pairs may be missing or None.
-        setting: the setting.
-        order: the task order.
 
     Raises:
         TaskError: no such setting, or an illegal task order.
@@ -194,7 +192,6 @@ def summarize(matrix: np.ndarray, weights: Sequence[float] | np.ndarray) -> Summ
     """Compute all metrics of a matrix; for an unfinished run, those after the last task without a gap.
 
     Args:
-        matrix: T x T.
         weights: of the T tasks; see :func:`val_weights` and :func:`published_weights`.
 
     Returns:

@@ -29,8 +29,8 @@ from mmclvqa.evaluation.runs import (
     Run,
     grouped_by_seed,
     mean_cost,
+    method_label,
     read_all,
-    short_method_label,
     total_acceptance,
     with_model,
     with_seeds,
@@ -49,14 +49,9 @@ NOT_AVAILABLE = "–"
 EVERYTHING = "all"
 MEGABYTE = 10**6
 HEADER = (
-    "method, task order",
-    "average accuracy %",
-    "backward transfer %",
-    "forgetting %",
-    "records kept",
-    "MB kept",
+    "method, task order", "average accuracy %", "backward transfer %", "forgetting %", "records kept", "MB kept",
     "training h:mm:ss",
-)
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -64,17 +59,11 @@ class ComparisonRow:
     """One run or bound in the comparison, or its mean over seeds; numbers that do not exist are NaN.
 
     Attributes:
-        label: method, task order and seeds.
-        short_label: the same, for axes of figures.
+        label: method, task order and seeds; shortened for axes of figures in ``short_label``.
         seeds: seeds of the runs, empty for a run without one.
         anchor: of the first run's section in the HTML report, empty where it has none.
-        data: name of the data set.
-        setting: name of the setting.
         accuracy: average accuracy, in [0, 1]; for single-task models, of each model on its own task.
-        backward: average backward transfer.
-        forgetting: average forgetting.
         by_task: final accuracy by task name, in [0, 1].
-        cost: storage and training time.
     """
 
     label: str
@@ -92,17 +81,14 @@ class ComparisonRow:
     def cells(self) -> list[str]:
         """Return the row as text, one cell for each column of :data:`HEADER`."""
         averages = [percent(value) for value in (self.accuracy, self.backward, self.forgetting)]
-        seconds = self.cost.seconds
-        return [self.label, *averages, *self._storage(), NOT_AVAILABLE if seconds is None else clock(seconds)]
-
-    def _storage(self) -> tuple[str, str]:
-        if self.cost.everything:
-            return EVERYTHING, EVERYTHING
-        records, size = self.cost.records, self.cost.bytes
-        return (
+        records, size, seconds = self.cost.records, self.cost.bytes, self.cost.seconds
+        storage = [
             NOT_AVAILABLE if records is None else str(records),
             NOT_AVAILABLE if size is None else f"{size / MEGABYTE:.2f}",
-        )
+        ]
+        if self.cost.everything:
+            storage = [EVERYTHING, EVERYTHING]
+        return [self.label, *averages, *storage, NOT_AVAILABLE if seconds is None else clock(seconds)]
 
     def as_json(self) -> dict[str, Any]:
         """Return plain values, null for NaN; standard deviations are under ``deviations``."""
@@ -110,7 +96,8 @@ class ComparisonRow:
 
         def plain(attribute: str) -> dict[str, Any]:
             def values(means: dict[str, Mean]) -> dict[str, float | None]:
-                return {name: _null_for_nan(getattr(mean, attribute)) for name, mean in means.items()}
+                numbers = ((name, getattr(mean, attribute)) for name, mean in means.items())
+                return {name: None if math.isnan(number) else number for name, number in numbers}
 
             return values(averages) | {"by_task": values(self.by_task)}
 
@@ -157,37 +144,22 @@ def accuracies_by_task(rows: Sequence[ComparisonRow]) -> list[tuple[str, list[st
     tables = []
     for setting in sorted({row.setting for row in rows}):
         names = task_names(setting)
-        lines = [
-            (row.label, [row.by_task.get(name, Mean(math.nan)) for name in names])
-            for row in rows
-            if row.setting == setting
-        ]
+        chosen = [row for row in rows if row.setting == setting]
+        lines = [(row.label, [row.by_task.get(name, Mean(math.nan)) for name in names]) for row in chosen]
         tables.append((setting, names, lines))
     return tables
 
 
-@dataclass(frozen=True)
-class PublishedComparison:
-    """Runs of one task order beside the published run, with all tasks weighted equally.
-
-    Attributes:
-        title: setting and order.
-        source: of the published numbers.
-        columns: label of the published run, then of the other runs.
-        rows: name of a number and its mean over seeds for each column, in [0, 1] or NaN.
-    """
-
-    title: str
-    source: str
-    columns: list[str]
-    rows: list[tuple[str, list[Mean]]]
-
-
-def published_comparisons(groups: Sequence[Sequence[SweepResult]]) -> list[PublishedComparison]:
-    """Return a comparison for each published sweep whose setting and order some sweep has, single-task models aside.
+def published_comparisons(groups: Sequence[Sequence[SweepResult]]) -> list[dict[str, Any]]:
+    """Compare each published sweep with the sweeps of its setting and order, single-task models aside.
 
     Args:
         groups: sweeps, those that differ only in their seed together.
+
+    Returns:
+        For each published sweep with others: ``title``, ``source`` of the published numbers, ``columns``, the label of
+        the published run and of the others, and ``rows``: name of a number and its mean over seeds for each column, in
+        [0, 1] or NaN, with all tasks weighted equally.
     """
     own = (find_setting(sweep.setting).published for sweep, *_ in groups)
     comparisons = []
@@ -201,7 +173,7 @@ def published_comparisons(groups: Sequence[Sequence[SweepResult]]) -> list[Publi
 
 def _comparisons_with(
     published: Mapping[str, Any], groups: Sequence[Sequence[SweepResult]]
-) -> Iterator[PublishedComparison]:
+) -> Iterator[dict[str, Any]]:
     for content in published["sweeps"]:
         setting, order = content["cl_setting"], content["task_order"]
         same_order = [g for g in groups if (g[0].setting, g[0].order) == (setting, order) and not g[0].stand_alone]
@@ -210,7 +182,7 @@ def _comparisons_with(
         weights = tuple(map(float, published_weights(len(same_order[0][0].tasks))))
         data = content.get("data", PUBLISHED_DATA)
         compared = [[SweepResult(setting, order, content["exp"], content["matrix"], weights, data=data)], *same_order]
-        labels = [short_method_label(sweep.experiment) + with_model(sweep.model) for sweep, *_ in compared]
+        labels = [method_label(sweep.experiment, short=True) + with_model(sweep.model) for sweep, *_ in compared]
         columns = [f"{label} on {s.data or 'unnamed data'}" for label, (s, *_) in zip(labels, compared, strict=True)]
         columns[0] = f"published: {columns[0]}"
         numbers = [[_equally_weighted(sweep) for sweep in group] for group in compared]
@@ -218,7 +190,8 @@ def _comparisons_with(
             (what, [Mean.of([column.get(what, math.nan) for column in group]) for group in numbers])
             for what in numbers[0][0]
         ]
-        yield PublishedComparison(f"{setting} setting, {order}", published["source"], columns, rows)
+        title = f"{setting} setting, {order}"
+        yield {"title": title, "source": published["source"], "columns": columns, "rows": rows}
 
 
 def _equally_weighted(sweep: SweepResult) -> dict[str, float]:
@@ -235,14 +208,7 @@ def _equally_weighted(sweep: SweepResult) -> dict[str, float]:
 
 
 def write_report(entries: Sequence[Run | Bound], out: str | Path) -> Path:
-    """Write the HTML report, its images and the numbers of the comparison.
-
-    Args:
-        entries: at least one run or bound.
-        out: folder to write into.
-
-    Returns:
-        The path of the HTML report.
+    """Write the HTML report, its images and the numbers of the comparison; return the path of the HTML report.
 
     Raises:
         OSError: the folder cannot be written.
@@ -293,20 +259,17 @@ def _draw(
 
     by_run = {}
     for run in runs:
-        drawn = [figures.matrix_figure(run.name, run.figure_heading, run.sweep)]
+        heading = with_seeds(run.short_label, [run.seed])
+        drawn = [figures.matrix_figure(run.name, heading, run.sweep)]
         if not run.sweep.stand_alone:
-            drawn.append(figures.course_figure(run.name, run.figure_heading, run.sweep))
+            drawn.append(figures.course_figure(run.name, heading, run.sweep))
         if run.curves:
-            drawn.append(figures.training_figure(run.name, run.figure_heading, run.curves))
+            drawn.append(figures.training_figure(run.name, heading, run.curves))
         by_run[run.name] = drawn
     if len(rows) < 2:
         return by_run, None
     labels, averages, forgetting = zip(*((r.short_label, r.accuracy, r.forgetting) for r in rows), strict=True)
     return by_run, figures.comparison_figure(labels, averages, forgetting)
-
-
-def _null_for_nan(value: float) -> float | None:
-    return None if math.isnan(value) else value
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import difflib
 import io
 import json
 import math
@@ -18,7 +19,7 @@ from mmclvqa.clove.errors import CloveError, DataError
 from mmclvqa.clove.experiment_paths import MODEL
 from mmclvqa.clove.files import write_json
 from mmclvqa.clove.tasks import Task, find_setting, order_index, parse_order, tasks
-from mmclvqa.clove.text import format_table, one_line
+from mmclvqa.clove.text import format_table, one_line, suggestion
 from mmclvqa.evaluation.matrix import (
     Mean,
     Summary,
@@ -38,26 +39,21 @@ PARTIAL_FILE = "partial.json"
 """A sweep's result, in the folder ``val_<experiment>`` beside the folders of its pairs."""
 
 
+MOST_SUGGESTIONS = 3
+"""Number of results that the message about a missing one names."""
+
+
 class EvaluationResult:
     """What one command of ``eval_os.py`` prints and writes.
+
+    A class of results has ``as_json()`` with plain values, ``rows()`` with header and rows of the table as text, and
+    ``lines()`` with what is printed below the table.
 
     Attributes:
         text_columns: number of columns of the table, from the left, that contain text.
     """
 
     text_columns: ClassVar[int] = 1
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the result as plain values."""
-        raise NotImplementedError
-
-    def rows(self) -> tuple[list[str], list[list[str]]]:
-        """Return the header and the rows of the table as text."""
-        raise NotImplementedError
-
-    def lines(self) -> list[str]:
-        """Return the lines that are printed below the table."""
-        raise NotImplementedError
 
     def table(self) -> str:
         """Return the table in aligned columns."""
@@ -75,13 +71,28 @@ class EvaluationResult:
         write_json(path, self.as_json())
 
 
+class AverageResult(EvaluationResult):
+    """A result with one accuracy for each task of ``setting``, in its base order.
+
+    Attributes:
+        accuracies: fractions in [0, 1].
+        weights: val sizes of the tasks.
+    """
+
+    @property
+    def average(self) -> float:
+        """Accuracy averaged over tasks, weighted by val size."""
+        return weighted_average(np.array(self.accuracies), self.weights)
+
+    def lines(self) -> list[str]:
+        return [f"weighted average accuracy: {self.average:.4f}"]
+
+
 @dataclass(frozen=True)
 class SweepResult(EvaluationResult):
     """Accuracies of the checkpoints of one experiment on all tasks.
 
     Attributes:
-        setting: name of the setting.
-        order: the task order.
         experiment: name of the experiment's folder, which encodes the method.
         accuracies: fractions in [0, 1] by key (``o2a``); pairs that were not evaluated are absent.
         weights: val sizes of the tasks along the order.
@@ -127,7 +138,7 @@ class SweepResult(EvaluationResult):
             "setting_idx": order_index(self.setting, self.order),
             "task_order": self.order,
             "exp": self.experiment,
-            **_model_json(self.model),
+            **({} if self.model == MODEL else {"model": self.model}),
             "stand_alone": self.stand_alone,
             "data": self.data,
             "metric": METRIC,
@@ -161,14 +172,15 @@ class SweepResult(EvaluationResult):
         matrix must be complete.
         """
         summary = summarize(self.matrix, published_weights(len(self.tasks)))
-        return [
-            f"==> {METRIC} | {head}: {list(map(_rounded, metric.by_task))}, {what}: {float(metric.average)}"
-            for head, what, metric in (
-                ("Final acc", "weight avg acc", summary.accuracy),
-                ("Backward transfer", "weighted bwt", summary.backward_transfer),
-                ("Forgetting", "weighted forgetting", summary.legacy_forgetting),
-            )
-        ]
+        lines = []
+        for head, what, metric in (
+            ("Final acc", "weight avg acc", summary.accuracy),
+            ("Backward transfer", "weighted bwt", summary.backward_transfer),
+            ("Forgetting", "weighted forgetting", summary.legacy_forgetting),
+        ):
+            by_task = [round(float(value), 4) + 0.0 for value in metric.by_task]  # + 0.0 turns -0.0 into 0.0
+            lines.append(f"==> {METRIC} | {head}: {by_task}, {what}: {float(metric.average)}")
+        return lines
 
     def _metric_lines(self) -> list[str]:
         summary = self.summary
@@ -196,11 +208,10 @@ class SweepResult(EvaluationResult):
 
 
 @dataclass(frozen=True)
-class MultitaskResult(EvaluationResult):
+class MultitaskResult(AverageResult):
     """Accuracies of the multitask model on each task, in the setting's base order.
 
     Attributes:
-        setting: name of the setting.
         accuracies: fractions in [0, 1] by task.
         weights: val sizes of the tasks.
         model: registered name of the answer model.
@@ -211,17 +222,11 @@ class MultitaskResult(EvaluationResult):
     weights: tuple[float, ...]
     model: str = MODEL
 
-    @property
-    def average(self) -> float:
-        """Accuracy averaged over tasks, weighted by val size."""
-        return weighted_average(np.array(self.accuracies), self.weights)
-
     def as_json(self) -> dict[str, Any]:
-        """Return the result as plain values."""
         return {
             "kind": "multitask",
             **find_setting(self.setting).reference(),
-            **_model_json(self.model),
+            **({} if self.model == MODEL else {"model": self.model}),
             "metric": METRIC,
             "accuracies": dict(zip(task_names(self.setting), self.accuracies, strict=True)),
             "weights": list(self.weights),
@@ -229,13 +234,8 @@ class MultitaskResult(EvaluationResult):
         }
 
     def rows(self) -> tuple[list[str], list[list[str]]]:
-        """Return the accuracies as text, one row per task."""
         pairs = zip(task_names(self.setting), self.accuracies, strict=True)
         return ["task", "accuracy"], [[name, _decimal(value)] for name, value in pairs]
-
-    def lines(self) -> list[str]:
-        """Return the average."""
-        return [average_line(self.average)]
 
 
 def sweep_file(path: str | os.PathLike[str]) -> Path:
@@ -255,7 +255,10 @@ def read_sweep(path: str | os.PathLike[str]) -> SweepResult:
     """
     file = sweep_file(path)
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        text = file.read_text(encoding="utf-8")
+        if not text.strip():
+            raise DataError(f"{file}: is empty; delete it and run `python eval_os.py`, which writes it again")
+        content = json.loads(text)
         sweep = SweepResult(
             setting=setting_of_result(content),
             order=content["task_order"],
@@ -267,7 +270,8 @@ def read_sweep(path: str | os.PathLike[str]) -> SweepResult:
             model=str(content.get("model", MODEL)),
         )
     except FileNotFoundError:
-        raise DataError(f"{file}: no such file; `python eval_os.py sweep` writes one") from None
+        hint = _result_hint(Path(path)) or "; `python eval_os.py sweep` writes one"
+        raise DataError(f"{file}: no such file{'' if file.suffix == '.json' else ' or folder'}{hint}") from None
     except (UnicodeDecodeError, ValueError, KeyError, TypeError, AttributeError) as error:
         reason = f"it has no {error}" if isinstance(error, KeyError) else one_line(error)
         raise DataError(f"{file}: not a valid result of a sweep ({reason})") from None
@@ -278,6 +282,19 @@ def read_sweep(path: str | os.PathLike[str]) -> SweepResult:
     if len(sweep.weights) != count or not all(weight > 0 and math.isfinite(weight) for weight in sweep.weights):
         raise DataError(f"{file}: 'weights' must be one positive number for each of the {count} tasks")
     return sweep
+
+
+def _result_hint(path: Path) -> str:
+    """Return a question that names results in or beside a folder that has none, empty if there are none."""
+    folder = path.parent if path.suffix == ".json" else path
+    inside, beside = (
+        [other.name for other in parent.glob("val_*") if sweep_file(other).is_file()]
+        for parent in (folder, folder.parent)
+    )
+    if inside or (folder.is_dir() and folder.name.startswith("val_")):
+        return suggestion(sorted(inside)[:MOST_SUGGESTIONS])
+    same = f"val_{folder.name}"
+    return suggestion([same] if same in beside else difflib.get_close_matches(folder.name, beside))
 
 
 def setting_of_result(content: Mapping[str, Any]) -> str:
@@ -299,11 +316,6 @@ def percent(value: float | Mean, missing: str = "–") -> str:
     return missing if math.isnan(value) else f"{100 * value:.1f}"
 
 
-def average_line(average: float) -> str:
-    """Return the line that reports a result's average accuracy."""
-    return f"weighted average accuracy: {average:.4f}"
-
-
 def task_names(setting: str) -> list[str]:
     """Return the names of a setting's tasks in its base order.
 
@@ -313,35 +325,20 @@ def task_names(setting: str) -> list[str]:
     return [task.name for task in tasks(setting).values()]
 
 
-def _model_json(model: str) -> dict[str, str]:
-    """Return the entry of a result that names the answer model; results of UniVQA have none."""
-    return {} if model == MODEL else {"model": model}
-
-
 def _summary_json(summary: Summary | None) -> dict[str, Any] | None:
     if summary is None:
         return None
-    metrics = (
-        ("final", "accuracy", summary.accuracy),
-        ("backward_transfer", "backward_transfer", summary.backward_transfer),
-        ("forgetting", "forgetting", summary.forgetting),
-        ("legacy_forgetting", "legacy_forgetting", summary.legacy_forgetting),
-        ("learning_accuracy", "learning_accuracy", summary.learning_accuracy),
-    )
     content: dict[str, Any] = {"learned": summary.learned}
-    for key, average_key, metric in metrics:
-        content[key] = [float(value) for value in metric.by_task]
-        content[f"weighted_average_{average_key}"] = None if math.isnan(metric.average) else metric.average
+    for name in ("accuracy", "backward_transfer", "forgetting", "legacy_forgetting", "learning_accuracy"):
+        metric = getattr(summary, name)
+        content["final" if name == "accuracy" else name] = [float(value) for value in metric.by_task]
+        content[f"weighted_average_{name}"] = None if math.isnan(metric.average) else metric.average
     return content
 
 
 def _by_task(head: str, names: Sequence[str], values: Iterable[float]) -> list[str]:
     parts = [f"{name} {value:.4f}" for name, value in zip(names, values, strict=True)]
     return [f"{head}: {', '.join(parts)}"] if parts else []
-
-
-def _rounded(value: float) -> float:
-    return round(float(value), 4) + 0.0  # + 0.0 turns -0.0 into 0.0
 
 
 def _decimal(value: float) -> str:

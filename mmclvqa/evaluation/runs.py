@@ -5,6 +5,7 @@ Curves, replay statistics and costs are optional: what cannot be read is left ou
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import re
@@ -12,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from mmclvqa.clove import experiment_paths as experiments
 from mmclvqa.clove.data_root import prompts_path
@@ -36,26 +37,20 @@ _INVALID = (OSError, ValueError, KeyError, TypeError, AttributeError)
 """Exceptions of reading a JSON file that is missing or has other content than expected."""
 
 
-def method_label(experiment: str) -> str:
-    """Return the label of the method that an experiment's folder name encodes; an unknown name is its own label."""
-    method = method_of_experiment(experiment)
-    return experiment if method is None else method.parse_experiment(experiment)
+def method_label(experiment: str, short: bool = False) -> str:
+    """Return the label of the method that an experiment's folder name encodes; an unknown name is its own label.
 
-
-def short_method_label(experiment: str) -> str:
-    """Return :func:`method_label` shortened for titles and axes of figures."""
-    method = method_of_experiment(experiment)
-    return experiment if method is None else method.short_label(experiment)
-
-
-@dataclass(frozen=True)
-class Seed:
-    """The seed of a result.
-
-    Attributes:
-        number: the seed.
-        folder: folder that contains the folders ``seed_<n>`` of the workflow.
+    Args:
+        short: whether the label is shortened for titles and axes of figures.
     """
+    method = method_of_experiment(experiment)
+    if method is None:
+        return experiment
+    return method.short_label(experiment) if short else method.parse_experiment(experiment)
+
+
+class Seed(NamedTuple):
+    """The seed of a result, and the folder that contains the folders ``seed_<n>`` of the workflow."""
 
     number: int
     folder: str
@@ -93,32 +88,6 @@ class TrainingCurve:
 
 
 @dataclass(frozen=True)
-class ReplayStatistics:
-    """The statistics that SRM writes beside one replay file.
-
-    Attributes:
-        past: name of the replayed task.
-        before: name of the task that is learned next.
-        values: ``prompts``, ``accepted``, ``acceptance`` and optional entries.
-    """
-
-    past: str
-    before: str
-    values: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class ReplaySample:
-    """One replay as text: name of the replayed task, prompt, scene graph, question and answer."""
-
-    past: str
-    prompt: str
-    graph: str
-    question: str
-    answer: str
-
-
-@dataclass(frozen=True)
 class Cost:
     """What a method stores of earlier tasks and how long it trains; None where not available.
 
@@ -141,21 +110,19 @@ class Run:
     """A sweep and what was read from beside it.
 
     Attributes:
-        sweep: the accuracies.
         name: used in file names and anchors; unique in an HTML report.
-        curves: of the trainings.
-        replays: statistics of the replay files.
-        samples: of replays.
+        replays: statistics that SRM writes beside each replay file: ``prompts``, ``accepted``, ``acceptance`` and
+            optional entries, with the replayed task ``past`` and the next task ``before``.
+        samples: replays as text: the replayed task ``past``, ``prompt``, scene ``graph``, ``question`` and ``answer``.
         notes: sentences for the HTML report about what was not found.
-        cost: storage and training time.
         seed: of a run below a folder ``seed_<n>``, None for other runs.
     """
 
     sweep: SweepResult
     name: str
     curves: list[TrainingCurve] = field(default_factory=list)
-    replays: list[ReplayStatistics] = field(default_factory=list)
-    samples: list[ReplaySample] = field(default_factory=list)
+    replays: list[dict[str, Any]] = field(default_factory=list)
+    samples: list[dict[str, str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     cost: Cost = field(default_factory=Cost)
     seed: Seed | None = None
@@ -168,17 +135,12 @@ class Run:
     @property
     def short_label(self) -> str:
         """:attr:`label` for titles and axes of figures."""
-        return f"{short_method_label(self.sweep.experiment)}{with_model(self.sweep.model)}, {self.sweep.order}"
+        return f"{method_label(self.sweep.experiment, short=True)}{with_model(self.sweep.model)}, {self.sweep.order}"
 
     @property
     def heading(self) -> str:
         """:attr:`label` with the seed."""
         return with_seeds(self.label, [self.seed])
-
-    @property
-    def figure_heading(self) -> str:
-        """:attr:`short_label` with the seed."""
-        return with_seeds(self.short_label, [self.seed])
 
 
 @dataclass(frozen=True)
@@ -187,11 +149,8 @@ class Bound:
 
     Attributes:
         kind: ``chance`` or ``multitask``.
-        setting: name of the setting.
         accuracies: fractions in [0, 1] by task name.
         average: their average, weighted by val size.
-        cost: storage and training time.
-        seed: see :class:`Run`.
         model: registered name of the answer model.
     """
 
@@ -230,13 +189,12 @@ def read_all(paths: Sequence[str | Path]) -> list[Run | Bound]:
 def mean_cost(costs: Sequence[Cost]) -> Cost:
     """Return the mean over seeds; None where a run has no such number."""
 
-    def mean(values: list[float | None]) -> float | None:
+    def mean(name: str) -> float | None:
+        values = [getattr(cost, name) for cost in costs]
         return None if None in values else sum(values) / len(values)
 
-    records, size = mean([cost.records for cost in costs]), mean([cost.bytes for cost in costs])
-    seconds = mean([cost.seconds for cost in costs])
-    rounded = (None if value is None else round(value) for value in (records, size))
-    return Cost(*rounded, seconds, costs[0].everything)
+    rounded = (None if value is None else round(value) for value in map(mean, ("records", "bytes")))
+    return Cost(*rounded, mean("seconds"), costs[0].everything)
 
 
 def grouped_by_seed(entries: Iterable[Run | Bound]) -> list[list[Run | Bound]]:
@@ -258,7 +216,6 @@ def read_run(path: str | Path, used_names: Sequence[str] = ()) -> Run:
     """Read a run from its sweep and from the folders of its trainings and replays.
 
     Args:
-        path: the sweep's file or folder, see :func:`mmclvqa.evaluation.results.read_sweep`.
         used_names: names that other runs already have.
 
     Raises:
@@ -318,18 +275,18 @@ def read_bound(path: str | Path) -> Bound | None:
         raise DataError(f"{path}: not a valid result of `eval_os.py {kind}` ({one_line(error)})") from None
 
 
-def total_acceptance(replays: Sequence[ReplayStatistics]) -> dict[str, Any]:
+def total_acceptance(replays: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Sum up the statistics of all replay files.
 
     Returns:
         ``prompts``, ``accepted`` and their ratio ``acceptance``; ``truth``, the fraction of accepted replays whose
         answer follows from the prompt, None where no file has it.
     """
-    prompts = sum(replay.values["prompts"] for replay in replays)
-    accepted = sum(replay.values["accepted"] for replay in replays)
-    judged = [replay.values for replay in replays if isinstance(replay.values.get("truth"), dict)]
-    true = sum(values["truth"]["true"] for values in judged)
-    judged_replays = sum(values["accepted"] for values in judged)
+    prompts = sum(replay["prompts"] for replay in replays)
+    accepted = sum(replay["accepted"] for replay in replays)
+    judged = [replay for replay in replays if isinstance(replay.get("truth"), dict)]
+    true = sum(replay["truth"]["true"] for replay in judged)
+    judged_replays = sum(replay["accepted"] for replay in judged)
     return {
         "prompts": prompts,
         "accepted": accepted,
@@ -419,7 +376,7 @@ def _replay_files(sweep: SweepResult, folder: Path) -> Iterator[tuple[str, str, 
             yield past.name, current.name, folder / experiments.replay_file(sweep.order, past, current)
 
 
-def _replay_statistics(sweep: SweepResult, folder: Path) -> list[ReplayStatistics]:
+def _replay_statistics(sweep: SweepResult, folder: Path) -> list[dict[str, Any]]:
     statistics = []
     for past, current, path in _replay_files(sweep, folder):
         try:
@@ -427,11 +384,11 @@ def _replay_statistics(sweep: SweepResult, folder: Path) -> list[ReplayStatistic
         except _INVALID:
             continue
         if isinstance(values, dict) and {"prompts", "accepted", "acceptance"} <= values.keys():
-            statistics.append(ReplayStatistics(past, current, values))
+            statistics.append(values | {"past": past, "before": current})
     return statistics
 
 
-def _replay_samples(sweep: SweepResult, folder: Path) -> list[ReplaySample]:
+def _replay_samples(sweep: SweepResult, folder: Path) -> list[dict[str, str]]:
     """Read some replays of each task from its latest file, spread evenly over the file."""
     latest = {past: path for past, _, path in _replay_files(sweep, folder) if path.is_file()}
     samples = []
@@ -441,14 +398,12 @@ def _replay_samples(sweep: SweepResult, folder: Path) -> list[ReplaySample]:
         except CloveError:
             continue
         chosen = {len(records) * number // SAMPLES_PER_TASK for number in range(SAMPLES_PER_TASK)} if records else ()
-        samples += [_replay_sample(past, records[index]) for index in sorted(chosen)]
+        for record in (records[index] for index in sorted(chosen)):
+            items = [item.removesuffix(ITEM_END) for item in record["gt_scene_graph_seq"]]
+            prompted = itertools.compress(items, record["gt_scene_graph_mask"])
+            texts = {"past": past, "prompt": "; ".join(prompted), "graph": "; ".join(items)}
+            samples.append(texts | {name: record[name] for name in ("question", "answer")})
     return samples
-
-
-def _replay_sample(past: str, record: dict[str, Any]) -> ReplaySample:
-    items = [item.removesuffix(ITEM_END) for item in record["gt_scene_graph_seq"]]
-    prompted = [item for item, mask in zip(items, record["gt_scene_graph_mask"], strict=True) if mask]
-    return ReplaySample(past, "; ".join(prompted), "; ".join(items), record["question"], record["answer"])
 
 
 def _run_cost(sweep: SweepResult, save: str, curves: Sequence[TrainingCurve], replay_folder: Path | None) -> Cost:

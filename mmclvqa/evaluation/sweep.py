@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mmclvqa.answer_models import check_model
 from mmclvqa.clove import experiment_paths as experiments
@@ -26,16 +26,13 @@ from mmclvqa.clove.errors import DataError, TaskError
 from mmclvqa.clove.files import read_yaml, write_json
 from mmclvqa.clove.settings import order_text
 from mmclvqa.clove.tasks import Task, default_data_root, find_setting, order_index, parse_order, setting_names
-from mmclvqa.clove.text import clock
+from mmclvqa.clove.text import clock, counted, did_you_mean, first_of
 from mmclvqa.configuration import CONFIG_DIR, PluginConfiguration
 from mmclvqa.evaluation.matrix import sweep_key, val_weights
 from mmclvqa.evaluation.results import METRIC, PARTIAL_FILE, RESULTS_FILE, SWEEP_FILE, MultitaskResult, SweepResult
 from mmclvqa.lazy import prepare_libraries
 from mmclvqa.methods.base import method_of_experiment
 from mmclvqa.user_code import import_user_code, user_file
-
-if TYPE_CHECKING:
-    from mmclvqa.evaluation.engine import Engine
 
 SPLIT = "val"
 DATASET = "clvqa"
@@ -47,6 +44,8 @@ FIXED_KEYS = ("config", "model", "dataset", "datasets", "run_type", "env.save_di
 DATA_OVERRIDE = "env.clove_root="
 CODE_OVERRIDE = "env.user_dir="
 DEVICES = ("auto", "cpu", "cuda")
+LISTED = 5
+"""Number of existing folders that the message about a missing one lists."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,6 @@ class EvaluationConfig:
 
     Attributes:
         config_dir: folder of the configuration files, see :func:`mmclvqa.clove.experiment_paths.task_configuration`.
-        overrides: configuration overrides ``key=value``, as for ``mmf_run``.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:<n>``.
         model: registered name of the answer model.
     """
@@ -75,7 +73,6 @@ class EvaluationConfig:
             device: as above, or the number of a GPU as ``CUDA_VISIBLE_DEVICES`` counts (the first of a list); None
                 means ``auto``.
             overrides: configuration overrides; ``env.user_dir`` is imported if the model is not UniVQA.
-            model: registered name of the answer model.
 
         Raises:
             ConfigError: no such model is registered.
@@ -197,9 +194,7 @@ class Pair:
     """One checkpoint to be evaluated on one task.
 
     Attributes:
-        key: of the pair, such as ``o2a``.
         learned: name of the checkpoint: the task learned last, or ``multitask``.
-        checkpoint: the weights file.
         tested: the task on whose val split the checkpoint is evaluated.
         folder: where the result is kept.
     """
@@ -225,7 +220,9 @@ class Pair:
             content = json.loads((self.folder / RESULTS_FILE).read_text(encoding="utf-8"))
             entry = content["evaluations"][-1]
             current = all(content["run"][name] == value for name, value in identity.items())
-            return entry if current and _is_accuracy(entry["metrics"][METRIC]) else None
+            accuracy = entry["metrics"][METRIC]
+            is_number = isinstance(accuracy, int | float) and not isinstance(accuracy, bool)
+            return entry if current and is_number and 0 <= accuracy <= 1 else None
         except (OSError, ValueError, KeyError, TypeError, IndexError):
             # The file is missing, incomplete or of another program, so the pair is evaluated.
             return None
@@ -240,10 +237,6 @@ class Pair:
         write_json(self.folder / RESULTS_FILE, {"run": run, "evaluations": [entry]})
 
 
-def _is_accuracy(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1
-
-
 def checkpoints(
     setting: str,
     order: str,
@@ -256,14 +249,9 @@ def checkpoints(
     """Return the paths of an experiment's checkpoints by task letter, along the order, whether they exist or not.
 
     Args:
-        setting: the setting.
-        order: the task order.
-        experiment: name of the experiment's folder.
-        save: the save folder.
         stand_alone: use the single-task model of every task, unless ``regularised``.
         regularised: use the experiment's own model of the first task too, for methods with ``trains_first_task``;
             otherwise that is the single-task model.
-        model: registered name of the answer model.
 
     Raises:
         TaskError: no such setting, or an illegal task order.
@@ -285,7 +273,8 @@ def check_index(setting: str, index: int | None, order: str) -> None:
     """
     expected = order_index(setting, order)
     if index is not None and index != expected:
-        raise TaskError(f"setting_idx {index}: the index of task order {order} in the {setting} setting is {expected}")
+        problem = f"the index of task order {order} in the {setting} setting is {expected}"
+        raise TaskError(f"setting_idx {index}: {problem}; correct the index or the order")
 
 
 def print_progress(line: str) -> None:
@@ -307,16 +296,11 @@ def evaluate_sweep(
     """Evaluate the checkpoints of an experiment on all val splits and write ``sweep.json``, or ``partial.json``.
 
     Args:
-        setting: the setting.
-        order: the task order.
         experiment: name of the experiment's folder. Results of single-task models are kept as those of
             ``stand_alone`` whatever its value, so that they never replace the results of a method.
         save: the save folder, ``$ROOT/exp/clvqa/save``.
-        config: configuration, data and device.
         stand_alone: see :func:`checkpoints`.
         regularised: see :func:`checkpoints`; always true for methods with evaluation overrides.
-        partial: evaluate the existing checkpoints of an unfinished run.
-        progress: receives lines of progress.
 
     Raises:
         TaskError: no such setting, or an illegal task order.
@@ -378,7 +362,8 @@ def evaluate_multitask(
     folder = experiments.multitask_folder(setting, save, config.model)
     checkpoint = Path(experiments.final_weights(folder, config.model))
     if not checkpoint.is_file():
-        raise DataError(f"{checkpoint} does not exist: the multitask model of the {setting} setting is not trained")
+        problem = f"the multitask model of the {setting} setting is not trained"
+        raise DataError(f"{checkpoint} does not exist: {problem}{_missing_folder(Path(folder).absolute().parent)}")
     results = Path(experiments.multitask_evaluation_folder(setting, save, config.model))
     pairs = []
     for tested in tested_tasks:
@@ -412,11 +397,14 @@ def evaluate_pairs(
         else:
             accuracies[pair.key] = entry["metrics"][METRIC]
     count = sum(map(len, pairs_by_task.values()))
-    progress(f"{count} pairs to evaluate, {len(accuracies)} reused from an earlier run")
+    progress(f"{counted(count, 'pair')} to evaluate, {len(accuracies)} reused from an earlier run")
     if not pairs_by_task:
         return accuracies
     config.configuration(next(iter(pairs_by_task)))  # reports errors before torch and MMF are imported
-    engine = _engine(config)
+    prepare_libraries()
+    from mmclvqa.evaluation.engine import Engine  # torch and MMF take seconds to import
+
+    engine = Engine(config)
     start, done = time.monotonic(), 0
     for number, (tested, task_pairs) in enumerate(pairs_by_task.items(), start=1):
         evaluations = engine.evaluate(tested, {pair.key: pair.checkpoint for pair, _ in task_pairs})
@@ -429,17 +417,22 @@ def evaluate_pairs(
         done += len(task_pairs)
         seconds = time.monotonic() - start
         progress(
-            f"[{number}/{len(pairs_by_task)}] {tested.name}: {entry['records']} val records, {len(task_pairs)} "
-            f"checkpoint(s); {clock(seconds)} so far, about {clock(seconds / done * (count - done))} left"
+            f"[{number}/{len(pairs_by_task)}] {tested.name}: {counted(entry['records'], 'val record')}, "
+            f"{counted(len(task_pairs), 'checkpoint')}; {clock(seconds)} so far, "
+            f"about {clock(seconds / done * (count - done))} left"
         )
     return accuracies
 
 
-def _engine(config: EvaluationConfig) -> Engine:
-    prepare_libraries()
-    from mmclvqa.evaluation.engine import Engine  # torch and MMF take seconds to import
-
-    return Engine(config)
+def _missing_folder(folder: Path) -> str:
+    """Return the first folder of a path that does not exist, with those beside it; empty where all of them exist."""
+    missing = next((path for path in (*reversed(folder.parents), folder) if not path.is_dir()), None)
+    if missing is None:
+        return ""
+    names = sorted(path.name for path in missing.parent.glob("[!.]*") if path.is_dir())
+    names = [name for name in names if not name.startswith("val_")]
+    listed = f"; {missing.parent} has {first_of(names, LISTED)}" if names else ""
+    return f"; there is no folder {missing}{did_you_mean(missing.name, names) or listed}"
 
 
 def _unfinished(
@@ -447,7 +440,8 @@ def _unfinished(
 ) -> str:
     steps = ", ".join(f"{order_tasks.index(task) + 1} {task.name}" for task in missing)
     path = paths[missing[0].letter]
+    hint = _missing_folder(path.absolute().parents[1])
     if len(missing) == len(order_tasks):
-        return f"run {experiment} of task order {order} has no checkpoint yet ({path} is missing)"
+        return f"run {experiment} of task order {order} has no checkpoint yet ({path} is missing){hint}"
     advice = "finish the run" if partial else "finish the run, or give --partial to evaluate the existing checkpoints"
-    return f"run {experiment} of task order {order} is not finished: missing steps {steps} ({path}); {advice}"
+    return f"run {experiment} of task order {order} is not finished: missing steps {steps} ({path}); {advice}{hint}"

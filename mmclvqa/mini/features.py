@@ -41,12 +41,7 @@ Image = TypeVar("Image")
 
 @dataclass(frozen=True)
 class Codebook:
-    """The codewords of one data set.
-
-    Attributes:
-        seed: seed of the data set.
-        width: width of the features of a region.
-    """
+    """The codewords of one data set, for region features of ``width`` numbers."""
 
     seed: int
     width: int
@@ -54,23 +49,20 @@ class Codebook:
     @cached_property
     def codes(self) -> dict[str, np.ndarray]:
         """Word -> codeword: ``width`` non-negative float32 values of norm 1."""
-        words = (*CATEGORIES, *ATTRIBUTE_KIND, *REGION_CLASSES)
-        return {word: self._code(word) for word in words}
-
-    def _code(self, word: str) -> np.ndarray:
-        rng = named_generator(self.seed, "codeword", self.width, word)
-        code = np.zeros(self.width, dtype=np.float32)
-        active = rng.choice(self.width, max(2, self.width // SPARSITY), replace=False)
-        code[active] = rng.uniform(0.5, 1.0, active.size)
-        return code / np.linalg.norm(code)
+        codes = {}
+        for word in (*CATEGORIES, *ATTRIBUTE_KIND, *REGION_CLASSES):
+            rng = named_generator(self.seed, "codeword", self.width, word)
+            code = np.zeros(self.width, dtype=np.float32)
+            active = rng.choice(self.width, max(2, self.width // SPARSITY), replace=False)
+            code[active] = rng.uniform(0.5, 1.0, active.size)
+            codes[word] = code / np.linalg.norm(code)
+        return codes
 
 
 def render_objects(scene: Scene, codebook: Codebook, max_regions: int) -> dict[str, np.ndarray | int]:
     """Render the object regions of a scene as an entry of MMF's feature database.
 
     Args:
-        scene: the scene.
-        codebook: codewords of the data set.
         max_regions: maximum number of regions; an image has between one half and five sixths of it, but at least one
             region for each object and surface.
 
@@ -90,7 +82,8 @@ def render_objects(scene: Scene, codebook: Codebook, max_regions: int) -> dict[s
             regions.append((BACKGROUND, (), (left, top, left + width, top + height)))
         else:
             name, words, box = regions[rng.integers(1, num_distinct)]
-            regions.append((name, words, _shifted(box, rng)))
+            x, y = (float(shift) for shift in rng.uniform(-0.01, 0.01, 2))
+            regions.append((name, words, (box[0] + x, box[1] + y, box[2] + x, box[3] + y)))
     order = rng.permutation(len(regions))
     return _entry(scene, [regions[index] for index in order], codebook, rng)
 
@@ -103,11 +96,6 @@ def render_words(scene: Scene, codebook: Codebook) -> dict[str, np.ndarray | int
     rng = named_generator(codebook.seed, "words", scene.image_id)
     regions = [(TEXT, (surface.name, surface.color), surface.word_box) for surface in scene.surfaces]
     return _entry(scene, regions, codebook, rng)
-
-
-def _shifted(box: Box, rng: np.random.Generator) -> Box:
-    x, y = (float(shift) for shift in rng.uniform(-0.01, 0.01, 2))
-    return (box[0] + x, box[1] + y, box[2] + x, box[3] + y)
 
 
 def _entry(
@@ -139,9 +127,7 @@ def write_database(
     Equal input gives equal bytes.
 
     Args:
-        path: the ``.lmdb`` folder to create.
         scenes: scenes, or images of another kind, by key, which is the feature path without extension.
-        render: returns the entry of a scene.
         entry_bytes: maximum size of a pickled entry, from which the size of the memory map is computed.
 
     Raises:

@@ -11,7 +11,6 @@ import os
 import random
 import shutil
 import time
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -41,21 +40,23 @@ SCENE_SHARE = 4
 A scene task has only some hundred different replays. With fewer train records, the ratio of replays to records of a
 new task is similar to that of CLOVE at rate 1.5.
 """
-SMALLEST_REGIONS = 12
-SMALLEST_FEATURE_DIM = 16
+_OPTIONS: dict[str, tuple[int, str]] = {
+    "train": (1, "train records per task; a task of the scene setting has a quarter of them"),
+    "val": (1, "val records per task"),
+    "images": (len(SCENE_TYPES), "GQA-like images of the train split (default: three per four train records)"),
+    "regions": (12, "maximum number of object regions of an image"),
+    "feature-dim": (16, "width of the features of a region"),
+    "seed": (0, "seed of all draws; equal settings give equal bytes"),
+}
+"""Smallest value and help of each option of the command line, which is a field of :class:`Settings`."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Sizes and seed, which determine every byte of a data root.
+    """Sizes and seed, which determine every byte of a data root, as :data:`_OPTIONS` describes them.
 
     Attributes:
-        train: train records per task; a task of the scene setting has a quarter of them.
-        val: val records per task.
         images: GQA-like images of the train split; there are half as many TextVQA-like images.
-        regions: maximum number of object regions of an image.
-        feature_dim: width of the features of a region.
-        seed: seed of all draws.
     """
 
     train: int = 4000
@@ -65,20 +66,12 @@ class Settings:
     feature_dim: int = 64
     seed: int = 0
 
-    def check(self) -> None:
+    def __post_init__(self) -> None:
         """Raise :class:`DataError` if a size is too small."""
-        smallest = {
-            "train": 1,
-            "val": 1,
-            "images": len(SCENE_TYPES),
-            "regions": SMALLEST_REGIONS,
-            "feature_dim": SMALLEST_FEATURE_DIM,
-            "seed": 0,
-        }
-        for name, least in smallest.items():
-            if getattr(self, name) < least:
-                option = name.replace("_", "-")
-                raise DataError(f"--{option} {getattr(self, name)}: must be at least {least}")
+        for option, (least, _) in _OPTIONS.items():
+            size = getattr(self, option.replace("-", "_"))
+            if size < least:
+                raise DataError(f"--{option} {size}: must be at least {least}")
 
     def records(self, setting: str, split: str) -> int:
         """Return the number of records per task of a setting in a split."""
@@ -94,12 +87,10 @@ class Settings:
 
     def manifest(self) -> Manifest:
         """Return the manifest of a data root with these settings."""
-        counts = {
-            setting: {
-                task.name: {split: self.records(setting, split) for split in SPLITS} for task in tasks(setting).values()
-            }
-            for setting in SETTINGS
-        }
+        counts: dict[str, dict[str, dict[str, int]]] = {}
+        for setting in SETTINGS:
+            sizes = {split: self.records(setting, split) for split in SPLITS}
+            counts[setting] = {task.name: sizes for task in tasks(setting).values()}
         shape: dict[str, Any] = {"version": VERSION, **asdict(self)}
         shape |= {"answers": len(answer_vocabulary()), "text_width": BERT_WIDTH, "text_layers": BERT_LAYERS}
         del shape["seed"]
@@ -112,10 +103,9 @@ def write_root(root: Path, settings: Settings) -> None:
     Equal settings give equal bytes. The scenes and the records of one task are kept in memory, the features are not.
 
     Raises:
-        DataError: a size is too small, or a feature database cannot be written.
+        DataError: a feature database cannot be written.
         OSError: the folder cannot be written or the disk is full.
     """
-    settings.check()
     seed = settings.seed
     scenes = {split: sample_scenes(seed, split, settings.scenes(split)) for split in SPLITS}
     texts = {split: sample_text_scenes(seed, split, max(1, settings.scenes(split) // 2)) for split in SPLITS}
@@ -134,7 +124,9 @@ def _write_annotations(
     prompts: dict[str, dict[str, list[list[str]]]] = {setting: {} for setting in SETTINGS}
     for task in tqdm(every, desc="records", disable=None, leave=False):
         for split in SPLITS:
-            of_task = _scenes_of(task, scenes[split], texts[split])
+            of_task = texts[split] if task.name == TEXT_TASK else scenes[split]
+            if task.setting == "scene":
+                of_task = [scene for scene in scenes[split] if scene.letter == task.letter]
             records = draw_records(task, split, settings.records(task.setting, split), of_task, settings.seed)
             save_records(root / task.annotation_path(split), records)
             if split == "train":
@@ -159,69 +151,37 @@ def _sample_prompts(records: list[dict[str, Any]], task: Task, count: int, rng: 
     return askable[:count] or prompts
 
 
-def _scenes_of(task: Task, scenes: Sequence[Scene], texts: Sequence[Scene]) -> list[Scene]:
-    if task.setting == "scene":
-        return [scene for scene in scenes if scene.letter == task.letter]
-    return list(texts if task.name == TEXT_TASK else scenes)
-
-
 def _write_features(root: Path, settings: Settings, scenes: list[Scene], texts: list[Scene]) -> None:
     codebook = Codebook(settings.seed, settings.feature_dim)
     entry_bytes = settings.regions * (4 * settings.feature_dim + 32)
     objects = partial(render_objects, codebook=codebook, max_regions=settings.regions)
     words = partial(render_words, codebook=codebook)
-    by_key = {scene.image_id: scene for scene in scenes}
     text_by_key = {f"train/{scene.image_id}": scene for scene in texts}
-    write_database(root / data_root.GQA_FEATURES, by_key, objects, entry_bytes)
+    write_database(root / data_root.GQA_FEATURES, {scene.image_id: scene for scene in scenes}, objects, entry_bytes)
     write_database(root / data_root.TEXTVQA_FEATURES, text_by_key, objects, entry_bytes)
     write_database(root / data_root.TEXTVQA_OCR_FEATURES, text_by_key, words, entry_bytes)
-
-
-_HELP = {
-    "train": "train records per task; a task of the scene setting has a quarter of them",
-    "val": "val records per task",
-    "images": "GQA-like images of the train split (default: three per four train records)",
-    "regions": "maximum number of object regions of an image",
-    "feature-dim": "width of the features of a region",
-    "seed": "seed of all draws; equal settings give equal bytes",
-}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the ``mini`` command."""
     parser.add_argument("dir", type=Path, metavar="DIR", help="the data root to generate (CLOVE_ROOT)")
-    for option, text in _HELP.items():
+    for option, (_, text) in _OPTIONS.items():
         default = None if option == "images" else getattr(Settings, option.replace("-", "_"))
         text = text if default is None else f"{text} (default: %(default)s)"
         parser.add_argument(f"--{option}", type=int, default=default, metavar="N", help=text)
     parser.add_argument("--overwrite", action="store_true", help=f"replace a {NAME} generated with other settings")
 
 
-def settings_from(args: argparse.Namespace) -> Settings:
-    """Return the settings of a command line.
-
-    Raises:
-        DataError: a size is too small.
-    """
-    images = args.images if args.images is not None else max(6, args.train * 3 // 4)
-    settings = Settings(args.train, args.val, images, args.regions, args.feature_dim, args.seed)
-    settings.check()
-    return settings
-
-
 def run(args: argparse.Namespace) -> int:
     """Generate the data root of a command line; return 0."""
-    print(make_root(args.dir, settings_from(args), args.overwrite))
+    images = args.images if args.images is not None else max(len(SCENE_TYPES), args.train * 3 // 4)
+    settings = Settings(args.train, args.val, images, args.regions, args.feature_dim, args.seed)
+    print(make_root(args.dir, settings, args.overwrite))
     return 0
 
 
 def make_root(root: Path, settings: Settings, overwrite: bool = False) -> str:
     """Generate the data root ``root`` unless it exists, in a temporary folder that is renamed when complete.
-
-    Args:
-        root: the folder to create.
-        settings: sizes and seed.
-        overwrite: whether to replace a clove-mini generated with other settings.
 
     Returns:
         One line that describes what was done.
@@ -235,7 +195,9 @@ def make_root(root: Path, settings: Settings, overwrite: bool = False) -> str:
     if existing == settings.manifest():
         return f"{root}: already exists, generated with the same settings"
     if existing and not overwrite:
-        raise DataError(f"{root}: {_difference(existing, settings.manifest())}; --overwrite replaces it")
+        old, new = ({"seed": manifest.seed, **manifest.shape} for manifest in (existing, settings.manifest()))
+        named = [f"{key} {old.get(key)} instead of {new[key]}" for key in new if old.get(key) != new[key]]
+        raise DataError(f"{root}: was generated with {', '.join(named) or 'other sizes'}; --overwrite replaces it")
     _remove_leftovers(root)
     started = time.perf_counter()
     partial = root.parent / f".{root.name}.partial-{os.getpid()}"
@@ -268,12 +230,6 @@ def _existing_manifest(root: Path) -> Manifest | None:
     if manifest is None or manifest.name != NAME:
         raise DataError(f"{root}: exists and was not generated by this command; choose another folder")
     return manifest
-
-
-def _difference(existing: Manifest, wanted: Manifest) -> str:
-    old, new = ({"seed": manifest.seed, **manifest.shape} for manifest in (existing, wanted))
-    named = [f"{key} {old.get(key)} instead of {new[key]}" for key in new if old.get(key) != new[key]]
-    return f"was generated with {', '.join(named) or 'other sizes'}"
 
 
 def _remove_leftovers(root: Path) -> None:

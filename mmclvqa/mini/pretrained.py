@@ -5,41 +5,27 @@ Each file has the name and format of the published one and can be loaded in the 
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import pickle
 import string
 import struct
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mmclvqa.clove.data_root import BERT, DISTILGPT2, FASTTEXT, FC7_BIAS, FC7_WEIGHT
+from mmclvqa.clove import data_root
+from mmclvqa.clove.data_root import FASTTEXT_WIDTH
 from mmclvqa.clove.files import atomic_write, write_json
+from mmclvqa.mini import vocabulary
 from mmclvqa.mini.pretraining import GPT2_WEIGHTS, TIED, pretrained_weights
 from mmclvqa.mini.questions import ask
 from mmclvqa.mini.scenes import named_generator, named_random, sample_scenes, sample_text_scenes
-from mmclvqa.mini.vocabulary import (
-    ATTRIBUTE_KIND,
-    ATTRIBUTES,
-    CATEGORIES,
-    CLASSES,
-    FACT_PREDICATES,
-    FORMS,
-    NO,
-    PLACES,
-    PURPOSES,
-    RELATIONS,
-    SIGN_WORDS,
-    SURFACES,
-    SYLLABLES,
-    UNLISTED_WORDS,
-    YES,
-)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -60,36 +46,27 @@ POSITIONS = 512
 BPE_SIZE = 1500
 END_OF_TEXT = "<|endoftext|>"
 
-VECTOR_WIDTH = 300
 BUCKETS = 2000
 WINDOW = 5
 MIN_SUBWORD, MAX_SUBWORD = 3, 6
 VECTOR_NOISE = 0.1
 """Weight of a random vector that distinguishes words with the same neighbours."""
 
-_MAGIC, _VERSION = 793712314, 12
 _NEGATIVE_SAMPLING, _SKIPGRAM = 2, 2
 
 
-def write_pretrained(root: Path, seed: int, feature_dim: int) -> None:
-    """Write BERT, GPT-2, fastText and fc7 below ``root``; ``seed`` and ``feature_dim`` determine every byte."""
-    write_language_models(root, seed)
-    _write_fc7(root, seed, feature_dim)
-
-
-def write_language_models(root: Path, seed: int, pretrained: bool = True) -> None:
-    """Write BERT, GPT-2 and fastText for clove-mini's language, which is the same for every seed.
+def write_pretrained(root: Path, seed: int, feature_dim: int, pretrained: bool = True) -> None:
+    """Write BERT, GPT-2, fastText and fc7 for clove-mini's language, which is the same for every seed.
 
     Args:
-        root: the data root.
-        seed: seed of random weights.
         pretrained: whether GPT-2 has the weights of :mod:`mmclvqa.mini.pretraining` instead of random ones. BERT's are
             random, because pretrained ones of this size do not help UniVQA to learn faster.
     """
-    whole = [word for word in _words() if word not in UNLISTED_WORDS]
-    pieces = wordpieces(whole, (*SYLLABLES, *(f"##{syllable}" for syllable in SYLLABLES)))
-    gpt2_weights = GPT2_WEIGHTS if pretrained else None
-    _write_language(root, seed, _sentences(LANGUAGE_SEED), _words(), pieces, GPT2_LAYERS, gpt2_weights)
+    words, syllables = _words(), vocabulary.SYLLABLES
+    whole = [word for word in words if word not in vocabulary.UNLISTED_WORDS]
+    pieces = wordpieces(whole, (*syllables, *(f"##{syllable}" for syllable in syllables)))
+    weights = GPT2_WEIGHTS if pretrained else None
+    write_models(root, seed, feature_dim, _sentences(LANGUAGE_SEED), words, pieces, gpt2_weights=weights)
 
 
 def write_models(
@@ -100,44 +77,32 @@ def write_models(
     words: Sequence[str],
     pieces: Sequence[str],
     gpt2_layers: int = GPT2_LAYERS,
+    gpt2_weights: Path | None = None,
 ) -> None:
-    """Write small untrained models of any language below ``root``: BERT, GPT-2, fastText and fc7.
+    """Write small models of any language below ``root``: BERT, GPT-2, fastText and fc7.
 
     Args:
-        root: the data root.
-        seed: seed of all weights.
-        feature_dim: width of the features of a region.
         lines: sentences, from which GPT-2's tokens and the word vectors are computed.
         words: all words, in ASCII, which are single tokens of GPT-2.
         pieces: BERT's vocabulary, see :func:`wordpieces`.
-        gpt2_layers: number of layers of GPT-2.
+        gpt2_weights: file of the weights of GPT-2, random if None.
     """
-    _write_language(root, seed, lines, words, pieces, gpt2_layers, None)
-    _write_fc7(root, seed, feature_dim)
-
-
-def _write_language(
-    root: Path,
-    seed: int,
-    lines: Sequence[str],
-    words: Sequence[str],
-    pieces: Sequence[str],
-    gpt2_layers: int,
-    gpt2_weights: Path | None,
-) -> None:
-    _write_bert(root / BERT, pieces, seed)
-    _write_gpt2(root / DISTILGPT2, lines, words, gpt2_layers, seed, gpt2_weights)
+    _write_bert(root / data_root.BERT, pieces, seed)
+    _write_gpt2(root / data_root.DISTILGPT2, lines, words, gpt2_layers, seed, gpt2_weights)
     plain = [line.replace("?", "").replace(",", "") for line in lines]
-    _write_word_vectors(root / FASTTEXT, plain, words, seed)
+    _write_word_vectors(root / data_root.FASTTEXT, plain, words, seed)
+    _write_fc7(root, seed, feature_dim)
 
 
 def _words() -> list[str]:
     """Return all words of questions, answers and items, sorted."""
+    language = vocabulary
     named = (
-        *CLASSES, *CATEGORIES, *PLACES, *ATTRIBUTE_KIND, *ATTRIBUTES, *PURPOSES, *RELATIONS, *FACT_PREDICATES,
-        *SURFACES, *SIGN_WORDS, YES, NO, "with",
+        *language.CLASSES, *language.CATEGORIES, *language.PLACES, *language.ATTRIBUTE_KIND, *language.ATTRIBUTES,
+        *language.PURPOSES, *language.RELATIONS, *language.FACT_PREDICATES, *language.SURFACES, *language.SIGN_WORDS,
+        language.YES, language.NO, "with",
     )  # fmt: skip
-    templates = (word.strip("?,") for forms in FORMS.values() for form in forms for word in form.split())
+    templates = (word.strip("?,") for forms in language.FORMS.values() for form in forms for word in form.split())
     return sorted({word for name in named for word in name.split()} | {word for word in templates if "{" not in word})
 
 
@@ -147,7 +112,7 @@ def _sentences(seed: int) -> list[str]:
     lines: list[str] = []
     for scene in sample_scenes(seed, "corpus", CORPUS_SCENES) + sample_text_scenes(seed, "corpus", CORPUS_SCENES):
         lines.extend(scene.items)
-        questions = [ask(kind, scene, rng) for kind in FORMS]
+        questions = [ask(kind, scene, rng) for kind in vocabulary.FORMS]
         lines.extend(f"{question.text} {question.answer}" for question in questions if question)
     return lines
 
@@ -198,10 +163,11 @@ def _write_gpt2(
     tokenizer.train_from_iterator(
         corpus, vocab_size=BPE_SIZE, min_frequency=2, show_progress=False, special_tokens=[END_OF_TEXT]
     )
-    vocabulary = json.loads(tokenizer.to_str())["model"]
-    ends = vocabulary["vocab"][END_OF_TEXT]
+    bpe = json.loads(tokenizer.to_str())["model"]
+    token_ids = bpe["vocab"]
+    ends = token_ids[END_OF_TEXT]
     config = GPT2Config(
-        vocab_size=len(vocabulary["vocab"]),
+        vocab_size=len(token_ids),
         n_embd=GPT2_WIDTH,
         n_layer=layers,
         n_head=GPT2_HEADS,
@@ -209,10 +175,10 @@ def _write_gpt2(
         bos_token_id=ends,
         eos_token_id=ends,
     )
-    by_id = sorted(vocabulary["vocab"], key=vocabulary["vocab"].get)
+    by_id = sorted(token_ids, key=token_ids.get)
     _save(GPT2LMHeadModel, config, folder, seed, pretrained_weights(weights, by_id) if weights else {})
-    write_json(folder / "vocab.json", vocabulary["vocab"], indent=None)
-    merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in vocabulary["merges"]]
+    write_json(folder / "vocab.json", token_ids, indent=None)
+    merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in bpe["merges"]]
     with atomic_write(folder / "merges.txt") as file:
         file.write("\n".join(["#version: 0.2", *merges]) + "\n")
     settings = {"model_max_length": POSITIONS, "tokenizer_class": "GPT2Tokenizer"}
@@ -224,7 +190,7 @@ def _write_fc7(root: Path, seed: int, width: int) -> None:
     """Write fc7's weight (width x width) and bias in float32, close to the identity so that features are preserved."""
     noise = named_generator(seed, "fc7", width).standard_normal((width, width), dtype=np.float32)
     weight = np.eye(width, dtype=np.float32) + np.float32(0.1 / width) * noise
-    for path, value in ((FC7_WEIGHT, weight), (FC7_BIAS, np.zeros(width, dtype=np.float32))):
+    for path, value in ((data_root.FC7_WEIGHT, weight), (data_root.FC7_BIAS, np.zeros(width, dtype=np.float32))):
         with atomic_write(root / path, "wb") as file:
             pickle.dump(value, file, protocol=4)
 
@@ -261,43 +227,33 @@ def _write_word_vectors(path: Path, lines: Iterable[str], words: Sequence[str], 
     a subword is the mean over the words that contain it.
 
     Args:
-        path: the file.
         lines: training sentences with words separated by spaces; words outside ``words`` are ignored.
-        words: the vocabulary, in ASCII.
-        seed: seed of the index vectors.
     """
     counts, vectors = _learn(lines, words, seed)
     matrix = np.concatenate([vectors, _subword_vectors(words, vectors, seed)]).astype("<f4")
     with atomic_write(path, "wb") as file:
-        file.write(struct.pack("<2i", _MAGIC, _VERSION))
+        file.write(struct.pack("<2i", data_root.FASTTEXT_MAGIC, data_root.FASTTEXT_VERSION))
         # dim, ws, epoch, minCount, neg, wordNgrams, loss, model, bucket, minn, maxn, lrUpdateRate, t
         sizes = (
-            VECTOR_WIDTH, WINDOW, 1, 1, 5, 1, _NEGATIVE_SAMPLING, _SKIPGRAM, BUCKETS, MIN_SUBWORD, MAX_SUBWORD, 100,
+            FASTTEXT_WIDTH, WINDOW, 1, 1, 5, 1, _NEGATIVE_SAMPLING, _SKIPGRAM, BUCKETS, MIN_SUBWORD, MAX_SUBWORD, 100,
         )  # fmt: skip
         file.write(struct.pack("<12id", *sizes, 1e-4))
         file.write(struct.pack("<3i2q", len(words), len(words), 0, sum(counts.values()), -1))
         for word in words:
             file.write(word.encode() + b"\0" + struct.pack("<qb", counts[word], 0))
-        for rows in (matrix, np.zeros((len(words), VECTOR_WIDTH), dtype="<f4")):
+        for rows in (matrix, np.zeros((len(words), FASTTEXT_WIDTH), dtype="<f4")):
             file.write(struct.pack("<?2q", False, *rows.shape) + rows.tobytes())
 
 
-def _subword_buckets(word: str) -> list[int]:
-    """Return the buckets of the subwords of a word by fastText's hash (FNV-1a)."""
-    marked = f"<{word}>"
-    return [
-        _hash(marked[start : start + size]) % BUCKETS
-        for start in range(len(marked))
-        for size in range(MIN_SUBWORD, MAX_SUBWORD + 1)
-        if start + size <= len(marked)
-    ]
-
-
-def _hash(text: str) -> int:
-    value = 2166136261
-    for byte in text.encode():
-        value = ((value ^ byte) * 16777619) & 0xFFFFFFFF
-    return value
+def _subword_buckets(word: str) -> Iterator[int]:
+    """Yield the buckets of the subwords of a word by fastText's hash (FNV-1a)."""
+    marked = f"<{word}>".encode()
+    for start, size in itertools.product(range(len(marked)), range(MIN_SUBWORD, MAX_SUBWORD + 1)):
+        if start + size <= len(marked):
+            value = 2166136261
+            for byte in marked[start : start + size]:
+                value = ((value ^ byte) * 16777619) & 0xFFFFFFFF
+            yield value % BUCKETS
 
 
 def _learn(lines: Iterable[str], words: Sequence[str], seed: int) -> tuple[Counter[str], np.ndarray]:
@@ -313,7 +269,7 @@ def _learn(lines: Iterable[str], words: Sequence[str], seed: int) -> tuple[Count
                 cooccurrences[row, other] += 1
                 cooccurrences[other, row] += 1
     rng = named_generator(seed, "word vectors")
-    index_vectors, noise = rng.standard_normal((2, len(words), VECTOR_WIDTH))
+    index_vectors, noise = rng.standard_normal((2, len(words), FASTTEXT_WIDTH))
     # The logarithm limits the influence of frequent neighbours such as "the".
     vectors = _unit(np.einsum("ij,jk->ik", np.log1p(cooccurrences), index_vectors))
     return counts, _unit(vectors + VECTOR_NOISE * noise)
@@ -322,7 +278,7 @@ def _learn(lines: Iterable[str], words: Sequence[str], seed: int) -> tuple[Count
 def _subword_vectors(words: Sequence[str], vectors: np.ndarray, seed: int) -> np.ndarray:
     """Return the bucket vectors (buckets x 300); an unused bucket has a small random vector."""
     rng = named_generator(seed, "subwords")
-    sums = rng.standard_normal((BUCKETS, VECTOR_WIDTH)) * VECTOR_NOISE / np.sqrt(VECTOR_WIDTH)
+    sums = rng.standard_normal((BUCKETS, FASTTEXT_WIDTH)) * VECTOR_NOISE / np.sqrt(FASTTEXT_WIDTH)
     hits = np.ones((BUCKETS, 1))
     for word, vector in zip(words, vectors, strict=True):
         for bucket in _subword_buckets(word):

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import itertools
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -26,7 +27,6 @@ from mmclvqa.mini.scenes import Scene, Thing, named_random, sample_scenes, sampl
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from transformers import PreTrainedModel
 
 GPT2_WEIGHTS = Path(__file__).parent / "weights/gpt2.safetensors"
 """The committed weights, in float16."""
@@ -53,10 +53,16 @@ def documents(seed: int, count: int) -> Iterator[str]:
     for index, scene in enumerate(scenes):
         rng = named_random(seed, "pretraining", index)
         statements_by_item = {item: _statements_of(item, scene) for item in scene.items}
-        statements_by_item |= {" ".join(thing.fact): _about_fact(thing) for thing in scene.things}
+        for name, predicate, purpose in (thing.fact for thing in scene.things):
+            statements_by_item[f"{name} {predicate} {purpose}"] = [
+                f"the {name} is {predicate} {purpose}.",
+                f"the thing that is {predicate} {purpose} is the {name}.",
+            ]
         items = rng.sample(list(statements_by_item), rng.randint(1, len(statements_by_item)))
         statements = [statement for item in items for statement in statements_by_item[item]]
-        statements += [statement for pair in _pairs(items, scene) for statement in _about_pair(*pair)]
+        things = [thing for item in items for thing in scene.things if item == thing.phrase]
+        for first, second in itertools.permutations(things, 2):
+            statements += _about_pair(first, second) if second.kind == first.kind else ()
         chosen = rng.sample(statements, min(len(statements), MOST_STATEMENTS))
         yield f"{', '.join(items)}. {' '.join(chosen)}"
 
@@ -84,18 +90,6 @@ def _statements_of(item: str, scene: Scene) -> list[str]:
     return [f"this place is the {item}."]
 
 
-def _about_fact(thing: Thing) -> list[str]:
-    name, predicate, purpose = thing.fact
-    return [f"the {name} is {predicate} {purpose}.", f"the thing that is {predicate} {purpose} is the {name}."]
-
-
-def _pairs(items: list[str], scene: Scene) -> Iterator[tuple[Thing, Thing]]:
-    """Yield pairs of things among the items that have an attribute of the same kind."""
-    things = [thing for item in items for thing in scene.things if item == thing.phrase]
-    for first in things:
-        yield from ((first, second) for second in things if second is not first and second.kind == first.kind)
-
-
 def _about_pair(first: Thing, second: Thing) -> list[str]:
     names = f"the {first.name} and the {second.name}"
     if first.value == second.value:
@@ -105,41 +99,6 @@ def _about_pair(first: Thing, second: Thing) -> list[str]:
         f"of {names}, the {first.value} one is the {first.name}.",
         f"of {names}, the {second.value} one is the {second.name}.",
     ]
-
-
-def pretrain(model: PreTrainedModel, texts: list[list[int]], updates: int) -> None:
-    """Train a causal language model in place with AdamW, warm-up and linear decay.
-
-    Args:
-        model: the model.
-        texts: token ids of each text.
-        updates: number of updates, of :data:`BATCH_SIZE` texts of about equal length.
-    """
-    import torch
-
-    generator = torch.Generator().manual_seed(SEED)
-    texts = sorted(texts, key=len)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, fused=True)
-    model.train()
-    total, started = 0.0, time.monotonic()
-    for update in range(updates):
-        rate = LEARNING_RATE * min(1, (update + 1) / WARMUP_UPDATES) * (1 - update / updates)
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        first = int(torch.randint(0, len(texts) - BATCH_SIZE, (), generator=generator))
-        batch = [torch.tensor(text) for text in texts[first : first + BATCH_SIZE]]
-        ids = torch.nn.utils.rnn.pad_sequence(batch, batch_first=True)
-        labels = torch.nn.utils.rnn.pad_sequence(batch, batch_first=True, padding_value=IGNORED)
-        loss = model(input_ids=ids, labels=labels).loss
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), LARGEST_NORM)
-        optimizer.step()
-        total += loss.item()
-        if (update + 1) % LOG_INTERVAL == 0:
-            seconds = time.monotonic() - started
-            print(f"update {update + 1}: loss {total / LOG_INTERVAL:.3f}, {seconds:.0f} s", flush=True)
-            total = 0.0
 
 
 def pretrained_weights(file: Path, vocabulary: Sequence[str]) -> dict[str, Tensor]:
@@ -160,22 +119,44 @@ def pretrained_weights(file: Path, vocabulary: Sequence[str]) -> dict[str, Tenso
 
 
 def write_weights(path: Path, updates: int = UPDATES) -> None:
-    """Pretrain GPT-2 and write its weights to the file ``path``."""
+    """Pretrain GPT-2 with AdamW, warm-up and linear decay on texts of about equal length, and write its weights."""
     import torch
     from safetensors.torch import save
     from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
-    from mmclvqa.mini.pretrained import write_language_models
+    from mmclvqa.mini.pretrained import write_pretrained
 
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as root:
-        write_language_models(Path(root), SEED, pretrained=False)
+        write_pretrained(Path(root), SEED, feature_dim=1, pretrained=False)
         config = GPT2Config.from_pretrained(Path(root) / DISTILGPT2, **NO_DROPOUT)
         tokenizer = AutoTokenizer.from_pretrained(Path(root) / DISTILGPT2)
     ids = tokenizer(list(documents(SEED, DOCUMENTS)))["input_ids"]
     torch.manual_seed(SEED)
     model = GPT2LMHeadModel(config)
-    pretrain(model, [[*text, config.eos_token_id] for text in ids], updates)
+    texts = sorted(([*text, config.eos_token_id] for text in ids), key=len)
+    generator = torch.Generator().manual_seed(SEED)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, fused=True)
+    model.train()
+    total, started = 0.0, time.monotonic()
+    for update in range(updates):
+        rate = LEARNING_RATE * min(1, (update + 1) / WARMUP_UPDATES) * (1 - update / updates)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        first = int(torch.randint(0, len(texts) - BATCH_SIZE, (), generator=generator))
+        batch = [torch.tensor(text) for text in texts[first : first + BATCH_SIZE]]
+        inputs = torch.nn.utils.rnn.pad_sequence(batch, batch_first=True)
+        labels = torch.nn.utils.rnn.pad_sequence(batch, batch_first=True, padding_value=IGNORED)
+        loss = model(input_ids=inputs, labels=labels).loss
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), LARGEST_NORM)
+        optimizer.step()
+        total += loss.item()
+        if (update + 1) % LOG_INTERVAL == 0:
+            seconds = time.monotonic() - started
+            print(f"update {update + 1}: loss {total / LOG_INTERVAL:.3f}, {seconds:.0f} s", flush=True)
+            total = 0.0
     halves = {name: value.half().contiguous() for name, value in model.state_dict().items() if name not in TIED}
     vocabulary = sorted(tokenizer.get_vocab(), key=tokenizer.get_vocab().get)
     with atomic_write(path, "wb") as file:

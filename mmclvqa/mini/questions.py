@@ -68,12 +68,9 @@ class Question:
 def ask(
     kind: str, scene: Scene, rng: random.Random, own: bool = False, attributes: Sequence[str] = _ALL
 ) -> Question | None:
-    """Draw a question of a kind about a scene; None if the scene has no such question.
+    """Draw a question of a kind of :data:`~mmclvqa.mini.vocabulary.FORMS`; None if the scene has no such question.
 
     Args:
-        kind: a key of :data:`~mmclvqa.mini.vocabulary.FORMS`.
-        scene: the scene.
-        rng: generator of all draws.
         own: ask only about objects of the scene's own type.
         attributes: ask only about objects with an attribute of these kinds, except about relations.
     """
@@ -169,14 +166,16 @@ def _ask_relation(kind: str, scene: Scene, things: list[Thing], rng: random.Rand
     return Question(kind, text, names[answer], tuple(related), program=program)
 
 
-def _ask_same(kind: str, scene: Scene, things: list[Thing], rng: random.Random) -> Question | None:
-    answer = rng.choice((YES, NO))
-    pairs = _pairs(things, alike=answer == YES)
+def _ask_alike(kind: str, scene: Scene, things: list[Thing], rng: random.Random) -> Question | None:
+    """Ask whether the attributes of two objects are the same, or for the one that both have."""
+    same = rng.choice((YES, NO)) if kind == "same" else YES
+    pairs = _pairs(things, alike=same == YES)
     if not pairs:
         return None
     first, second = rng.choice(pairs)
     text = _worded(kind, rng, thing=first.name, other=second.name, kind=first.kind)
-    program = _steps(("select", first.name), ("same", first.kind))
+    answer, operation = (same, "same") if kind == "same" else (first.value, "common")
+    program = _steps(("select", first.name), (operation, first.kind))
     return Question(kind, text, answer, (first.phrase, second.phrase), program=program)
 
 
@@ -190,16 +189,6 @@ def _ask_which(kind: str, scene: Scene, things: list[Thing], rng: random.Random)
     text = _worded(kind, rng, value=chosen.value, thing=first, other=other)
     program = _steps(("select", chosen.value), ("choose", "name"))
     return Question(kind, text, chosen.name, (chosen.phrase, second.phrase), program=program)
-
-
-def _ask_both(kind: str, scene: Scene, things: list[Thing], rng: random.Random) -> Question | None:
-    pairs = _pairs(things, alike=True)
-    if not pairs:
-        return None
-    first, second = rng.choice(pairs)
-    text = _worded(kind, rng, thing=first.name, other=second.name, kind=first.kind)
-    program = _steps(("select", first.name), ("common", first.kind))
-    return Question(kind, text, first.value, (first.phrase, second.phrase), program=program)
 
 
 def _ask_fact(kind: str, scene: Scene, things: list[Thing], rng: random.Random) -> Question:
@@ -247,9 +236,8 @@ _ASKERS: dict[str, Callable[[str, Scene, list[Thing], random.Random], Question |
     "color": _ask_color,
     "value_choice": _ask_value_choice,
     **dict.fromkeys(("subject", "object"), _ask_relation),
-    "same": _ask_same,
+    **dict.fromkeys(("same", "both"), _ask_alike),
     "which": _ask_which,
-    "both": _ask_both,
     **dict.fromkeys(("fact_value", "fact_thing", "fact_purpose"), _ask_fact),
     **dict.fromkeys(TEXTS, _ask_text),
 }

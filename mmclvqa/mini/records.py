@@ -19,21 +19,13 @@ ATTEMPTS = 100
 
 
 def draw_records(task: Task, split: str, count: int, scenes: Sequence[Scene], seed: int) -> list[dict[str, Any]]:
-    """Draw ``count`` records of a task, spread evenly over the scenes.
-
-    Args:
-        task: a task of either setting.
-        split: ``train`` or ``val``.
-        count: number of records.
-        scenes: scenes to ask about; for a task of the scene setting, those of its own type.
-        seed: seed of the data set.
-    """
+    """Draw ``count`` records of a task, spread evenly over ``scenes`` (in the scene setting, of its type)."""
     rng = named_random(seed, "questions", task.setting, task.name, split)
     own = task.setting == "scene"
     mix = SCENE_MIX if own else MIXES[task.name]
     graphs: dict[str, list[str]] = {}
     asked: set[tuple[str, str]] = set()
-    turns = _turns(scenes, rng)
+    turns = itertools.chain.from_iterable(rng.sample(scenes, len(scenes)) for _ in itertools.count())
     records = []
     for index in range(count):
         scene, question = _fresh_question(mix, turns, asked, rng, own)
@@ -42,11 +34,6 @@ def draw_records(task: Task, split: str, count: int, scenes: Sequence[Scene], se
         question_id = f"{task.setting[0]}{task.letter}{split[0]}{index:06d}"
         records.append(_record(task, split, question_id, scene, question, graphs[scene.image_id], rng))
     return records
-
-
-def _turns(scenes: Sequence[Scene], rng: random.Random) -> Iterator[Scene]:
-    while True:
-        yield from rng.sample(scenes, len(scenes))
 
 
 def _fresh_question(
@@ -72,7 +59,9 @@ def _record(
     if question.fact:
         items = [" ".join(question.fact), *items]
     rng.shuffle(items)
-    items = _with_order(items, question.related)
+    # The related items are in the order of the question, among their positions.
+    related = iter(question.related)
+    items = [next(related) if item in question.related else item for item in items]
     fact = [{"triplet": list(question.fact), "source": "clove-mini"}] if question.fact else []
     fields: dict[str, Any] = {
         "answer": question.answer,
@@ -96,12 +85,6 @@ def _record(
     return new_record(**fields)
 
 
-def _with_order(items: list[str], related: Sequence[str]) -> list[str]:
-    """Permute the related items among their positions into the order of ``related``."""
-    related_in_order = iter(related)
-    return [next(related_in_order) if item in related else item for item in items]
-
-
 def _ocr_fields(scene: Scene) -> dict[str, Any]:
     boxes = [[round(side, 4) for side in surface.word_box] for surface in scene.surfaces]
     info = [
@@ -112,10 +95,7 @@ def _ocr_fields(scene: Scene) -> dict[str, Any]:
                 "top_left_y": top,
                 "width": round(right - left, 4),
                 "height": round(bottom - top, 4),
-                "rotation": 0.0,
-                "roll": 0.0,
-                "pitch": 0.0,
-                "yaw": 0.0,
+                **dict.fromkeys(("rotation", "roll", "pitch", "yaw"), 0.0),
             },
         }
         for surface, (left, top, right, bottom) in zip(scene.surfaces, boxes, strict=True)

@@ -185,7 +185,8 @@ def sample_text_scene(rng: random.Random, image_id: str, letter: str) -> Scene:
     cells = [(x, y) for y in (0.2, 0.5, 0.8) for x in (0.2, 0.5, 0.8)]
     rng.shuffle(cells)
     surfaces: list[Surface] = []
-    for (names, words), color in zip(_texts(rng), rng.sample(COLORS, 4), strict=True):
+    texts = [*TEXTS.values(), rng.choice(list(TEXTS.values()))]
+    for (names, words), color in zip(texts, rng.sample(COLORS, 4), strict=True):
         box = _box(*_jittered(rng, cells.pop(), 0.03), rng.uniform(0.08, 0.12), rng.uniform(0.06, 0.1))
         name = rng.choice([name for name in names if name not in {surface.name for surface in surfaces}])
         word = rng.choice([word for word in words if word not in {surface.word for surface in surfaces}])
@@ -197,11 +198,6 @@ def sample_text_scene(rng: random.Random, image_id: str, letter: str) -> Scene:
         things.append(Thing(rng.choice(CATEGORIES[category]), value, box))
     place, size = rng.choice(kind.places), rng.choice(IMAGE_SIZES)
     return Scene(image_id, "textvqa", letter, place, tuple(things), (), tuple(surfaces), size)
-
-
-def _texts(rng: random.Random) -> list[tuple[tuple[str, ...], tuple[str, ...]]]:
-    """Return the names and words to choose from for each of four surfaces."""
-    return [*TEXTS.values(), rng.choice(list(TEXTS.values()))]
 
 
 def _categories(rng: random.Random, own: set[str]) -> list[str]:
@@ -291,8 +287,6 @@ def predicted_graph(scene: Scene, rng: random.Random, own: bool = False) -> list
     """Sample the items of a predicted scene graph in random order, without ``[SEP]``.
 
     Args:
-        scene: the scene.
-        rng: generator of all draws.
         own: describe only objects of the scene's own type; others occur in relations only.
     """
     described = scene.own_things if own else scene.things

@@ -25,6 +25,7 @@ from mmclvqa.mini.vocabulary import (
 )
 
 _OPPOSITES = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
+_FACT_ITEMS = frozenset(f"{name} {predicate} {purpose}" for name, (predicate, purpose) in FACTS.items())
 
 
 @dataclass
@@ -59,7 +60,7 @@ def read_items(items: Iterable[str]) -> Graph:
             _read_text(text, graph)
             or _read_place(text, graph)
             or _read_relation(text, graph)
-            or _is_fact(text)
+            or text in _FACT_ITEMS
             or _read_thing(text, graph)
         ):
             graph.unread.append(item)
@@ -81,19 +82,12 @@ def is_true(question: str, answer: str, items: Iterable[str]) -> bool | None:
     return normalized(answer) in _ANSWERS[kind](slots, read_items(items))
 
 
-def _split_thing(text: str) -> tuple[list[str], str] | None:
-    for name in CLASSES:
-        if text == name or text.endswith(f" {name}"):
-            attributes = text.removesuffix(name).split()
-            return (attributes, name) if all(word in ATTRIBUTE_KIND for word in attributes) else None
-    return None
-
-
 def _read_thing(text: str, graph: Graph) -> bool:
-    thing = _split_thing(text)
-    if thing is None:
+    name = next((name for name in CLASSES if text == name or text.endswith(f" {name}")), "")
+    attributes = text.removesuffix(name).split()
+    if not name or any(word not in ATTRIBUTE_KIND for word in attributes):
         return False
-    graph.attributes.setdefault(thing[1], set()).update(thing[0])
+    graph.attributes.setdefault(name, set()).update(attributes)
     return True
 
 
@@ -114,10 +108,6 @@ def _read_relation(text: str, graph: Graph) -> bool:
                 graph.relations.add((object_, _OPPOSITES[word], subject))
             return True
     return False
-
-
-def _is_fact(text: str) -> bool:
-    return any(text == f"{name} {predicate} {purpose}" for name, (predicate, purpose) in FACTS.items())
 
 
 def _read_text(text: str, graph: Graph) -> bool:
@@ -191,18 +181,6 @@ def _serving(slots: dict[str, str], graph: Graph) -> list[str]:
     return [name for name in graph.attributes if FACTS[name] == (slots["predicate"], slots["purpose"])]
 
 
-def _answers_fact_value(slots: dict[str, str], graph: Graph) -> set[str]:
-    return {value for name in _serving(slots, graph) for value in graph.values(name, slots["kind"])}
-
-
-def _answers_fact_thing(slots: dict[str, str], graph: Graph) -> set[str]:
-    return {name for name in _serving(slots, graph) if slots["value"] in graph.attributes[name]}
-
-
-def _answers_fact_purpose(slots: dict[str, str], graph: Graph) -> set[str]:
-    return {FACTS[name][1] for name in _answers_thing(slots, graph) if FACTS[name][0] == slots["predicate"]}
-
-
 def _answers_text(slots: dict[str, str], graph: Graph) -> set[str]:
     return {word for color, name, word in graph.texts if (color, name) == (slots["color"], slots["surface"])}
 
@@ -218,9 +196,15 @@ _ANSWERS: dict[str, Callable[[dict[str, str], Graph], set[str]]] = {
     "same": _answers_same,
     "which": _answers_which,
     "both": _answers_both,
-    "fact_value": _answers_fact_value,
-    "fact_thing": _answers_fact_thing,
-    "fact_purpose": _answers_fact_purpose,
+    "fact_value": lambda slots, graph: set().union(
+        *(graph.values(name, slots["kind"]) for name in _serving(slots, graph))
+    ),
+    "fact_thing": lambda slots, graph: {
+        name for name in _serving(slots, graph) if slots["value"] in graph.attributes[name]
+    },
+    "fact_purpose": lambda slots, graph: {
+        FACTS[name][1] for name in _answers_thing(slots, graph) if FACTS[name][0] == slots["predicate"]
+    },
     "text": _answers_text,
     "brand": _answers_text,
     "number": _answers_text,

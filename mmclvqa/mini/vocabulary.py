@@ -28,8 +28,6 @@ class SceneType:
 
     Attributes:
         letter: letter of the task in the scene setting.
-        places: places where its images are taken.
-        predicate: predicate of its facts.
         classes: category -> purpose -> the two classes that serve it.
     """
 
@@ -40,61 +38,31 @@ class SceneType:
 
 
 SCENE_TYPES: tuple[SceneType, ...] = (
-    SceneType(
-        "a",
-        ("bakery", "market", "cafe", "restaurant"),
-        USED_FOR,
-        {
-            "fruit": {"juice": ("apple", "lemon"), "dessert": ("banana", "melon")},
-            "dish": {"drinking": ("cup", "bottle"), "serving": ("plate", "bowl")},
-        },
-    ),
-    SceneType(
-        "b",
-        ("office", "factory", "workshop", "laboratory"),
-        USED_FOR,
-        {
-            "tool": {"carpentry": ("hammer", "saw"), "repairs": ("drill", "wrench")},
-            "device": {"email": ("laptop", "phone"), "paperwork": ("printer", "keyboard")},
-        },
-    ),
-    SceneType(
-        "c",
-        ("kitchen", "bedroom", "bathroom", "lobby"),
-        USED_FOR,
-        {
-            "furniture": {"sitting": ("chair", "sofa"), "storing": ("table", "shelf")},
-            "textile": {"sleeping": ("pillow", "blanket"), "covering": ("towel", "curtain")},
-        },
-    ),
-    SceneType(
-        "d",
-        ("station", "airport", "harbor", "highway"),
-        USED_FOR,
-        {
-            "vehicle": {"racing": ("car", "motorcycle"), "hauling": ("bus", "truck")},
-            "fixture": {"guiding": ("traffic light", "traffic cone"), "spraying": ("fire hydrant", "water pump")},
-        },
-    ),
-    SceneType(
-        "e",
-        ("stadium", "gym", "playground", "pool"),
-        USED_FOR,
-        {
-            "instrument": {"strumming": ("guitar", "violin"), "rhythm": ("drum", "piano")},
-            "toy": {"flying": ("kite", "balloon"), "hugging": ("doll", "teddy bear")},
-        },
-    ),
-    SceneType(
-        "f",
-        ("forest", "beach", "meadow", "desert"),
-        CAPABLE_OF,
-        {
-            "animal": {"hunting": ("dog", "cat"), "grazing": ("horse", "cow")},
-            "plant": {"shading": ("tree", "bush"), "blooming": ("flower", "cactus")},
-        },
-    ),
-)
+    SceneType("a", ("bakery", "market", "cafe", "restaurant"), USED_FOR, {
+        "fruit": {"juice": ("apple", "lemon"), "dessert": ("banana", "melon")},
+        "dish": {"drinking": ("cup", "bottle"), "serving": ("plate", "bowl")},
+    }),
+    SceneType("b", ("office", "factory", "workshop", "laboratory"), USED_FOR, {
+        "tool": {"carpentry": ("hammer", "saw"), "repairs": ("drill", "wrench")},
+        "device": {"email": ("laptop", "phone"), "paperwork": ("printer", "keyboard")},
+    }),
+    SceneType("c", ("kitchen", "bedroom", "bathroom", "lobby"), USED_FOR, {
+        "furniture": {"sitting": ("chair", "sofa"), "storing": ("table", "shelf")},
+        "textile": {"sleeping": ("pillow", "blanket"), "covering": ("towel", "curtain")},
+    }),
+    SceneType("d", ("station", "airport", "harbor", "highway"), USED_FOR, {
+        "vehicle": {"racing": ("car", "motorcycle"), "hauling": ("bus", "truck")},
+        "fixture": {"guiding": ("traffic light", "traffic cone"), "spraying": ("fire hydrant", "water pump")},
+    }),
+    SceneType("e", ("stadium", "gym", "playground", "pool"), USED_FOR, {
+        "instrument": {"strumming": ("guitar", "violin"), "rhythm": ("drum", "piano")},
+        "toy": {"flying": ("kite", "balloon"), "hugging": ("doll", "teddy bear")},
+    }),
+    SceneType("f", ("forest", "beach", "meadow", "desert"), CAPABLE_OF, {
+        "animal": {"hunting": ("dog", "cat"), "grazing": ("horse", "cow")},
+        "plant": {"shading": ("tree", "bush"), "blooming": ("flower", "cactus")},
+    }),
+)  # fmt: skip
 
 CATEGORIES: dict[str, tuple[str, ...]] = {
     category: tuple(name for names in purposes.values() for name in names)

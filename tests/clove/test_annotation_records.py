@@ -299,7 +299,7 @@ def test_changes_are_counted_and_said_once_per_file_and_kind(tmp_path: Path, coe
         ("question_id", True, "field question_id is bool instead of str"),
         ("image_source", 3, "field image_source is int instead of str or None"),
         ("gt_scene_graph_mask", [1.0, 0.5], "field gt_scene_graph_mask item 1 is 0.5 instead of 0 or 1"),
-        ("gt_scene_graph_mask", [1.0], "field gt_scene_graph_mask has 1 values for the 2 items"),
+        ("gt_scene_graph_mask", [1.0], "field gt_scene_graph_mask has 1 value for the 2 items"),
         ("ocr_normalized_boxes", [[0.0, 0.0, 1.0]], r"field ocr_normalized_boxes has shape \(1, 3\) instead of n x 4"),
         (
             "ocr_info",
@@ -336,4 +336,4 @@ def test_check_finds_what_loading_refuses(data_root: Path, run_clove: Run) -> No
     save_records(data_root / "functional/fcl_mmf_object_train.npy", records)
     code, out, _ = run_clove("check", data_root)
     assert code == 1 and out.rstrip().endswith("2 problems")
-    assert "field question is missing" in out and "field gt_scene_graph_mask has 1 values" in out
+    assert "field question is missing" in out and "field gt_scene_graph_mask has 1 value for the" in out

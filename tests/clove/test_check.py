@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 from clove_builders import make_features, make_record, write_lmdb
 
-from mmclvqa.clove.check import EXAMPLES, Checker, format_report
+from mmclvqa.clove.check import EXAMPLES, Checker
 from mmclvqa.clove.data_root import (
+    FASTTEXT,
     GQA_FEATURES,
     MANIFEST,
     TEXTVQA_FEATURES,
@@ -114,7 +115,7 @@ def test_a_record_of_another_task_is_found(data_root: Path) -> None:
 
 def test_numbers_other_than_the_manifests_are_found(data_root: Path) -> None:
     save_records(data_root / OBJECT_TRAIN, [make_record()])
-    only(data_root, OBJECT_TRAIN, "1 records instead of 3")
+    only(data_root, OBJECT_TRAIN, "1 record instead of 3")
 
 
 def test_without_manifest_the_published_numbers_count(data_root: Path) -> None:
@@ -127,6 +128,36 @@ def test_without_manifest_the_published_numbers_count(data_root: Path) -> None:
 def test_a_broken_manifest_is_the_only_finding_it_causes(data_root: Path) -> None:
     (data_root / MANIFEST).write_text("{}", encoding="utf-8")
     only(data_root, "manifest.json", "no 'tasks'")
+
+
+@pytest.mark.parametrize("share", [0.0, 0.00002, 0.001, 0.5, 0.9999999])
+def test_truncated_word_vectors_are_found(data_root: Path, clove_mini: Path, share: float) -> None:
+    content = (clove_mini / FASTTEXT).read_bytes()
+    (data_root / FASTTEXT).parent.mkdir(parents=True)
+    (data_root / FASTTEXT).write_bytes(content)
+    assert not findings(data_root)
+    (data_root / FASTTEXT).write_bytes(content[: int(share * len(content))])
+    only(data_root, f"{FASTTEXT}: is truncated: {int(share * len(content))} bytes", "download or generate it again")
+
+
+@pytest.mark.parametrize(
+    ("position", "number", "message"),
+    [
+        (0, 2, "is not a fastText model: its magic number is 2 instead of 793712314"),
+        (4, 13, "is not a fastText model: its version is 13, and the latest is 12"),
+        (8, 100, "buckets of 100 dimensions; a model with words, of 300 dimensions, is required"),
+        (68, 0, "has 0 words and 2000 buckets"),
+        (68, 2000000, "is truncated: "),
+    ],
+)
+def test_a_wrong_header_of_word_vectors_is_found(
+    data_root: Path, clove_mini: Path, position: int, number: int, message: str
+) -> None:
+    content = bytearray((clove_mini / FASTTEXT).read_bytes())
+    content[position : position + 4] = number.to_bytes(4, "little")
+    (data_root / FASTTEXT).parent.mkdir(parents=True)
+    (data_root / FASTTEXT).write_bytes(content)
+    only(data_root, FASTTEXT, message)
 
 
 def test_a_record_without_feature_path_is_found(data_root: Path) -> None:
@@ -226,7 +257,7 @@ def test_no_root_is_an_error_of_one_line(tmp_path: Path, run_clove: Run, monkeyp
 
 def test_a_report_says_one_finding_in_the_singular(data_root: Path) -> None:
     (data_root / VOCABULARY).unlink()
-    assert format_report(Checker(data_root).run()).endswith("\n1 problem")
+    assert Checker(data_root).run().report().endswith("\n1 problem")
 
 
 def test_clove_mini_is_sound(clove_mini: Path) -> None:

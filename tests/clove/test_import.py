@@ -36,6 +36,8 @@ def vqa_annotation(number: int, question_type: str = "what color is the", answer
         "answers": [*answers, {"answer": "brown", "answer_confidence": "maybe", "answer_id": 10}],
         "image_id": 458752 + number,
         "answer_type": "yes/no" if answer in ("yes", "no") else "other",
+        "kinds": {"structural": "query", "semantic": "attr"},
+        "data_type": "real",
         "question_id": 458752000 + number,
     }
 
@@ -287,7 +289,9 @@ def test_tasks_are_assigned_by_a_file(tmp_path: Path, run_clove: Run) -> None:
         (["--by", "questiontype"], "no question has a field 'questiontype'; its fields are question_type, multiple"),
         (["--by", "answer_type", "--task", "a=othr"], "no question has answer_type 'othr'; did you mean other?"),
         (["--by", "question_id"], "tasks[0].name: '458752000' is not a name"),
-        (["--by", "answer_type", "--task", "a=other"], "tasks: must be a list of at least two tasks"),
+        (["--by", "answer_type", "--task", "a=other"], "have one task, 'a', and a setting has at least two"),
+        (["--by", "kinds"], "--by kinds is a table; name one of its fields: kinds.structural, kinds.semantic"),
+        (["--by", "data_type"], "--by data_type: every question has the value 'real', which makes one task"),
         (["--by", "answer_type", "--task", "a=other,yes/no", "--task", "b=other"], "'other' is in 'a' and in 'b'"),
         (["--by", "answer_type", "--feature-path", "{img}.npy"], "feature path '{img}.npy': cannot be filled with"),
     ],
@@ -447,7 +451,7 @@ def refused(root: Path, train: list[Any], val: list[Any], name: str = "x", **opt
 
 def test_records_that_do_not_match_the_schema_are_refused(tmp_path: Path) -> None:
     message = refused(tmp_path, [make_record("a"), make_record("b", answers=["red"])], [])
-    assert message == "train record 1 (question_id b0): field answers contains 1 answers instead of 10"
+    assert message == "train record 1 (question_id b0): field answers contains 1 answer instead of 10"
 
 
 def test_a_task_without_records_of_a_split_or_beside_the_named_ones_is_refused(tmp_path: Path) -> None:

@@ -310,6 +310,11 @@ def test_errors_of_the_command_are_one_line(data_root: Path, tmp_path: Path, sg_
         "--setting", "scene", "--data_dir", data_root
     )
     assert "already exists" in message("--setting", "functional", "--data_dir", data_root)
+    out = tmp_path / "none" / "out.json"
+    assert f"--out {out}: there is no folder {tmp_path}/none; create it" in message(
+        "--setting", "functional", "--data_dir", data_root, "--out", out
+    )
+    assert not out.parent.exists()
     save_records(data_root / task("functional", "o").annotation_path("train"), [about(other=("car",))])
     out = tmp_path / "out.json"
     assert "fcl_mmf_object_train.npy: task object: no training record has a related item" in message(

@@ -185,9 +185,17 @@ def test_check_names_a_wrong_number_and_a_broken_file(tmp_path: Path, data_root:
         save_records(data_root / f"shapes/{name}_{split}.npy", [make_record(name, number) for number in range(3)])
     code, out, _ = run_clove("check", data_root)
     assert code == 1
-    assert f"shape_train.npy: 3 records instead of 4, the number of train records in {shapes}" in out
+    assert f"shape_train.npy: 3 records instead of 4, the number for train in {shapes}" in out
     assert "settings/broken.yaml: is not valid YAML" in out
     assert "scene_graph_prompts/shapes.json: there is no such file" in out and out.rstrip().endswith("3 problems")
+
+
+def test_check_counts_records_of_a_setting_without_manifest(tmp_path: Path, data_root: Path, run_clove: Any) -> None:
+    write(tmp_path, {"tasks": [{"name": "shape"}, {"name": "size"}]})
+    save_records(tmp_path / "shapes/shape_train.npy", [make_record("shape", 0)])
+    assert "none: records are counted" in run_clove("check", tmp_path)[1]
+    (data_root / "manifest.json").unlink()
+    assert "none: sizes of published CLOVE" in run_clove("check", data_root)[1]
 
 
 def test_image_sources_of_a_setting_are_known_to_its_records(tmp_path: Path) -> None:

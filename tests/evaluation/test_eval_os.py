@@ -114,7 +114,11 @@ def test_json_on_standard_output_stands_alone(
         (("--setting_idx", "7"), "setting_idx 7"),
         (("training.lr_step=3",), "unknown key training.lr_step"),
         (("config=a.yaml",), "config"),
-        (("--csv", "/dev/null/sweep.csv"), "/dev/null"),
+        (("--csv", "/dev/null/sweep.csv"), "--csv /dev/null/sweep.csv: there is no folder /dev/null; create it"),
+        (("--json", "/dev"), "--json /dev: is a folder; name a file in it"),
+        (("--exp", "fft"), "setting_1_oarlks/fft; did you mean ft?"),
+        (("--exp", "ewc_1e5"), "setting_1_oarlks has ft"),
+        (("--save_dir", "/tmpp/clvqa"), "; there is no folder /tmpp; did you mean tmp?"),
     ],
 )
 def test_the_command_line_prints_one_line(
@@ -163,7 +167,7 @@ def test_stage_sweep_returns_and_prints_the_accuracies(
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"setting_idx": 2}, "the index of task order oarlks in the functional setting is 1"),
+        ({"setting_idx": 2}, "setting_idx 2: the index of task order oarlks in the functional setting is 1; correct"),
         ({"abbr_seq": "lkosrz"}, "z is not a task of the functional setting"),
         ({"cl_setting": "other"}, "unknown setting 'other'"),
         ({"model_name": "unicle"}, "no model named 'unicle' is registered; did you mean unicl"),
@@ -208,6 +212,17 @@ def test_a_published_script_ends_with_the_closing_lines(project: Path, swept_onc
     assert [line.split(":")[0] for line in lines[-3:]] == [
         f"==> textvqa_accuracy | {what}" for what in ("Final acc", "Backward transfer", "Forgetting")
     ]
+
+
+def test_an_error_of_a_published_call_is_one_line(project: Path) -> None:
+    call = f"stage_sweep({COMMANDS[f'{SETTING} {ORDER} 1']['ft']['stage_sweep'][0]})".replace("=1,", "=2,", 1)
+    code = f"from eval_os import *; {expanded([call], '/root')[0]}"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=project, capture_output=True, text=True, timeout=LIMIT, check=False
+    )
+    assert done.returncode == 1 and not done.stdout
+    assert done.stderr.startswith("error: setting_idx 2: the index of task order oarlks")
+    assert done.stderr.count("\n") == 1
 
 
 def test_published_calls_evaluate_the_checkpoints_of_the_published_places() -> None:

@@ -130,8 +130,8 @@ def test_markup_in_records_and_runs_is_escaped(page: Page, tmp_path: Path, publi
 def test_published_numbers_are_shown_beside_runs_of_the_same_order(published: SweepResult) -> None:
     other = dataclasses.replace(published, order="lkosra", weights=(1.0,) * 6)
     (comparison,) = published_comparisons([[published], [other]])
-    assert len(comparison.columns) == 2 and "on CLOVE" in comparison.columns[0]
-    numbers = {what: [mean.value for mean in means] for what, means in comparison.rows}
+    assert len(comparison["columns"]) == 2 and "on CLOVE" in comparison["columns"][0]
+    numbers = {what: [mean.value for mean in means] for what, means in comparison["rows"]}
     assert numbers["average accuracy"] == pytest.approx([0.45966666666666667] * 2)
     assert numbers["legacy forgetting"] == pytest.approx([0.27392] * 2)
     assert published_comparisons([[other]]) == []

@@ -11,10 +11,11 @@ import pytest
 from worlds import write_run, write_trained_run, write_training
 
 from mmclvqa.clove import experiment_paths as experiments
+from mmclvqa.clove.errors import DataError
 from mmclvqa.clove.files import write_json
 from mmclvqa.evaluation.report import comparison_row, main
 from mmclvqa.evaluation.results import MultitaskResult, SweepResult, read_sweep
-from mmclvqa.evaluation.runs import Cost, method_label, read_bound, read_run, short_method_label, srm_seconds
+from mmclvqa.evaluation.runs import Cost, method_label, read_bound, read_run, srm_seconds
 
 LOG = """\
 2026-11-24 10:00:00,000 SRM --cl_setting functional
@@ -115,7 +116,7 @@ def test_single_task_models_have_no_transfer(published: SweepResult, tmp_path: P
     ],
 )
 def test_methods_have_labels(experiment: str, label: str, short: str) -> None:
-    assert (method_label(experiment), short_method_label(experiment)) == (label, short)
+    assert (method_label(experiment), method_label(experiment, short=True)) == (label, short)
 
 
 def test_a_sweep_is_read_back_as_it_was(published: SweepResult, tmp_path: Path) -> None:
@@ -124,16 +125,36 @@ def test_a_sweep_is_read_back_as_it_was(published: SweepResult, tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("ft", "order/ft/sweep.json: no such file; did you mean val_ft?"),
+        ("val_fft", "order/val_fft: no such file or folder; did you mean val_ft?"),
+        ("val_ftt/sweep.json", "order/val_ftt/sweep.json: no such file; did you mean val_ft?"),
+        ("", "order/sweep.json: no such file; did you mean val_ewc_1e5 or val_ft?"),
+        ("srm", "order/srm: no such file or folder; `python eval_os.py sweep` writes one"),
+    ],
+)
+def test_a_mistyped_result_is_named(published: SweepResult, tmp_path: Path, path: str, message: str) -> None:
+    (tmp_path / "order/ft").mkdir(parents=True)
+    for experiment in ("ft", "ewc_1e5"):
+        published.write(tmp_path / f"order/val_{experiment}/sweep.json")
+    with pytest.raises(DataError) as error:
+        read_sweep(tmp_path / "order" / path)
+    assert str(error.value) == f"{tmp_path}/{message}"
+
+
+@pytest.mark.parametrize(
     ("content", "message"),
     [
         (None, "no such file"),
+        ("", "is empty; delete it and run `python eval_os.py`, which writes it again"),
         ("{", "not a valid result of a sweep"),
         ("[1]", "not a valid result of a sweep"),
         ('{"cl_setting": "functional"}', "it has no 'task_order'"),
         ({"matrix": {"x2y": 0.5}}, "'x2y' is not a pair"),
         ({"matrix": {"o2o": 7}}, "not a number from 0 to 1"),
         ({"weights": [1, 2]}, "'weights'"),
-        ({"task_order": "oar"}, "is missing"),
+        ({"task_order": "oar"}, "l, k, s are missing"),
         ({"kind": "chance"}, "not a valid result of `eval_os.py chance`"),
         ({"kind": "multitask"}, "not a valid result of `eval_os.py multitask`"),
     ],

@@ -64,7 +64,7 @@ def test_checkpoints_are_read_once_and_splits_built_once(swept_once: World) -> N
 
 
 def test_kept_results_are_not_evaluated_again(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sweep_module, "_engine", lambda config: pytest.fail("something is evaluated"))
+    monkeypatch.setattr(sweep_module, "prepare_libraries", lambda: pytest.fail("something is evaluated"))
     result, lines = world.sweep()
     assert len(result.accuracies) == 36 and lines == ["0 pairs to evaluate, 36 reused from an earlier run"]
 

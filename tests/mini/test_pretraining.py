@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from mmclvqa.clove.data_root import DISTILGPT2
 from mmclvqa.clove.errors import DataError
 from mmclvqa.mini import pretraining
-from mmclvqa.mini.pretrained import write_language_models
+from mmclvqa.mini.pretrained import write_pretrained
 from mmclvqa.mini.scenes import Scene, named_random, sample_scenes, sample_text_scene
 
 
@@ -40,7 +40,7 @@ def test_the_committed_weights_are_small_and_know_what_follows_from_items(tmp_pa
     loss = {}
     for pretrained in (False, True):
         root = tmp_path / str(pretrained)
-        write_language_models(root, seed=5, pretrained=pretrained)
+        write_pretrained(root, seed=5, feature_dim=8, pretrained=pretrained)
         tokenizer = AutoTokenizer.from_pretrained(root / DISTILGPT2)
         model = AutoModelForCausalLM.from_pretrained(root / DISTILGPT2).eval()
         ids = tokenizer("red cup, kitchen, lemon left of chair. the color of the cup is", return_tensors="pt").input_ids
@@ -63,7 +63,7 @@ def test_weights_of_another_vocabulary_are_refused() -> None:
 
 
 def test_gpt2_has_the_committed_weights(tmp_path: Path) -> None:
-    write_language_models(tmp_path, seed=0)
+    write_pretrained(tmp_path, seed=0, feature_dim=8)
     committed = load_file(pretraining.GPT2_WEIGHTS)
     written = load_file(tmp_path / DISTILGPT2 / "model.safetensors")
     assert committed and all(torch.equal(value.float(), written[name]) for name, value in committed.items())
