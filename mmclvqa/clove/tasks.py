@@ -31,7 +31,7 @@ from mmclvqa.clove.settings import (
 from mmclvqa.clove.settings import Task as Task
 from mmclvqa.clove.settings import order_text as order_text
 from mmclvqa.clove.settings import task_name as task_name
-from mmclvqa.clove.text import did_you_mean
+from mmclvqa.clove.text import SHELL_SPECIAL, did_you_mean
 
 SETTINGS: tuple[str, ...] = tuple(sorted(path.stem for path in PACKAGE_FOLDER.glob("*.yaml")))
 """Names of this package's settings."""
@@ -111,7 +111,7 @@ def setting_argument(setting: str) -> str:
     found = find_setting(setting)
     if found.in_package or found.file.parent == default_data_root().absolute() / "settings":
         return found.name
-    if special := sorted(set(str(found.file)) & set("\"'$`\\\n")):
+    if special := sorted(SHELL_SPECIAL & set(str(found.file))):
         raise TaskError(f"{found.file}: commands cannot name a setting with {special[0]!r} in its path; move the file")
     return str(found.file)
 

@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterable, Sequence
 
 from mmclvqa.clove.errors import CloveError
 
+SHELL_SPECIAL = frozenset("\"'$`\\\n")
+"""Characters that end or change a quoted word of a shell."""
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as of a shell."""
 

@@ -14,6 +14,7 @@ from mmf.common.sample import Sample, SampleList
 from mmf.datasets.base_dataset import BaseDataset
 from mmf.utils.distributed import byte_tensor_to_object
 
+from mmclvqa.clove.data_root import FASTTEXT_WIDTH
 from mmclvqa.clove.errors import ConfigError
 from mmclvqa.clove.tasks import has_image
 from mmclvqa.clove.text import did_you_mean
@@ -29,7 +30,7 @@ from mmclvqa.datasets.prepared import (
     scene_graph_text,
     text_batch,
 )
-from mmclvqa.datasets.processors import FASTTEXT_DIM, dense_targets, used_slots
+from mmclvqa.datasets.processors import dense_targets, used_slots
 from mmclvqa.datasets.records import PackedRecords
 
 IMAGE_FIELDS = ("question_id", "image_source", "feature_path")
@@ -220,7 +221,7 @@ class CloveDataset(BaseDataset):
         slots = self.context_processor.max_length
         batch.context_info_0 = SampleList({"max_features": torch.tensor([len(record.tokens) for record in records])})
         for field, processor, width in (
-            ("context_feature_0", self.context_processor, FASTTEXT_DIM),
+            ("context_feature_0", self.context_processor, FASTTEXT_WIDTH),
             ("context_feature_1", self.phoc_processor, PHOC_DIM),
         ):
             vectors = [

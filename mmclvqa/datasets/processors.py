@@ -15,13 +15,12 @@ from mmf.common.registry import registry
 from mmf.datasets.processors.processors import BaseProcessor, M4CAnswerProcessor, VocabProcessor
 from tokenizers import BertWordPieceTokenizer, Tokenizer
 
-from mmclvqa.clove.data_root import load_vocabulary
+from mmclvqa.clove.data_root import FASTTEXT_WIDTH, check_fasttext, load_vocabulary
 from mmclvqa.clove.errors import DataError
 from mmclvqa.clove.files import read_json, read_text
 from mmclvqa.clove.text import one_line
 
 OCR_TOKEN = "[OCR]"
-FASTTEXT_DIM = 300
 MAX_MATCHES = 20
 """Maximum number of index sequences per answer, as in M4C."""
 
@@ -269,18 +268,15 @@ class CloveFastTextProcessor(VocabProcessor):
             import fasttext
         except ImportError:
             raise DataError("the package fasttext is not installed; run pip install -r requirements.txt") from None
+        check_fasttext(self.model_file)
         try:
             # Used directly because the constructor of its wrapper class prints a deprecation warning.
             self._model = fasttext.FastText._FastText(model_path=self.model_file)
         except ValueError as error:
             raise DataError(f"fastText model {self.model_file}: {error}") from None
-        if self._model.get_dimension() != FASTTEXT_DIM:
-            raise DataError(
-                f"fastText model {self.model_file} has {self._model.get_dimension()} dimensions, not {FASTTEXT_DIM}"
-            )
 
     def _map_strings_to_indices(self, tokens: list[str]) -> torch.Tensor:
-        vectors = torch.zeros(self.max_length, FASTTEXT_DIM)
+        vectors = torch.zeros(self.max_length, FASTTEXT_WIDTH)
         if tokens:
             self.load()
         if self._model is not None:

@@ -35,7 +35,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from mmclvqa.clove.errors import ConfigError
 from mmclvqa.clove.experiment_paths import MODEL
 from mmclvqa.clove.tasks import Task
-from mmclvqa.clove.text import did_you_mean, suggestion
+from mmclvqa.clove.text import SHELL_SPECIAL, did_you_mean, suggestion
 from mmclvqa.value_kinds import fit
 
 if TYPE_CHECKING:
@@ -54,8 +54,6 @@ AT_LEAST_0: Legal = (lambda value: 0 <= value < math.inf, "a number of at least 
 SHARE: Legal = (lambda value: 0 <= value <= 1, "a number from 0 to 1")
 POSITIVE_SHARE: Legal = (lambda value: 0 < value <= 1, "a number above 0 and at most 1")
 COUNT: Legal = (lambda value: value >= 1 and value % 1 == 0, "a whole number above 0")
-SPECIAL_CHARACTERS = frozenset("\"'$`\\\n")
-"""Characters that end or change a quoted word of a shell."""
 
 _registered: dict[str, type[Method]] = {}
 
@@ -427,7 +425,7 @@ def parse_method(text: str) -> tuple[type[Method], Any]:
         is_legal, what = declared[key].metadata.get("legal") or (lambda _: True, "")
         if not is_legal(values[key]):
             raise ConfigError(f"{text}: {key} must be {what}")
-        if special := SPECIAL_CHARACTERS & set(value):
+        if special := SHELL_SPECIAL & set(value):
             raise ConfigError(f"{text}: {key}: commands cannot contain {min(special)!r}; choose another value")
     return cls, cls.read_settings(values)
 

@@ -469,6 +469,14 @@ def test_an_answer_vocabulary_without_specials_is_refused(build: Build, clove_mi
     refuse(build, "first lines must be", "object", "train", root=root)
 
 
+def test_a_truncated_fasttext_model_is_refused(build: Build, clove_mini: Path, tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    shutil.copytree(clove_mini, root)
+    file = root / "pretrained" / "fasttext" / "wiki.en.bin"
+    file.write_bytes(file.read_bytes()[:-1000])
+    refuse(build, "wiki.en.bin: is truncated", "scenetext", "train", root=root)
+
+
 def test_a_missing_fasttext_model_says_what_to_do(build: Build, clove_mini: Path, tmp_path: Path) -> None:
     root = with_records(clove_mini, tmp_path, "scenetext", lambda records: None)
     (root / "pretrained" / "fasttext" / "wiki.en.bin").unlink()
