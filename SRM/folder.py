@@ -9,8 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from numpy.lib.format import MAGIC_PREFIX
+from safetensors import SafetensorError, safe_open
+
 from mmclvqa.clove import experiment_paths as experiments
-from mmclvqa.clove.errors import ConfigError
+from mmclvqa.clove.errors import ConfigError, DataError
 from mmclvqa.clove.files import write_json
 from mmclvqa.clove.tasks import Task
 from SRM.settings import Settings
@@ -67,6 +70,29 @@ class RunFolder:
     def unfinished(self) -> Path:
         """The folder of the training checkpoint and of partly generated replays; removed when the run is complete."""
         return self.path / "unfinished"
+
+    def check_results(self, order: Sequence[Task], skipped: Sequence[Task], overwrite: bool) -> None:
+        """Check the files of an earlier run that this one would take for finished results.
+
+        Only the header and the end of a file are read.
+
+        Args:
+            order: the tasks in learning order.
+            skipped: see :meth:`open`.
+            overwrite: see :meth:`open`.
+
+        Raises:
+            DataError: a replay file or the weights of a model are empty or truncated.
+        """
+        for task in skipped if overwrite else order:
+            if self.model(task).is_dir() and not _has_weights(self.model(task)):
+                raise DataError(
+                    f"{self.model(task)}: model.safetensors is missing, empty or truncated; "
+                    f"remove this folder to train task {task.name} again"
+                )
+        for path in [] if overwrite else sorted(self.path.glob(f"{self.order}_REPLAY*_AT*.npy")):
+            if not _is_complete(path):
+                raise DataError(f"{path}: is empty or truncated; remove it to generate it again")
 
     def open(self, result_settings: Mapping[str, Any], overwrite: bool, skipped: Sequence[Task]) -> None:
         """Create the folder, or check that the run may resume in it, and remove temporary files.
@@ -132,6 +158,27 @@ class RunFolder:
             shutil.rmtree(path, ignore_errors=True)
         for path in (self.settings, self.log):
             path.unlink(missing_ok=True)
+
+
+def _has_weights(model: Path) -> bool:
+    """Return whether a model's folder has safetensors files whose sizes are those that their headers declare."""
+    files = [*model.glob("*.safetensors")]
+    try:
+        for path in files:
+            with safe_open(path, "np"):
+                pass
+    except (SafetensorError, OSError):
+        return False
+    return bool(files)
+
+
+def _is_complete(replay: Path) -> bool:
+    """Return whether a replay file begins as an ``.npy`` file and ends as a pickled array, with BUILD and STOP."""
+    content_end = b"b."
+    with replay.open("rb") as file:
+        begins = file.read(len(MAGIC_PREFIX)) == MAGIC_PREFIX
+        file.seek(max(0, replay.stat().st_size - len(content_end)))
+        return begins and file.read() == content_end
 
 
 def statistics_file(replay: Path) -> Path:

@@ -12,7 +12,9 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from huggingface_hub import file_exists
 from huggingface_hub.constants import HF_HUB_CACHE
+from huggingface_hub.errors import HfHubHTTPError
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer, GenerationConfig
 
@@ -43,14 +45,15 @@ def find_model(root: Path, name: str) -> str:
     ``<root>/pretrained/<name>`` is preferred to the folder ``<name>``, and that to the hub.
 
     Raises:
-        ConfigError: none of these places has the model; the message names all of them.
+        ConfigError: none of these places has the model (the message names all of them), or the folder has no model.
     """
     local = pretrained_source(root, name)
     if Path(local).is_dir():
+        _read_config(local)
         return local
     hub = PUBLISHED_MODELS[name][0] if name in PUBLISHED_MODELS else name
     try:
-        AutoConfig.from_pretrained(hub, trust_remote_code=False)
+        AutoConfig.from_pretrained(hub, trust_remote_code=False, local_files_only=not _hub_answers(hub))
         return hub
     except (OSError, ValueError) as error:
         folders = " and ".join(dict.fromkeys((str(root / "pretrained" / name), str(Path(name).absolute()))))
@@ -61,6 +64,24 @@ def find_model(root: Path, name: str) -> str:
             f"{HF_HUB_CACHE} and on the hub ({_first_line(error)}); place the model files in the first folder, or "
             f"connect to the internet{hint}"
         ) from None
+
+
+def _hub_answers(name: str) -> bool:
+    """Return whether the hub can be asked for a model, by one request; transformers would repeat it for 25 seconds."""
+    try:
+        file_exists(name, "config.json")
+    except HfHubHTTPError:
+        return True
+    except Exception:  # without a connection, of a class that depends on the version of huggingface_hub
+        return False
+    return True
+
+
+def _read_config(source: str | Path) -> Any:
+    try:
+        return AutoConfig.from_pretrained(source, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{source}: contains no language model (config.json: {_first_line(error)})") from None
 
 
 def load_model(source: str | Path, name: str, dropout: float | None = None) -> tuple[Any, Tokens]:
@@ -75,10 +96,7 @@ def load_model(source: str | Path, name: str, dropout: float | None = None) -> t
         ConfigError: the source contains no model, or one that is neither causal nor encoder-decoder, or of another type
             than ``name``.
     """
-    try:
-        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{source}: contains no language model (config.json: {_first_line(error)})") from None
+    config = _read_config(source)
     published = PUBLISHED_MODELS.get(name)
     if published and config.model_type != published[1]:
         raise ConfigError(

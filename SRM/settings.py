@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
+import math
 import os
 import shlex
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from functools import partial
@@ -17,6 +20,7 @@ from mmclvqa.clove.errors import ConfigError
 from mmclvqa.clove.experiment_paths import language_model_name
 from mmclvqa.clove.settings import order_text
 from mmclvqa.clove.tasks import Task, find_setting, parse_order, task
+from mmclvqa.clove.text import did_you_mean, error_line
 from SRM.lora import check_peft
 
 PUBLISHED_MODELS = {
@@ -33,24 +37,14 @@ GENERATORS = ("auto", "rows", "hf")
 LENGTH_RULES = ("published", "generated")
 DEBUG_RECORDS = 64
 GEN_DEBUG_PROMPTS = 32
+MOST_THREADS = 1024
+"""Upper limit of ``--n_threads``: with very many threads, torch ends with a segmentation fault."""
 
 NO_EFFECT_ON_RESULTS = frozenset(
     ("data_dir", "model_dir_root", "overwrite", "skip_tasks", "skip_last_training", "ignored")
     + ("logging_steps", "tensorboard", "n_gpus", "n_workers", "n_threads")
 )
 """Settings that do not affect the results; a run may be resumed with other values of them."""
-
-PUBLISHED_WITHOUT_EFFECT: dict[str, dict[str, Any]] = {
-    "seq_train_type": {"choices": ("lll",), "help": "the only kind of training"},
-    "use_sep": {"action": "store_true", "help": "affects LAMOL's examples only"},
-    "gen_lm_sample_percentage": {"type": float, "metavar": "SHARE", "help": "see --n_replay"},
-    "lr_schedule": {"metavar": "NAME", "help": "see --decay_style"},
-    "qp_margin": {"type": float, "metavar": "X", "help": "affects GEM only, which SRM does not use"},
-    "model_arch": {"metavar": "NAME", "help": "implied by --model_name"},
-    "tasks": {"nargs": "+", "metavar": "TASK", "help": "implied by --task_seq"},
-    "replay_dir": {"metavar": "DIR", "help": "implied by --model_dir_root"},
-}
-"""Flags of the published command line that have no effect in the published code, with their argparse options."""
 
 DESCRIPTION = """\
 Train the symbolic replay model along a task order and generate its replays. Before training on task c, pseudo scene
@@ -89,35 +83,51 @@ def flag(
     return field(default=default, metadata={"group": group, "options": options})
 
 
-def integer_at_least(least: int, zero: int = 0) -> Callable[[str], int]:
-    """Return a converter for integers of at least ``least``; 0 stands for ``zero``."""
+def integer_at_least(least: int, most: float = math.inf, zero: int = 0) -> Callable[[str], int]:
+    """Return a converter for integers from ``least`` to ``most``; 0 stands for ``zero``."""
 
-    def whole_number(text: str) -> int:
-        if int(text) < least:
-            raise argparse.ArgumentTypeError(f"{text} is less than {least}")
-        return int(text) or zero
+    def convert(text: str) -> int:
+        with contextlib.suppress(ValueError):
+            if least <= int(text) <= most:
+                return int(text) or zero
+        limits = f"of at least {least}" + (f" and at most {most}" if most < math.inf else "")
+        raise argparse.ArgumentTypeError(f"must be a whole number {limits}, got {text!r}")
 
-    return whole_number
+    return convert
 
 
-def number_in_range(least: float, most: float = float("inf"), above: bool = False) -> Callable[[str], float]:
+def number_in_range(least: float, most: float = math.inf, above: bool = False) -> Callable[[str], float]:
     """Return a converter for numbers from ``least``, which ``above`` excludes, to ``most``."""
 
-    def real_number(text: str) -> float:
-        value = float(text)
-        if not (least < value if above else least <= value) or not value <= most:
-            bounds = f"{'more than' if above else 'at least'} {least:g}"
-            raise argparse.ArgumentTypeError(
-                f"{text} is not {bounds}" + (f" and at most {most:g}" if most < float("inf") else "")
-            )
-        return value
+    def convert(text: str) -> float:
+        with contextlib.suppress(ValueError):
+            value = float(text)
+            if least <= value <= most and not (above and value == least):
+                return value
+        limits = "" if least == -math.inf else f" {'above' if above else 'of at least'} {least:g}"
+        limits += f" and at most {most:g}" if most < math.inf else ""
+        raise argparse.ArgumentTypeError(f"must be a number{limits}, got {text!r}")
 
-    return real_number
+    return convert
 
 
 BATCH_TOKENS = 16384
 POSITIVE = number_in_range(0, above=True)
+ANY_NUMBER = number_in_range(-math.inf)
 AT_LEAST_0, AT_LEAST_1 = integer_at_least(0), integer_at_least(1)
+
+PUBLISHED_WITHOUT_EFFECT: dict[str, dict[str, Any]] = {
+    "seq_train_type": {"choices": ("lll",), "help": "the only kind of training"},
+    "use_sep": {"action": "store_true", "help": "affects LAMOL's examples only"},
+    "gen_lm_sample_percentage": {"type": ANY_NUMBER, "metavar": "SHARE", "help": "see --n_replay"},
+    "lr_schedule": {"metavar": "NAME", "help": "see --decay_style"},
+    "qp_margin": {"type": ANY_NUMBER, "metavar": "X", "help": "affects GEM only, which SRM does not use"},
+    "model_arch": {"metavar": "NAME", "help": "implied by --model_name"},
+    "tasks": {"nargs": "+", "metavar": "TASK", "help": "implied by --task_seq"},
+    "replay_dir": {"metavar": "DIR", "help": "implied by --model_dir_root"},
+}
+"""Flags of the published command line that have no effect in the published code, with their argparse options."""
+
 _task = partial(flag, "task order and model")
 _path = partial(flag, "paths")
 _data = partial(flag, "training data")
@@ -261,7 +271,10 @@ class Settings:
         "number of GPUs; 0: CPU, which is also used on a machine without GPUs", 1, "GPUS", kind=AT_LEAST_0
     )
     n_threads: int = _run(
-        "number of torch's CPU threads; 0: OMP_NUM_THREADS if set, else all processors", 0, "THREADS", kind=AT_LEAST_0
+        "number of torch's CPU threads; 0: OMP_NUM_THREADS if set, else all processors",
+        0,
+        "THREADS",
+        kind=integer_at_least(0, MOST_THREADS),
     )
     n_workers: int = _run("number of threads that prepare batches; 0: the main thread", 1, "THREADS", kind=AT_LEAST_0)
     logging_steps: int = _run("updates between two log lines", 500, "UPDATES", kind=AT_LEAST_1)
@@ -314,6 +327,13 @@ class _Parser(argparse.ArgumentParser):
         return shlex.split(arg_line, comments=True)
 
     def error(self, message: str) -> NoReturn:
+        cause = sys.exc_info()[1]
+        if isinstance(cause, OSError):  # of an @FILE
+            message = error_line(cause)
+        message = message.removeprefix("argument ").replace(": must be ", " must be ", 1)
+        if message.startswith("unrecognized arguments: "):
+            name = message.split()[2].partition("=")[0]
+            message += did_you_mean(name, [f"--{setting.name}" for setting in fields(Settings)])
         raise ConfigError(f"{message} (--help shows all flags)")
 
 
@@ -341,7 +361,12 @@ def parse(argv: Sequence[str]) -> Settings:
         ConfigError, TaskError, DataError: a value is not valid; the message names the flag.
     """
     # The published command line has "\\ --add_task_tokens", which the shell passes as one word with a leading blank.
-    values = vars(parser().parse_args([word.strip() for word in argv]))
+    words = [word.strip() for word in argv]
+    try:
+        values = vars(parser().parse_args(words))
+    except ValueError as error:
+        names = ", ".join(word[1:] for word in words if word.startswith("@"))
+        raise ConfigError(f"{names}: cannot be read as flags ({error})") from None
     ignored = tuple(name for name in PUBLISHED_WITHOUT_EFFECT if name in values)
     for name in ignored:
         del values[name]
@@ -378,6 +403,8 @@ def _check(settings: Settings) -> None:
         )
     if settings.lora_rank is not None:
         check_peft(settings.lora_rank)
+    if not settings.model_dir_root:
+        raise ConfigError("--model_dir_root must be a folder, got ''")
     target = settings.model_root
     if target.exists() and not target.is_dir():
         raise ConfigError(f"--model_dir_root {target}: is a file, not a folder")
