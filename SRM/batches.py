@@ -6,8 +6,8 @@ examples and in tokens.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -21,12 +21,17 @@ POOL = 50
 Batch = dict[str, Tensor]
 
 
-class Layout(Protocol):
+class Layout(ABC):
     """How the sequences of examples are arranged in the rows of a batch."""
 
+    def __init__(self, tokens: Tokens) -> None:
+        self.tokens = tokens
+
+    @abstractmethod
     def length(self, example: Example) -> int:
         """Return the number of tokens of the example in a batch of its own."""
 
+    @abstractmethod
     def batch(self, examples: Sequence[Example]) -> Batch:
         """Return the tensors of a batch."""
 
@@ -53,8 +58,7 @@ def plan(
         pool = order[first : first + pool_size].tolist()
         if rng is not None:
             pool.sort(key=lengths.__getitem__)
-        batch: list[int] = []
-        longest = 0
+        batch, longest = [], 0
         for index in pool:
             longest = max(longest, lengths[index])
             if batch and (len(batch) == most_examples or longest * (len(batch) + 1) > most_tokens):
@@ -68,14 +72,13 @@ def plan(
 
 def padded(rows: Sequence[Sequence[int]], fill: int, width: int | None = None) -> Tensor:
     """Return rows of ids as an int64 tensor of rows x width, padded at the end."""
-    width = max(map(len, rows)) if width is None else width
-    table = np.full((len(rows), width), fill, dtype=np.int64)
+    table = np.full((len(rows), width or max(map(len, rows))), fill, dtype=np.int64)
     for row, ids in zip(table, rows, strict=True):
         row[: len(ids)] = ids
     return torch.from_numpy(table)
 
 
-class TreeLayout:
+class TreeLayout(Layout):
     """Decoder-only, masks per position: one row holds both passes of an example, with their common prefix only once.
 
     A row is ``gen c_R``, the rest of c, then ``[que] q [ans] a``. The last part attends to the first but not to the
@@ -86,9 +89,6 @@ class TreeLayout:
     question-answer pass).
     """
 
-    def __init__(self, tokens: Tokens) -> None:
-        self.tokens = tokens
-
     def length(self, example: Example) -> int:
         return 1 + len(example.graph) + 2 + len(example.question) + len(example.answer)
 
@@ -96,14 +96,12 @@ class TreeLayout:
         tokens = self.tokens
         width = max(map(self.length, examples))
         rows, targets = [], []
-        prefix_length = np.empty(len(examples), dtype=np.int64)
-        question_position = np.empty(len(examples), dtype=np.int64)
-        for row, example in enumerate(examples):
+        for example in examples:
             qa_ids = [*example.question, tokens.answer, *example.answer]
             rows.append([example.start, *example.graph, tokens.question, *qa_ids])
             targets.append([*example.graph, tokens.eos, *qa_ids, tokens.eos])
-            prefix_length[row] = 1 + len(example.context)
-            question_position[row] = 1 + len(example.graph)
+        prefix_length = np.array([1 + len(example.context) for example in examples])
+        question_position = np.array([1 + len(example.graph) for example in examples])
         column = np.arange(width)
         is_question = column[None, :] >= question_position[:, None]
         is_other_item = ~is_question & (column[None, :] >= prefix_length[:, None])
@@ -121,14 +119,11 @@ class TreeLayout:
         }
 
 
-class PairLayout:
+class PairLayout(Layout):
     """Any decoder-only model: each pass is a row, question-answer passes first.
 
     Batch: as in :class:`TreeLayout`, without ``position_ids``; ``attention_mask`` is int64, rows x width.
     """
-
-    def __init__(self, tokens: Tokens) -> None:
-        self.tokens = tokens
 
     def length(self, example: Example) -> int:
         question = 3 + len(example.context) + len(example.question) + len(example.answer)
@@ -141,14 +136,11 @@ class PairLayout:
         return _two_row_batch(rows, targets, self.tokens.pad)
 
 
-class Seq2SeqLayout:
+class Seq2SeqLayout(Layout):
     """Encoder-decoder: each pass is a row, question-answer passes first.
 
     Batch: ``input_ids`` and ``attention_mask`` of the sources, ``targets``, and ``is_question`` of the targets.
     """
-
-    def __init__(self, tokens: Tokens) -> None:
-        self.tokens = tokens
 
     def length(self, example: Example) -> int:
         passes = seq2seq_sequences(example, self.tokens)

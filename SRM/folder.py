@@ -5,29 +5,38 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from numpy.lib.format import MAGIC_PREFIX
+from safetensors import SafetensorError, safe_open
+
 from mmclvqa.clove import experiment_paths as experiments
-from mmclvqa.clove.errors import ConfigError
+from mmclvqa.clove.errors import ConfigError, DataError
 from mmclvqa.clove.files import write_json
 from mmclvqa.clove.tasks import Task
 from SRM.settings import Settings
 
+ELSEWHERE = "choose another --model_dir_root, or pass --overwrite"
 
-@dataclass(frozen=True)
+
 class RunFolder:
     """The folder of one language model trained along one task order.
 
     Attributes:
         path: ``<model_dir_root>/<model>_replay/<model>_<setting>_<order>``; ``--train_perc p`` appends ``_tr<p>`` to
             the root, and ``--lora_rank r`` appends ``_lora<r>`` to the model's name.
-        order: the task order.
+        settings: the file of the settings that determine the results.
+        log: the log file; every start of the run appends to it.
+        tensorboard: the folder of TensorBoard's event files.
+        unfinished: the folder of the training checkpoint and of partly generated replays; removed when the run is
+            complete.
     """
 
-    path: Path
-    order: str
+    def __init__(self, path: Path, order: str) -> None:
+        self.path, self.order = path, order
+        self.settings, self.log = path / "settings.json", path / "log_train.txt"
+        self.tensorboard, self.unfinished = path / "tensorboard", path / "unfinished"
 
     @classmethod
     def of(cls, settings: Settings) -> RunFolder:
@@ -48,25 +57,19 @@ class RunFolder:
         """Return the folder of the model, configuration and tokenizer after training on ``task``."""
         return self.path / "models" / task.name
 
-    @property
-    def settings(self) -> Path:
-        """The file of the settings that determine the results."""
-        return self.path / "settings.json"
+    def check_results(self, order: Sequence[Task], skipped: Sequence[Task], overwrite: bool) -> None:
+        """Check the header and the end of files of an earlier run that this one would take for finished results.
 
-    @property
-    def log(self) -> Path:
-        """The log file; every start of the run appends to it."""
-        return self.path / "log_train.txt"
-
-    @property
-    def tensorboard(self) -> Path:
-        """The folder of TensorBoard's event files."""
-        return self.path / "tensorboard"
-
-    @property
-    def unfinished(self) -> Path:
-        """The folder of the training checkpoint and of partly generated replays; removed when the run is complete."""
-        return self.path / "unfinished"
+        Raises:
+            DataError: a replay file or the weights of a model are empty or truncated.
+        """
+        for task in skipped if overwrite else order:
+            if self.model(task).is_dir() and not _has_weights(self.model(task)):
+                damage = f"{self.model(task)}: model.safetensors is missing, empty or truncated"
+                raise DataError(f"{damage}; remove this folder to train task {task.name} again")
+        for path in [] if overwrite else sorted(self.path.glob(f"{self.order}_REPLAY*_AT*.npy")):
+            if not _is_complete(path):
+                raise DataError(f"{path}: is empty or truncated; remove it to generate it again")
 
     def open(self, result_settings: Mapping[str, Any], overwrite: bool, skipped: Sequence[Task]) -> None:
         """Create the folder, or check that the run may resume in it, and remove temporary files.
@@ -95,10 +98,8 @@ class RunFolder:
             self._check_settings(result_settings)
             return
         if any(self.path.glob("*.npy")):
-            raise ConfigError(
-                f"{self.path}: contains replay files but no {self.settings.name}, so their settings are unknown; "
-                "choose another --model_dir_root, or pass --overwrite"
-            )
+            reason = f"contains replay files but no {self.settings.name}, so their settings are unknown"
+            raise ConfigError(f"{self.path}: {reason}; {ELSEWHERE}")
         write_json(self.settings, result_settings)
 
     def _check_settings(self, result_settings: Mapping[str, Any]) -> None:
@@ -110,15 +111,10 @@ class RunFolder:
                 if previous.get(name) != result_settings.get(name)
             ]
         except (ValueError, TypeError, AttributeError) as error:
-            raise ConfigError(
-                f"{self.settings}: is not a valid settings file ({error}); "
-                "--overwrite deletes the results and starts over"
-            ) from None
+            advice = "--overwrite deletes the results and starts over"
+            raise ConfigError(f"{self.settings}: is not a valid settings file ({error}); {advice}") from None
         if changes:
-            raise ConfigError(
-                f"{self.path}: was made with other settings ({'; '.join(changes)}); "
-                "choose another --model_dir_root, or pass --overwrite"
-            )
+            raise ConfigError(f"{self.path}: was made with other settings ({'; '.join(changes)}); {ELSEWHERE}")
 
     def _clear(self, skipped: Sequence[Task]) -> None:
         """Delete the files that a run writes and nothing else."""
@@ -132,6 +128,27 @@ class RunFolder:
             shutil.rmtree(path, ignore_errors=True)
         for path in (self.settings, self.log):
             path.unlink(missing_ok=True)
+
+
+def _has_weights(model: Path) -> bool:
+    """Return whether a model's folder has safetensors files whose sizes are those that their headers declare."""
+    files = [*model.glob("*.safetensors")]
+    try:
+        for path in files:
+            with safe_open(path, "np"):
+                pass
+    except (SafetensorError, OSError):
+        return False
+    return bool(files)
+
+
+def _is_complete(replay: Path) -> bool:
+    """Return whether a replay file begins as an ``.npy`` file and ends as a pickled array, with BUILD and STOP."""
+    content_end = b"b."
+    with replay.open("rb") as file:
+        begins = file.read(len(MAGIC_PREFIX)) == MAGIC_PREFIX
+        file.seek(max(0, replay.stat().st_size - len(content_end)))
+        return begins and file.read() == content_end
 
 
 def statistics_file(replay: Path) -> Path:

@@ -7,7 +7,7 @@ question and answer greedily. Prompts are processed in the order of their length
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import Any
 
@@ -15,8 +15,8 @@ import torch
 
 from SRM.data import Prompt
 from SRM.model import longest_sequence
-from SRM.rows import Rows, rows_for
-from SRM.search import Search
+from SRM.rows import rows_for
+from SRM.search import Report, Search
 from SRM.settings import Settings
 from SRM.tokens import Tokens, cut_tokens
 
@@ -30,31 +30,19 @@ GPU_SHARE = 0.5
 
 
 class Generator:
-    """Generates texts with a trained language model.
-
-    Args:
-        settings: the settings of the run.
-        model: the language model, on its device.
-        tokens: its tokenizer.
-        dtype: precision of the computation.
-    """
+    """Generates texts with a trained language model, which is on its device, computing in ``dtype``."""
 
     def __init__(self, settings: Settings, model: Any, tokens: Tokens, dtype: torch.dtype) -> None:
         self.settings, self.tokens, self.dtype = settings, tokens, dtype
         self.model = model.eval() if dtype == torch.float32 else copy.deepcopy(model).to(dtype).eval()
         self.encoder_decoder: bool = model.config.is_encoder_decoder
         self.longest = min(settings.max_length, longest_sequence(model, tokens))
-        self.rows: Rows | None = None
-        if settings.generator != "hf":
-            exact = None if dtype == torch.float32 else model
-            self.rows = rows_for(self.model, self._row_count(), self.longest, exact)
+        exact = None if dtype == torch.float32 else model
+        use_rows = settings.generator != "hf"
+        self.rows = rows_for(self.model, self._row_count(), self.longest, exact) if use_rows else None
 
     def texts(
-        self,
-        prompts: Sequence[Prompt],
-        start: str,
-        question_start: str,
-        report: Callable[[int], object] = lambda count: None,
+        self, prompts: Sequence[Prompt], start: str, question_start: str, report: Report = lambda count: None
     ) -> tuple[list[tuple[str, str]], list[bool]]:
         """Generate the scene-graph text and the question-answer text of every prompt.
 
@@ -76,26 +64,18 @@ class Generator:
         graphs = [[start_id, *joined[i][0], tokens.sep] for i in order]
         questions = [[start_id, *joined[i][0], tokens.question] for i in order]
         sources = [[question_id, *joined[i][0], question_id] for i in order] if self.encoder_decoder else questions
-        graph_and_qa_texts = [
-            self._generate_texts(graphs, graphs, BEAMS, report),
-            self._generate_texts(sources, questions, 1, report),
-        ]
-        by_index = dict(zip(order, zip(*graph_and_qa_texts, strict=True), strict=True))
+        graph_texts = self._generate_texts(graphs, graphs, BEAMS, report)
+        qa_texts = self._generate_texts(sources, questions, 1, report)
+        by_index = dict(zip(order, zip(graph_texts, qa_texts, strict=True), strict=True))
         return [by_index[i] for i in range(len(prompts))], [cut for _, cut in joined]
 
     def _generate_texts(
-        self, inputs: list[list[int]], prefixes: list[list[int]], beams: int, report: Callable[[int], object]
+        self, inputs: list[list[int]], prefixes: list[list[int]], beams: int, report: Report
     ) -> list[str]:
         """Generate from the ids of ``inputs``, ordered by length; each text begins with its prefix."""
         if self.rows:
-            search = Search(
-                self.tokens.eos,
-                self.tokens.pad,
-                self.longest,
-                beams,
-                unique_pairs=beams > 1,
-                length_rule=self.settings.length_rule,
-            )
+            eos, pad, rule = self.tokens.eos, self.tokens.pad, self.settings.length_rule
+            search = Search(eos, pad, self.longest, beams, unique_pairs=beams > 1, length_rule=rule)
             continuations = search.run(self.rows, inputs, report)
         else:
             batches = self._equal_lengths(inputs, beams)
@@ -110,19 +90,12 @@ class Generator:
             yield from (batch[first : first + most] for first in range(0, len(batch), most))
 
     @torch.inference_mode()
-    def _generate_with_transformers(
-        self, batch: list[list[int]], beams: int, report: Callable[[int], object]
-    ) -> list[list[int]]:
-        """Generate with transformers' ``generate()``."""
-        beam = {"num_beams": beams, "early_stopping": True, "no_repeat_ngram_size": 2} if beams > 1 else {}
+    def _generate_with_transformers(self, batch: list[list[int]], beams: int, report: Report) -> list[list[int]]:
         input_ids = torch.tensor(batch, device=self.model.device)
-        output = self.model.generate(
-            input_ids=input_ids,
-            attention_mask=torch.ones_like(input_ids),
-            max_length=self.longest,
-            do_sample=False,
-            **beam,
-        )
+        options = {"attention_mask": torch.ones_like(input_ids), "max_length": self.longest, "do_sample": False}
+        if beams > 1:
+            options |= {"num_beams": beams, "early_stopping": True, "no_repeat_ngram_size": 2}
+        output = self.model.generate(input_ids=input_ids, **options)
         report(len(batch))
         eos, first = self.tokens.eos, 1 if self.encoder_decoder else input_ids.shape[1]
         return [ids[: ids.index(eos) + 1] if eos in ids else ids for ids in output[:, first:].tolist()]

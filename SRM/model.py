@@ -12,7 +12,9 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from huggingface_hub import file_exists
 from huggingface_hub.constants import HF_HUB_CACHE
+from huggingface_hub.errors import HfHubHTTPError
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer, GenerationConfig
 
@@ -43,14 +45,15 @@ def find_model(root: Path, name: str) -> str:
     ``<root>/pretrained/<name>`` is preferred to the folder ``<name>``, and that to the hub.
 
     Raises:
-        ConfigError: none of these places has the model; the message names all of them.
+        ConfigError: none of these places has the model (the message names all of them), or the folder has no model.
     """
     local = pretrained_source(root, name)
     if Path(local).is_dir():
+        _read_config(local)
         return local
     hub = PUBLISHED_MODELS[name][0] if name in PUBLISHED_MODELS else name
     try:
-        AutoConfig.from_pretrained(hub, trust_remote_code=False)
+        AutoConfig.from_pretrained(hub, trust_remote_code=False, local_files_only=not _hub_answers(hub))
         return hub
     except (OSError, ValueError) as error:
         folders = " and ".join(dict.fromkeys((str(root / "pretrained" / name), str(Path(name).absolute()))))
@@ -61,6 +64,24 @@ def find_model(root: Path, name: str) -> str:
             f"{HF_HUB_CACHE} and on the hub ({_first_line(error)}); place the model files in the first folder, or "
             f"connect to the internet{hint}"
         ) from None
+
+
+def _hub_answers(name: str) -> bool:
+    """Return whether the hub can be asked for a model, by one request; transformers would repeat it for 25 seconds."""
+    try:
+        file_exists(name, "config.json")
+    except HfHubHTTPError:
+        return True
+    except Exception:  # without a connection, of a class that depends on the version of huggingface_hub
+        return False
+    return True
+
+
+def _read_config(source: str | Path) -> Any:
+    try:
+        return AutoConfig.from_pretrained(source, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{source}: contains no language model (config.json: {_first_line(error)})") from None
 
 
 def load_model(source: str | Path, name: str, dropout: float | None = None) -> tuple[Any, Tokens]:
@@ -75,15 +96,10 @@ def load_model(source: str | Path, name: str, dropout: float | None = None) -> t
         ConfigError: the source contains no model, or one that is neither causal nor encoder-decoder, or of another type
             than ``name``.
     """
-    try:
-        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{source}: contains no language model (config.json: {_first_line(error)})") from None
-    published = PUBLISHED_MODELS.get(name)
-    if published and config.model_type != published[1]:
-        raise ConfigError(
-            f"{source}: contains a model of type {config.model_type}, but {name} is of type {published[1]}"
-        )
+    config = _read_config(source)
+    published, kind = PUBLISHED_MODELS.get(name), config.model_type
+    if published and kind != published[1]:
+        raise ConfigError(f"{source}: contains a model of type {kind}, but {name} is of type {published[1]}")
     loader = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
     # Some published models are on the hub without safetensors; transformers then reads their tensors, and no code.
     options = {"dtype": torch.float32, "trust_remote_code": False, "use_safetensors": None if published else True}
@@ -148,13 +164,9 @@ def longest_sequence(model: Any, tokens: Tokens) -> int:
 
 
 def save_model(model: Any, tokens: Tokens, folder: Path, json_files: Mapping[str, Any]) -> None:
-    """Write model (safetensors), configuration and tokenizer to a folder, which appears only when complete.
+    """Write model (safetensors), configuration, tokenizer and further JSON files (values by file name) to a folder.
 
-    Args:
-        model: the language model.
-        tokens: its tokenizer.
-        folder: the folder; an existing one is replaced.
-        json_files: values of further JSON files in the folder, by file name.
+    An existing folder is replaced; the new one appears only when complete.
 
     Raises:
         OSError: the disk is full or the folder cannot be written; nothing is left behind.
@@ -182,17 +194,13 @@ class SRMLoss(nn.Module):
     Encoder-decoder models have an unweighted loss. Logits are computed only at the positions of targets, because the
     vocabulary is large and most of a batch is context.
 
-    Args:
-        model: a language model with its head.
-        weighted: ids of the targets with weight ``weight``; others have weight 1.
-        weight: the weight of these targets.
+    Targets whose ids are in ``weighted`` have the weight ``weight``; others have weight 1.
     """
 
     def __init__(self, model: Any, weighted: list[int], weight: float) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.weight = model, weight
         self.weighted = [] if model.config.is_encoder_decoder else weighted
-        self.weight = weight
 
     def forward(self, batch: Batch) -> Tensor:
         """Compute the sums over a batch of :mod:`SRM.batches`.
@@ -211,9 +219,8 @@ class SRMLoss(nn.Module):
             weights = torch.where(labels == token, self.weight, weights)
         weights = weights * is_target[selected]
         is_question = batch["is_question"][selected].to(weights.dtype)
-        sums = [(losses * weights * side).sum() for side in (is_question, 1 - is_question)]
-        totals = [(weights * side).sum() for side in (is_question, 1 - is_question)]
-        return torch.stack([sums[0], totals[0], sums[1], totals[1]])
+        sides = (is_question, 1 - is_question)
+        return torch.stack([(values * side).sum() for side in sides for values in (losses * weights, weights)])
 
     def target_losses(self, batch: Batch, labels: Tensor, selected: Tensor) -> Tensor:
         """Return the loss of each label (float32) at the selected positions (bool, rows x width), without weights."""
@@ -232,10 +239,8 @@ class SRMLoss(nn.Module):
 def logits_at(model: Any, positions: Any, **inputs: Any) -> Tensor:
     """Return the logits of a decoder-only model at some positions, positions x vocabulary.
 
-    Args:
-        model: the model with its head, which computes these positions only.
-        positions: an index into rows x width.
-        inputs: the arguments of the model; without ``use_cache``, it keeps no cache.
+    The head computes only these ``positions``, an index into rows x width. Without ``use_cache`` among the inputs, the
+    model keeps no cache.
     """
     if hasattr(model.config, "use_cache"):
         inputs = {"use_cache": False} | inputs
@@ -278,7 +283,7 @@ def layout_for(loss: SRMLoss, tokens: Tokens, examples: Sequence[Example], longe
     Args:
         loss: the loss with the model, not prepared for other precisions.
         tokens: its tokenizer.
-        examples: some examples; only those with related and other items tell the two ways apart.
+        examples: only those with related and other items tell the two ways apart.
         longest: number of tokens of the longest sequence of any example.
     """
     model = loss.model.eval()
@@ -295,7 +300,6 @@ def layout_for(loss: SRMLoss, tokens: Tokens, examples: Sequence[Example], longe
 
     # The losses of a trained model may all be small; the tolerance is then that of a model which knows nothing.
     reason = disagreement(model, longest, lambda: losses(tree), losses(pair), math.log(len(tokens)))
-    if reason is None:
-        return tree
-    log.info("each of the two passes of an example has a row of its own in training (shared prefixes: %s)", reason)
-    return pair
+    if reason:
+        log.info(f"each of the two passes of an example has a row of its own in training (shared prefixes: {reason})")
+    return pair if reason else tree

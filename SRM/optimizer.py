@@ -62,14 +62,10 @@ class FormerAdamW(without_compiler(torch.optim.Adam)):
 
 def build_optimizer(model: torch.nn.Module, settings: Settings, fused: bool) -> FormerAdamW:
     """Return the optimizer of a language model, with the published parameter groups; see :data:`NO_DECAY`."""
-    decays: tuple[list[Any], list[Any]] = ([], [])
+    groups = [{"params": [], "weight_decay": settings.weight_decay}, {"params": [], "weight_decay": 0.0}]
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            decays[any(part in name for part in NO_DECAY)].append(parameter)
-    groups = [
-        {"params": decays[False], "weight_decay": settings.weight_decay},
-        {"params": decays[True], "weight_decay": 0.0},
-    ]
+            groups[any(part in name for part in NO_DECAY)]["params"].append(parameter)
     return FormerAdamW(groups, lr=settings.learning_rate, eps=settings.adam_epsilon, fused=fused)
 
 

@@ -21,7 +21,6 @@ LAST_SEPARATOR = 30
 """Index, counted from 0, of the last ``[SEP]`` of a graph that counts, so a record has at most 31 items."""
 SHOWN_ANSWERS = 30
 """Number of most frequent answers, of the replays and of the real records, whose shares are listed."""
-MINI = "clove-mini"
 
 REFUSALS = {
     "graph_end": f"no {EOS} in the graph of an encoder-decoder model",
@@ -56,9 +55,7 @@ class Generation:
 def refusal(generation: Generation, graph_must_end: bool = False) -> str | None:
     """Return the first acceptance test that fails, a key of :data:`REFUSALS`; None if the generation is accepted.
 
-    Args:
-        generation: the generated texts.
-        graph_must_end: reject graphs truncated at the maximum length, as for encoder-decoder models.
+    ``graph_must_end`` rejects graphs truncated at the maximum length, as for encoder-decoder models.
     """
     graph, qa = generation.graph, generation.qa
     if graph_must_end and EOS not in graph:
@@ -92,7 +89,9 @@ def build_replay_record(
         question_id: unique among all replays.
         rng: shuffles the predicted scene graph.
     """
-    items = _graph_items(generation.graph, start)
+    graph = generation.graph.partition(start)[2] if start in generation.graph else generation.graph
+    # The items up to the last [SEP], also empty ones; [OCR] is separated by spaces.
+    items = [item.replace(OCR, f" {OCR} ").strip() for item in graph.split(SEP)[:-1][: LAST_SEPARATOR + 1]]
     question, _, answer = generation.qa.partition(QUESTION)[2].partition(ANSWER)
     answer = answer.partition(EOS)[0].strip()
     sequence = [item + ITEM_END for item in items]
@@ -112,13 +111,6 @@ def build_replay_record(
     )
 
 
-def _graph_items(graph: str, start: str) -> list[str]:
-    """Return the items up to the last ``[SEP]``, also empty ones; ``[OCR]`` is separated by spaces."""
-    text = graph.partition(start)[2] if start in graph else graph
-    parts = text.split(SEP)[:-1][: LAST_SEPARATOR + 1]
-    return [part.replace(OCR, f" {OCR} ").strip() for part in parts]
-
-
 def answer_counts(records: Sequence[Mapping[str, Any]]) -> dict[str, int]:
     """Return how often each answer occurs, most frequent first."""
     counts = Counter(record["answer"] for record in records)
@@ -128,7 +120,7 @@ def answer_counts(records: Sequence[Mapping[str, Any]]) -> dict[str, int]:
 def judge_for(root: Path) -> Judge | None:
     """Return the function that verifies answers if the data root is clove-mini, else None."""
     manifest = load_manifest(root)
-    if manifest is None or manifest.name != MINI:
+    if manifest is None or manifest.name != "clove-mini":
         return None
     from mmclvqa.mini.truth import is_true
 
@@ -153,16 +145,14 @@ def replay_statistics(
     Returns:
         Counts, and shares of the accepted replays; lengths are in items and in words.
     """
-    prompts = outcome["accepted"] + sum(outcome[reason] for reason in REFUSALS)
+    prompts = sum(outcome[reason] for reason in ("accepted", *REFUSALS))
     questions = {record["question"] for record in records}
     distinct = {(*record["gt_scene_graph_seq"], record["question"], record["answer"]) for record in records}
     result: dict[str, Any] = {
         "prompts": prompts,
         "accepted": len(records),
         "acceptance": _share(len(records), prompts),
-        "refused": {
-            reason: {"count": outcome[reason], "why": why} for reason, why in REFUSALS.items() if outcome[reason]
-        },
+        "refused": {key: {"count": outcome[key], "why": why} for key, why in REFUSALS.items() if outcome[key]},
         "prompts_cut": outcome["cut"],
         "records_without_prompt": outcome["left_out"],
         "duplicates": len(records) - len(distinct),
@@ -181,12 +171,8 @@ def replay_statistics(
     if judge is not None:
         # Whether the answer follows from the items of the prompt.
         verdicts = Counter(judge(record["question"], record["answer"], related_items(record)) for record in records)
-        result["truth"] = {
-            "true": verdicts[True],
-            "false": verdicts[False],
-            "not_a_question": verdicts[None],
-            "share": _share(verdicts[True], len(records)),
-        }
+        truth = {"true": verdicts[True], "false": verdicts[False], "not_a_question": verdicts[None]}
+        result["truth"] = truth | {"share": _share(verdicts[True], len(records))}
     return result
 
 
@@ -204,12 +190,8 @@ def _answer_shares(replayed: Mapping[str, int], real: Mapping[str, int] | None) 
 def _lengths(values: list[int]) -> dict[str, float]:
     if not values:
         return {}
-    return {
-        "min": min(values),
-        "mean": round(statistics.fmean(values), 2),
-        "median": statistics.median(values),
-        "max": max(values),
-    }
+    mean, median = round(statistics.fmean(values), 2), statistics.median(values)
+    return {"min": min(values), "mean": mean, "median": median, "max": max(values)}
 
 
 def _share(part: int, whole: int) -> float:

@@ -31,14 +31,7 @@ PART = 4096
 
 
 class ReplayWriter:
-    """Writes the replay files of a run.
-
-    Args:
-        settings: the settings of the run.
-        accelerator: its processes share the parts.
-        folder: the run folder.
-        judge: verifies answers, where the data allow it.
-    """
+    """Writes the replay files of a run, whose processes share the parts; ``judge`` verifies the answers if given."""
 
     def __init__(self, settings: Settings, accelerator: Accelerator, folder: RunFolder, judge: Judge | None) -> None:
         self.settings, self.accelerator, self.folder, self.judge = settings, accelerator, folder, judge
@@ -66,12 +59,8 @@ class ReplayWriter:
             generations, cut = self._read_parts(chosen, parts, past, current)
             outcome = Counter(cut=cut, left_out=prompts.left_out)
             records = self._accept(generations, generator.encoder_decoder, past, current, outcome)
-            statistics = {
-                "task": past.name,
-                "before": current.name,
-                "model": self.settings.model_name,
-                "seed": self.settings.seed,
-            }
+            statistics = {"task": past.name, "before": current.name}
+            statistics |= {"model": self.settings.model_name, "seed": self.settings.seed}
             statistics |= replay_statistics(records, outcome, real_answers, self.judge)
             write_json(statistics_file(path), statistics)
             save_records(path, records)
@@ -89,8 +78,8 @@ class ReplayWriter:
         path = self.folder.joined_replay(current)
         if not self.accelerator.is_main_process:
             return
-        for part in [*self.folder.unfinished.iterdir()]:
-            if any(part.name.startswith(self._part_name(past, current)) for past in earlier):
+        for past in earlier:
+            for part in [*self.folder.unfinished.glob(self._part_file(past, current, "*").name)]:
                 part.unlink()
         if path.exists():
             return
@@ -104,16 +93,13 @@ class ReplayWriter:
         write_json(statistics_file(path), {"before": current.name, "tasks": list(by_task)} | total)
         save_records(path, records)
 
-    def _part_file(self, past: Task, current: Task, number: int) -> Path:
-        return self.folder.unfinished / f"{self._part_name(past, current)}{number:04d}.json"
-
-    def _part_name(self, past: Task, current: Task) -> str:
-        return f"replay_{past.letter}_at_{current.letter}_"
+    def _part_file(self, past: Task, current: Task, number: str) -> Path:
+        return self.folder.unfinished / f"replay_{past.letter}_at_{current.letter}_{number}.json"
 
     def _generate(self, generator: Generator, part: list[Prompt], past: Task, current: Task, number: int) -> None:
-        path = self._part_file(past, current, number)
+        path = self._part_file(past, current, f"{number:04d}")
         if path.exists():
-            log.info("replays of %s before %s: part %d already exists", past.name, current.name, number + 1)
+            log.info(f"replays of {past.name} before {current.name}: part {number + 1} already exists")
             return
         start = task_token(past, self.settings.add_task_tokens)
         question_start = task_question_token(past, self.settings.add_task_tokens)
@@ -129,7 +115,7 @@ class ReplayWriter:
         """Return the texts generated for each of the ``chosen`` prompts, and how many of these prompts were cut."""
         by_prompt: dict[Prompt, tuple[Generation, bool]] = {}
         for number, part in enumerate(parts):
-            content = json.loads(self._part_file(past, current, number).read_text(encoding="utf-8"))
+            content = json.loads(self._part_file(past, current, f"{number:04d}").read_text(encoding="utf-8"))
             for prompt, texts, cut in zip(part, content["texts"], content["cut"], strict=True):
                 by_prompt[prompt] = Generation(prompt, *texts), cut
         return [by_prompt[prompt][0] for prompt in chosen], sum(by_prompt[prompt][1] for prompt in chosen)
@@ -144,12 +130,8 @@ class ReplayWriter:
             reason = refusal(generation, graph_must_end)
             outcome[reason or "accepted"] += 1
             if settings.gen_debug:
-                log.info(
-                    "%s\n  graph %s\n  qa    %s",
-                    REFUSALS[reason] if reason else "accepted",
-                    generation.graph,
-                    generation.qa,
-                )
+                verdict = REFUSALS[reason] if reason else "accepted"
+                log.info(f"{verdict}\n  graph {generation.graph}\n  qa    {generation.qa}")
             if reason:
                 continue
             rng = random.Random(settings.named_seed("predicted", past.name, current.name, number))
@@ -162,17 +144,11 @@ def _log_statistics(name: str, statistics: Mapping[str, Any]) -> None:
     rejected = ", ".join(f"{reason['count']} {reason['why']}" for reason in statistics["refused"].values())
     truth = f", {statistics['truth']['share']:.0%} true" if "truth" in statistics else ""
     log.info(
-        "%s: %d of %d prompts accepted (%s)%s, %d distinct questions, %d duplicates",
-        name,
-        statistics["accepted"],
-        statistics["prompts"],
-        rejected or "none rejected",
-        truth,
-        statistics["distinct_questions"],
-        statistics["duplicates"],
+        f"{name}: {statistics['accepted']} of {statistics['prompts']} prompts accepted ({rejected or 'none rejected'})"
+        f"{truth}, {statistics['distinct_questions']} distinct questions, {statistics['duplicates']} duplicates"
     )
     if not statistics["accepted"]:
-        log.warning("%s: no prompt was accepted; the model may need more training", name)
+        log.warning(f"{name}: no prompt was accepted; the model may need more training")
 
 
 def _read_statistics(replay: Path) -> dict[str, Any]:

@@ -81,11 +81,7 @@ class Rows(ABC):
 
 
 class _Cache:
-    """The key-value cache that attention layers update: fixed buffers of all rows.
-
-    Args:
-        capacity: number of rows.
-        room: initial number of tokens per row.
+    """The key-value cache that attention layers update: fixed buffers of ``capacity`` rows with ``room`` for tokens.
 
     Attributes:
         keys, values: a buffer for each layer, rows x heads x room x width, made when the layer is first computed.
@@ -122,8 +118,7 @@ class _Cache:
         if layer == len(self.keys):
             # Masked positions are multiplied by 0, so they must not hold NaN, as uninitialised memory may.
             for buffers, new in ((self.keys, keys), (self.values, values)):
-                _, heads, _, width = new.shape
-                buffers.append(new.new_zeros(self.capacity, heads, self.room, width))
+                buffers.append(new.new_zeros(self.capacity, new.shape[1], self.room, new.shape[3]))
         if self.positions is None:
             new = keys.shape[2]
             self.keys[layer][self.first : self.first + self.rows, :, :new] = keys
@@ -140,9 +135,7 @@ class _Cache:
 class CachedRows(Rows):
     """The rows of a decoder-only model that takes masks, positions and the cache of each row as they are.
 
-    Args:
-        model, capacity: see :class:`Rows`.
-        longest: maximum number of tokens of a row.
+    The arguments are those of :class:`Rows`, and ``longest``, the maximum number of tokens of a row.
     """
 
     def __init__(self, model: Any, capacity: int, longest: int) -> None:
@@ -175,15 +168,9 @@ class CachedRows(Rows):
         return logits
 
     def _logits(self, input_ids: Tensor, positions: Tensor, mask: Tensor, last: Tensor) -> Tensor:
-        return logits_at(
-            self.model,
-            (torch.arange(len(last), device=self.device), last),
-            input_ids=input_ids,
-            position_ids=positions,
-            attention_mask=mask,
-            past_key_values=self.cache,
-            use_cache=True,
-        ).float()
+        inputs = {"input_ids": input_ids, "position_ids": positions, "attention_mask": mask}
+        last_positions = (torch.arange(len(last), device=self.device), last)
+        return logits_at(self.model, last_positions, **inputs, past_key_values=self.cache, use_cache=True).float()
 
     def copy(self, source: Tensor, target: Tensor) -> None:
         if len(source) == 0:
@@ -198,9 +185,7 @@ class CachedRows(Rows):
 class RecomputedRows(Rows):
     """The rows of a decoder-only model without a cache: every step computes the whole sequences.
 
-    Args:
-        model, capacity: see :class:`Rows`.
-        longest: maximum number of tokens of a row.
+    Arguments as in :class:`CachedRows`.
     """
 
     def __init__(self, model: Any, capacity: int, longest: int) -> None:
@@ -263,14 +248,9 @@ class EncoderDecoderRows(Rows):
 
     def step(self, token: Tensor) -> Tensor:
         self.lengths[: self.used] += 1
-        logits = self.model(
-            encoder_outputs=(self.encoded,),
-            attention_mask=self.mask,
-            decoder_input_ids=token[:, None],
-            past_key_values=self.cache,
-            use_cache=True,
-        ).logits
-        return logits[:, -1].float()
+        encoder = {"encoder_outputs": (self.encoded,), "attention_mask": self.mask}
+        decoder = {"decoder_input_ids": token[:, None], "past_key_values": self.cache, "use_cache": True}
+        return self.model(**encoder, **decoder).logits[:, -1].float()
 
     def copy(self, source: Tensor, target: Tensor) -> None:
         if len(source):
@@ -303,16 +283,14 @@ def rows_for(model: Any, capacity: int, longest: int, exact: Any = None) -> Rows
     if model.config.is_encoder_decoder:
         reason = _unlike_model(EncoderDecoderRows(exact or model, 2), exact or model, longest)
         if reason:
-            raise ConfigError(
-                f"SRM's search does not apply to models of type {model.config.model_type} ({reason}); "
-                "give --generator hf --length_rule generated"
-            )
+            kind = f"models of type {model.config.model_type} ({reason})"
+            raise ConfigError(f"SRM's search does not apply to {kind}; give --generator hf --length_rule generated")
         return EncoderDecoderRows(model, capacity)
     fast = onednn_copy(model) if model.device.type == "cpu" and exact is None else model
     reason = _unlike_model(CachedRows(fast if exact is None else exact, 2, longest), exact or model, longest)
     if reason is None:
         return CachedRows(fast, capacity, longest)
-    log.info("sequences are recomputed for every generated token (key-value cache: %s)", reason)
+    log.info(f"sequences are recomputed for every generated token (key-value cache: {reason})")
     return RecomputedRows(model, capacity, longest)
 
 
@@ -335,15 +313,9 @@ def _unlike_model(rows: Rows, model: Any, longest: int) -> str | None:
 
     model.eval()
     one, two = prompts
-    expected = [
-        reference_logits(one),
-        reference_logits(two),
-        reference_logits(one, 8),
-        reference_logits(two, 7),
-        reference_logits(two, 7, 6),
-        reference_logits(two, 7, 5),
-    ]
-    return disagreement(model, longest, incremental_logits, torch.stack(expected))
+    sequences = ([one], [two], [one, 8], [two, 7], [two, 7, 6], [two, 7, 5])
+    expected = torch.stack([reference_logits(*sequence) for sequence in sequences])
+    return disagreement(model, longest, incremental_logits, expected)
 
 
 class OneDNNLinear(nn.Module):

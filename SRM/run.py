@@ -12,6 +12,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,6 @@ from SRM.training import TaskTraining
 
 log = logging.getLogger("SRM")
 
-LOG_FORMAT = "%(asctime)s %(message)s"
 ANSWERS = "answers.json"
 """File in a model's folder: how often each answer occurs in the real records that the model was trained on."""
 DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -47,10 +47,7 @@ DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 class Run:
     """The training of one language model along one task order.
 
-    Args:
-        settings: the settings of the run.
-        accelerator: device, precision and processes.
-        report: called with the task name, the number of updates and the measured values at each log step.
+    ``report`` is called at each log step with the task name, the number of updates and the measured values.
     """
 
     def __init__(
@@ -70,22 +67,14 @@ class Run:
         self.tokens: Tokens | None = None
 
     def check_inputs(self) -> None:
-        """Check that the data and the language model exist.
-
-        Raises:
-            CloveError: see :func:`SRM.data.input_files` and :func:`SRM.model.find_model`.
-        """
+        """Check that the data and the language model exist; raises a CloveError if not."""
         input_files(self.settings)
         starts_from_scratch = self.settings.overwrite or not self.folder.model(self.order[0]).is_dir()
         if starts_from_scratch and not self.settings.skip_tasks:
             find_model(self.settings.root, self.settings.model_name)
 
     def open(self) -> None:
-        """Open the run folder.
-
-        Raises:
-            CloveError: see :meth:`SRM.folder.RunFolder.open`.
-        """
+        """Open the run folder, see :meth:`SRM.folder.RunFolder.open`."""
         sizes = {f"size of {path.name}": path.stat().st_size for path in input_files(self.settings) if path.exists()}
         if self.accelerator.is_main_process:
             skipped = self.order[: len(self.settings.skip_tasks)]
@@ -101,7 +90,7 @@ class Run:
         """
         remaining = [index for index in range(len(self.order)) if not self._is_complete(index)]
         if not remaining:
-            log.info("%s: all tasks are already complete", self.folder.path)
+            log.info(f"{self.folder.path}: all tasks are already complete")
             return
         self._read()
         for index in remaining:
@@ -112,16 +101,14 @@ class Run:
                 self._train(index)
         if self.accelerator.is_main_process and not any(self.folder.unfinished.iterdir()):
             self.folder.unfinished.rmdir()
-        log.info("%s: run complete", self.folder.path)
+        log.info(f"{self.folder.path}: run complete")
 
     def _is_complete(self, index: int) -> bool:
         """Return whether the task at ``index`` of the order is trained and all replays before it are written."""
-        task = self.order[index]
+        task, earlier = self.order[index], self.order[:index]
         if index < len(self.settings.skip_tasks):
             return True
-        replays = [self.folder.replay(past, task) for past in self.order[:index]]
-        if index:
-            replays.append(self.folder.joined_replay(task))
+        replays = [self.folder.replay(past, task) for past in earlier] + [self.folder.joined_replay(task)] * bool(index)
         return self._is_trained(index) and all(path.exists() for path in replays)
 
     def _is_trained(self, index: int) -> bool:
@@ -133,7 +120,7 @@ class Run:
         """Read all records and prompts before training starts, so that damaged files are reported immediately."""
         for index, task in enumerate(self.order):
             self.records[task] = training_records(self.settings, task)
-            log.info("task %s: %d records", task.name, len(self.records[task]))
+            log.info(f"task {task.name}: {len(self.records[task])} records")
             if index < len(self.order) - 1:
                 self.prompts[task] = read_prompts(self.settings, task, self.records[task])
 
@@ -150,8 +137,7 @@ class Run:
     def _write_replays(self, index: int) -> None:
         current, earlier = self.order[index], self.order[:index]
         if not all(self.folder.replay(past, current).exists() for past in earlier):
-            dtype = DTYPES[self.accelerator.mixed_precision]
-            generator = Generator(self.settings, self.model, self.tokens, dtype)
+            generator = Generator(self.settings, self.model, self.tokens, DTYPES[self.accelerator.mixed_precision])
             for past in earlier:
                 self.writer.write(generator, self.prompts[past], past, current, self._real_answers(past))
         self.writer.join(earlier, current)
@@ -162,45 +148,33 @@ class Run:
         return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
     def _train(self, index: int) -> None:
+        settings, accelerator = self.settings, self.accelerator
         task, records = self.order[index], self.records[self.order[index]]
-        self.tokens.add(task_token(task, self.settings.add_task_tokens))
+        self.tokens.add(task_token(task, settings.add_task_tokens))
         if self.model.config.is_encoder_decoder:
-            self.tokens.add(task_question_token(task, self.settings.add_task_tokens))
-        grow(self.model, self.tokens, self.settings.named_seed("embeddings", task.name))
+            self.tokens.add(task_question_token(task, settings.add_task_tokens))
+        grow(self.model, self.tokens, settings.named_seed("embeddings", task.name))
         sources = self._sources(records, task)
         files = {past: self.folder.replay(past, task) for past in self.order[:index]}
-        for past, replays in replay_records(self.settings, files, task).items():
-            log.info(
-                "task %s: %d replays of %s are added to its %d records",
-                task.name,
-                len(replays),
-                past.name,
-                len(records),
-            )
+        for past, replays in replay_records(settings, files, task).items():
+            log.info(f"task {task.name}: {len(replays)} replays of {past.name} are added to its {len(records)} records")
             sources += self._sources(replays, past)
-        checkpoint, rank = self.folder.unfinished / "training.safetensors", self.settings.lora_rank
-        adapters = rank and add_adapters(self.model, rank, self.settings.named_seed("adapters", task.name))
+        checkpoint, rank = self.folder.unfinished / "training.safetensors", settings.lora_rank
+        adapters = rank and add_adapters(self.model, rank, settings.named_seed("adapters", task.name))
+        epochs, report = self._epochs(task), partial(self.report, task.name)
         TaskTraining(
-            self.settings,
-            self.accelerator,
-            self.model,
-            self.tokens,
-            sources,
-            self._epochs(task),
-            task.name,
-            checkpoint,
-            lambda updates, measures: self.report(task.name, updates, measures),
+            settings, accelerator, self.model, self.tokens, sources, epochs, task.name, checkpoint, report
         ).run()
-        self.accelerator.free_memory()
+        accelerator.free_memory()
         if adapters:
             merge_adapters(adapters)
-        if self.accelerator.is_main_process:
+        if accelerator.is_main_process:
             target = self.folder.model(task)
             save_model(self.model, self.tokens, target, {ANSWERS: answer_counts(records)})
             checkpoint.unlink(missing_ok=True)
-            log.info("task %s: trained, %s", task.name, target)
+            log.info(f"task {task.name}: trained, {target}")
         self._in_memory = index
-        self.accelerator.wait_for_everyone()
+        accelerator.wait_for_everyone()
 
     def _sources(self, records: list[Record], task: Task) -> list[Source]:
         use_task_tokens = self.settings.add_task_tokens
@@ -213,7 +187,7 @@ class Run:
         if self.settings.dynamic_epochs:
             largest = max(map(len, self.records.values()))
             epochs = min(self.settings.max_n_epochs, epochs * largest // len(self.records[task]))
-            log.info("task %s: %d epochs", task.name, epochs)
+            log.info(f"task {task.name}: {epochs} epochs")
         return epochs
 
 
@@ -226,7 +200,7 @@ def launch(settings: Settings, argv: Sequence[str]) -> int:
     gpus = usable_gpus(settings.n_gpus)
     rank, processes = environment_rank()
     if gpus > 1 and processes == 1:
-        script = str(Path(__file__).resolve().with_name("train.py"))
+        script = str(Path(__file__).with_name("train.py").resolve())
         # torchrun would give each process one thread.
         os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // gpus)))
         command = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={gpus}", script, *argv]
@@ -266,34 +240,28 @@ def launch(settings: Settings, argv: Sequence[str]) -> int:
 def _work_with_logs(run: Run, argv: Sequence[str]) -> None:
     settings, accelerator = run.settings, run.accelerator
     file = logging.FileHandler(run.folder.log, encoding="utf-8")
-    file.setFormatter(logging.Formatter(LOG_FORMAT))
+    file.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
     log.addHandler(file)
-    log.info("SRM %s", " ".join(argv))
+    log.info(f"SRM {' '.join(argv)}")
+    precision = "fp32" if accelerator.mixed_precision == "no" else accelerator.mixed_precision
     log.info(
-        "%s, %d process(es); training and generation compute in %s (--precision %s)",
-        accelerator.device,
-        accelerator.num_processes,
-        "fp32" if accelerator.mixed_precision == "no" else accelerator.mixed_precision,
-        settings.precision,
+        f"{accelerator.device}, {accelerator.num_processes} process(es); "
+        f"training and generation compute in {precision} (--precision {settings.precision})"
     )
     if settings.ignored:
-        log.info(
-            "ignored flags (no effect in the published code): %s", " ".join(f"--{name}" for name in settings.ignored)
-        )
-    board = _tensorboard(run.folder.tensorboard) if settings.tensorboard else None
+        names = " ".join(f"--{name}" for name in settings.ignored)
+        log.info(f"ignored flags (no effect in the published code): {names}")
+    with contextlib.ExitStack() as stack:
+        if settings.tensorboard:
+            board = stack.enter_context(_tensorboard(run.folder.tensorboard))
 
-    def report(task: str, updates: int, measures: dict[str, float]) -> None:
-        for name, value in measures.items():
-            board.add_scalar(f"{task}/{name.replace(' ', '_')}", value, updates)
+            def report(task: str, updates: int, measures: dict[str, float]) -> None:
+                for name, value in measures.items():
+                    board.add_scalar(f"{task}/{name.replace(' ', '_')}", value, updates)
 
-    if board:
-        run.report = report
-    try:
-        with logging_redirect_tqdm([log]):
-            run.work()
-    finally:
-        if board:
-            board.close()
+            run.report = report
+        stack.enter_context(logging_redirect_tqdm([log]))
+        run.work()
 
 
 def usable_gpus(requested: int) -> int:

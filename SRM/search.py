@@ -19,7 +19,8 @@ Greedy search is beam search with one beam, for which both rules agree.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
+from types import SimpleNamespace
 
 import torch
 from torch import Tensor
@@ -27,12 +28,13 @@ from torch import Tensor
 from SRM.batches import padded
 from SRM.rows import Rows
 
+Report = Callable[[int], object]
+"""Called with the number of prompts or texts that were completed since the last call."""
 ROOM = 8
 """New prompts are added when a share of 1 / ROOM of the rows is free, since each addition is a forward pass."""
 
 
-@dataclass
-class _Groups:
+class _Groups(SimpleNamespace):
     """The n prompts in progress, each with its beams; row ``i * beams + j`` holds beam j of prompt i.
 
     Attributes:
@@ -45,27 +47,16 @@ class _Groups:
         finished: int64 n, number of finished sequences.
     """
 
-    prompt: Tensor
-    prompt_length: Tensor
-    length: Tensor
-    text: Tensor
-    score: Tensor
-    best_score: Tensor
-    best_length: Tensor
-    best_text: Tensor
-    finished: Tensor
-
     def __len__(self) -> int:
         return len(self.prompt)
 
     def pick(self, index: Tensor) -> _Groups:
         """Return the prompts at ``index``, in its order."""
-        return _Groups(*(getattr(self, field.name)[index] for field in fields(self)))
+        return _Groups(**{name: values[index] for name, values in vars(self).items()})
 
     def joined(self, other: _Groups) -> _Groups:
         """Return these prompts followed by ``other``."""
-        pairs = ((getattr(self, field.name), getattr(other, field.name)) for field in fields(self))
-        return _Groups(*(torch.cat(pair) for pair in pairs))
+        return _Groups(**{name: torch.cat([values, getattr(other, name)]) for name, values in vars(self).items()})
 
 
 @dataclass(frozen=True)
@@ -88,16 +79,14 @@ class Search:
     length_rule: str = "published"
 
     @torch.inference_mode()
-    def run(
-        self, rows: Rows, prompts: Sequence[Sequence[int]], report: Callable[[int], object] = lambda count: None
-    ) -> list[list[int]]:
+    def run(self, rows: Rows, prompts: Sequence[Sequence[int]], report: Report = lambda _: None) -> list[list[int]]:
         """Generate a continuation of every prompt.
 
         Args:
             rows: at least ``beams`` rows; their content is discarded.
             prompts: ids; for a decoder each shorter than ``longest``. They are processed in their order, most
                 efficiently when sorted by length.
-            report: called with the number of prompts completed since the last call.
+            report: called when prompts are completed.
 
         Returns:
             The generated ids of each prompt, including ``eos`` where it was reached.
@@ -105,8 +94,7 @@ class Search:
         rows.resize(0)
         results: list[list[int]] = [[] for _ in prompts]
         max_prompts = rows.capacity // self.beams
-        waiting = 0
-        groups: _Groups | None = None
+        waiting, groups = 0, None
         while waiting < len(prompts) or groups is not None:
             active = len(groups) if groups else 0
             room = rows.joins and max_prompts - active >= max(1, max_prompts // ROOM)
@@ -116,7 +104,9 @@ class Search:
                 groups = groups.joined(new) if groups else new
                 waiting = end
             else:
-                self._advance(rows, groups, rows.step(_last_token(groups)), 0, self.beams)
+                position = (groups.length - 1)[:, None, None].expand(-1, self.beams, 1)
+                last_token = groups.text.gather(2, position).flatten()
+                self._advance(rows, groups, rows.step(last_token), 0, self.beams)
             groups = self._retire(rows, groups, results, report)
         return results
 
@@ -171,7 +161,8 @@ class Search:
             ends = ends | full[:, None]
         finished = ends.clone()
         finished[:, beams:] = False
-        self._keep_best(groups, score.masked_fill(~finished, -torch.inf), token, parent, self._scored_length(groups))
+        scored_length = groups.length if self.length_rule == "published" else length - groups.prompt_length
+        self._keep_best(groups, score.masked_fill(~finished, -torch.inf), token, parent, scored_length)
         groups.finished = groups.finished + finished.sum(-1)
 
         open_score, order = score.masked_fill(ends, -torch.inf).topk(beams, -1)
@@ -192,10 +183,6 @@ class Search:
             source = first + (torch.arange(count, device=rows.device)[:, None] * beams + parent).flatten()
             needs_copy = source != target_rows
             rows.copy(source[needs_copy], target_rows[needs_copy])
-
-    def _scored_length(self, groups: _Groups) -> Tensor:
-        """Return the divisor (int64 n) of the log-probabilities of sequences that end with the next token."""
-        return groups.length if self.length_rule == "published" else groups.length + 1 - groups.prompt_length
 
     def _keep_best(self, groups: _Groups, score: Tensor, token: Tensor, parent: Tensor, scored_length: Tensor) -> None:
         """Store the best sequence that ends with the next token, if it is better than the earlier ones.
@@ -227,9 +214,7 @@ class Search:
         row, position = ((text[:, :-1] == last) & is_earlier_position).nonzero(as_tuple=True)
         logits[row, text[row, position + 1]] = -torch.inf
 
-    def _retire(
-        self, rows: Rows, groups: _Groups, results: list[list[int]], report: Callable[[int], object]
-    ) -> _Groups | None:
+    def _retire(self, rows: Rows, groups: _Groups, results: list[list[int]], report: Report) -> _Groups | None:
         """Store the results of completed prompts and move the last groups to their places; None if none are left."""
         done = (groups.finished >= self.beams) | (groups.length >= self.longest)
         leaving = done.nonzero()[:, 0].tolist()
@@ -254,20 +239,11 @@ class Search:
         return groups.pick(order)
 
 
-def _last_token(groups: _Groups) -> Tensor:
-    """Return the last token of every beam, int64 n * beams."""
-    position = (groups.length - 1)[:, None, None].expand(-1, groups.text.shape[1], 1)
-    return groups.text.gather(2, position).flatten()
-
-
 def _slots(parent: Tensor) -> Tensor:
     """Return a place for each new beam, so that as many as possible stay in their parent's row and need no copy.
 
-    Args:
-        parent: int64, prompts x beams: the beam that each new one continues.
-
-    Returns:
-        int64, prompts x beams: a permutation of 0 … beams-1 for each prompt.
+    ``parent``, the beam that each new one continues, and the result, a permutation of 0 … beams-1 for each prompt, are
+    int64, prompts x beams.
     """
     beams = parent.shape[1]
     same = parent[:, :, None] == parent[:, None, :]

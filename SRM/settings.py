@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
+import math
 import os
 import shlex
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from functools import partial
@@ -17,6 +20,7 @@ from mmclvqa.clove.errors import ConfigError
 from mmclvqa.clove.experiment_paths import language_model_name
 from mmclvqa.clove.settings import order_text
 from mmclvqa.clove.tasks import Task, find_setting, parse_order, task
+from mmclvqa.clove.text import did_you_mean, error_line
 from SRM.lora import check_peft
 
 PUBLISHED_MODELS = {
@@ -33,24 +37,14 @@ GENERATORS = ("auto", "rows", "hf")
 LENGTH_RULES = ("published", "generated")
 DEBUG_RECORDS = 64
 GEN_DEBUG_PROMPTS = 32
+MOST_THREADS = 1024
+"""Upper limit of ``--n_threads``: with very many threads, torch ends with a segmentation fault."""
 
 NO_EFFECT_ON_RESULTS = frozenset(
     ("data_dir", "model_dir_root", "overwrite", "skip_tasks", "skip_last_training", "ignored")
     + ("logging_steps", "tensorboard", "n_gpus", "n_workers", "n_threads")
 )
 """Settings that do not affect the results; a run may be resumed with other values of them."""
-
-PUBLISHED_WITHOUT_EFFECT: dict[str, dict[str, Any]] = {
-    "seq_train_type": {"choices": ("lll",), "help": "the only kind of training"},
-    "use_sep": {"action": "store_true", "help": "affects LAMOL's examples only"},
-    "gen_lm_sample_percentage": {"type": float, "metavar": "SHARE", "help": "see --n_replay"},
-    "lr_schedule": {"metavar": "NAME", "help": "see --decay_style"},
-    "qp_margin": {"type": float, "metavar": "X", "help": "affects GEM only, which SRM does not use"},
-    "model_arch": {"metavar": "NAME", "help": "implied by --model_name"},
-    "tasks": {"nargs": "+", "metavar": "TASK", "help": "implied by --task_seq"},
-    "replay_dir": {"metavar": "DIR", "help": "implied by --model_dir_root"},
-}
-"""Flags of the published command line that have no effect in the published code, with their argparse options."""
 
 DESCRIPTION = """\
 Train the symbolic replay model along a task order and generate its replays. Before training on task c, pseudo scene
@@ -60,13 +54,11 @@ the same command is run again. @FILE reads flags from a file: SRM/mini.args has 
 --n_gpus, torchrun, or `accelerate launch`."""
 
 
+Converter = Callable[[str], Any]
+
+
 def flag(
-    group: str,
-    text: str,
-    default: Any = MISSING,
-    unit: str | None = None,
-    choices: Sequence[str] | None = None,
-    kind: Callable[[str], Any] = str,
+    group: str, text: str, default: Any = MISSING, unit: str | None = None, kind: Converter = str, **options: Any
 ) -> Any:
     """Declare a field that is a flag of the command line.
 
@@ -75,49 +67,55 @@ def flag(
         text: the help text.
         default: False declares a switch, a tuple a flag with several values; without a default the flag is required.
         unit: the unit of the value in the help.
-        choices: the allowed values.
         kind: converts the text of the value.
+        options: further options of :meth:`argparse.ArgumentParser.add_argument`.
     """
-    options: dict[str, Any] = {"help": text, "required": default is MISSING}
+    options |= {"help": text, "required": default is MISSING}
     if default is False:
         options["action"] = "store_true"
     else:
-        options |= {"type": kind, "choices": choices} | ({"metavar": unit} if unit else {})
+        options |= {"type": kind} | ({"metavar": unit} if unit else {})
         options |= {"nargs": "+"} if isinstance(default, tuple) else {}
     if default is not MISSING and default is not False and default not in (None, ()):
         options["help"] += " (default %(default)s)"
     return field(default=default, metadata={"group": group, "options": options})
 
 
-def integer_at_least(least: int, zero: int = 0) -> Callable[[str], int]:
-    """Return a converter for integers of at least ``least``; 0 stands for ``zero``."""
-
-    def whole_number(text: str) -> int:
-        if int(text) < least:
-            raise argparse.ArgumentTypeError(f"{text} is less than {least}")
-        return int(text) or zero
-
-    return whole_number
-
-
-def number_in_range(least: float, most: float = float("inf"), above: bool = False) -> Callable[[str], float]:
+def number(
+    kind: type[int] | type[float], least: float = -math.inf, most: float = math.inf, above: bool = False
+) -> Converter:
     """Return a converter for numbers from ``least``, which ``above`` excludes, to ``most``."""
 
-    def real_number(text: str) -> float:
-        value = float(text)
-        if not (least < value if above else least <= value) or not value <= most:
-            bounds = f"{'more than' if above else 'at least'} {least:g}"
-            raise argparse.ArgumentTypeError(
-                f"{text} is not {bounds}" + (f" and at most {most:g}" if most < float("inf") else "")
-            )
-        return value
+    def convert(text: str) -> float:
+        with contextlib.suppress(ValueError):
+            value = kind(text)
+            if least <= value <= most and not (above and value == least):
+                return value
+        expected = "a whole number" if kind is int else "a number"
+        expected += "" if least == -math.inf else f" {'above' if above else 'of at least'} {least:g}"
+        expected += "" if most == math.inf else f" and at most {most:g}"
+        raise argparse.ArgumentTypeError(f"must be {expected}, got {text!r}")
 
-    return real_number
+    return convert
 
 
 BATCH_TOKENS = 16384
-POSITIVE = number_in_range(0, above=True)
-AT_LEAST_0, AT_LEAST_1 = integer_at_least(0), integer_at_least(1)
+ANY_NUMBER, POSITIVE = number(float), number(float, 0, above=True)
+NOT_NEGATIVE, SHARE = number(float, 0), number(float, 0, 1)
+AT_LEAST_0, AT_LEAST_1 = number(int, 0), number(int, 1)
+
+PUBLISHED_WITHOUT_EFFECT: dict[str, dict[str, Any]] = {
+    "seq_train_type": {"choices": ("lll",), "help": "the only kind of training"},
+    "use_sep": {"action": "store_true", "help": "affects LAMOL's examples only"},
+    "gen_lm_sample_percentage": {"type": ANY_NUMBER, "metavar": "SHARE", "help": "see --n_replay"},
+    "lr_schedule": {"metavar": "NAME", "help": "see --decay_style"},
+    "qp_margin": {"type": ANY_NUMBER, "metavar": "X", "help": "affects GEM only, which SRM does not use"},
+    "model_arch": {"metavar": "NAME", "help": "implied by --model_name"},
+    "tasks": {"nargs": "+", "metavar": "TASK", "help": "implied by --task_seq"},
+    "replay_dir": {"metavar": "DIR", "help": "implied by --model_dir_root"},
+}
+"""Flags of the published command line that have no effect in the published code, with their argparse options."""
+
 _task = partial(flag, "task order and model")
 _path = partial(flag, "paths")
 _data = partial(flag, "training data")
@@ -130,150 +128,100 @@ _run = partial(flag, "hardware and logging")
 class Settings:
     """The settings of a run; each field is a flag of the command line."""
 
+    # fmt: off
     cl_setting: str = _task("setting: its name, or the path of its YAML file", unit="SETTING")
     task_seq: str = _task("task order, such as oarlks or shape,colour,count", unit="ORDER")
     model_name: str = _task(
         f"language model: {', '.join(PUBLISHED_MODELS)}, or the hub id or the folder of any causal or encoder-decoder "
-        "model of transformers",
-        "distilgpt2",
-        "MODEL",
-    )
+        "model of transformers", "distilgpt2", "MODEL")
     add_task_tokens: bool = _task(
-        "start the sequences of each task with its token __<task>__ instead of __gen__", False
-    )
+        "start the sequences of each task with its token __<task>__ instead of __gen__", False)
     skip_tasks: tuple[str, ...] = _task(
         "first tasks of the order to skip (by letter): no replays are generated before them and they are not trained; "
-        "their models must exist in the run folder",
-        (),
-        "TASK",
-    )
+        "their models must exist in the run folder", (), "TASK")
     skip_last_training: bool = _task(
-        "do not train on the last task of the order: its model would generate no replays", False
-    )
+        "do not train on the last task of the order: its model would generate no replays", False)
 
     model_dir_root: str = _path("experiment folder, created if necessary", unit="DIR")
     data_dir: str | None = _path(
-        "data root with annotations, prompts and pretrained models; default $CLOVE_ROOT", None, "DIR"
-    )
+        "data root with annotations, prompts and pretrained models; default $CLOVE_ROOT", None, "DIR")
     overwrite: bool = _path(
-        "delete the results in the run folder and start over, even if they were made with different settings", False
-    )
+        "delete the results in the run folder and start over, even if they were made with different settings", False)
 
     n_sg_seq: int = _data("maximum number of scene-graph items of an example", 30, "ITEMS", kind=AT_LEAST_1)
     train_perc: float = _data(
         "share of each task's records and of the replays to train on; other than 1, _tr<SHARE> is appended to "
-        "--model_dir_root",
-        1.0,
-        "SHARE",
-        kind=number_in_range(0, 1, above=True),
-    )
+        "--model_dir_root", 1.0, "SHARE", kind=number(float, 0, 1, above=True))
     n_replay: int = _data(
-        "maximum number of replays per earlier task that a task is trained on", 5000, "RECORDS", kind=AT_LEAST_0
-    )
+        "maximum number of replays per earlier task that a task is trained on", 5000, "RECORDS", kind=AT_LEAST_0)
 
     n_train_epochs: int = _train("number of epochs over a task's records and replays", 15, "EPOCHS", kind=AT_LEAST_1)
     dynamic_epochs: bool = _train(
         "more epochs for tasks with fewer records: --n_train_epochs times the size of the largest task divided by "
-        "its own, rounded down, at most --max_n_epochs",
-        False,
-    )
+        "its own, rounded down, at most --max_n_epochs", False)
     max_n_epochs: int = _train("maximum number of epochs with --dynamic_epochs", 30, "EPOCHS", kind=AT_LEAST_1)
     learning_rate: float = _train("peak learning rate of AdamW", 6.25e-5, "LR", kind=POSITIVE)
     adam_epsilon: float = _train("epsilon of AdamW", 1e-4, "X", kind=POSITIVE)
     weight_decay: float = _train(
-        "weight decay, except of biases and of weights named LayerNorm", 0.01, "X", kind=number_in_range(0)
-    )
+        "weight decay, except of biases and of weights named LayerNorm", 0.01, "X", kind=NOT_NEGATIVE)
     max_grad_norm: float = _train("maximum norm of the gradient", 1.0, "NORM", kind=POSITIVE)
     n_warmup_ratio: float = _train(
-        "length of the warm-up, as a share of the examples of one epoch", 0.005, "SHARE", kind=number_in_range(0)
-    )
+        "length of the warm-up, as a share of the examples of one epoch", 0.005, "SHARE", kind=NOT_NEGATIVE)
     decay_style: str = _train(
         "learning rate after warm-up: linear and cos decay to 0, const and None do not decay",
-        "linear",
-        choices=DECAY_STYLES,
-    )
+        "linear", choices=DECAY_STYLES)
     lm_lambda: float = _train(
-        "weight of the scene-graph loss; that of the question-answer loss is 1", 0.25, "X", kind=number_in_range(0)
-    )
+        "weight of the scene-graph loss; that of the question-answer loss is 1", 0.25, "X", kind=NOT_NEGATIVE)
     tokens_weight: float = _train(
-        "loss weight of the targets [ans] [que] [OCR] [SEP], not for T5", 5.0, "X", kind=POSITIVE
-    )
+        "loss weight of the targets [ans] [que] [OCR] [SEP], not for T5", 5.0, "X", kind=POSITIVE)
     dropout: float | None = _train(
-        "rate of all dropout layers; default: as in the model's configuration", None, "P", kind=number_in_range(0, 1)
-    )
+        "rate of all dropout layers; default: as in the model's configuration", None, "P", kind=SHARE)
     lora_rank: int | None = _train(
         "train adapters of this rank instead of the weights of linear layers, and merge them after each task; needs "
-        "peft; _lora<RANK> is appended to the model's name in folders",
-        None,
-        "RANK",
-        kind=AT_LEAST_1,
-    )
+        "peft; _lora<RANK> is appended to the model's name in folders", None, "RANK", kind=AT_LEAST_1)
     min_batch_size: int = _train("see --min_n_steps", 4, "EXAMPLES", kind=AT_LEAST_1)
     min_n_steps: int = _train(
         "target for the minimum number of updates per epoch: the batch size is at most "
-        "max(examples / min_n_steps, min_batch_size)",
-        1500,
-        "UPDATES",
-        kind=AT_LEAST_1,
-    )
+        "max(examples / min_n_steps, min_batch_size)", 1500, "UPDATES", kind=AT_LEAST_1)
     train_batch_size: int = _train(
         "maximum number of tokens of a batch on one device, including padding; 0, as published, means the default",
-        BATCH_TOKENS,
-        "TOKENS",
-        kind=integer_at_least(0, zero=BATCH_TOKENS),
-    )
+        BATCH_TOKENS, "TOKENS", kind=AT_LEAST_0)
 
     use_gt: bool = _generate(
-        "prompt with the related items of real records of the earlier tasks instead of sampled prompts", False
-    )
+        "prompt with the related items of real records of the earlier tasks instead of sampled prompts", False)
     n_prompts: int = _generate(
-        "maximum number of prompts per earlier task, drawn at random", 15000, "PROMPTS", kind=AT_LEAST_1
-    )
+        "maximum number of prompts per earlier task, drawn at random", 15000, "PROMPTS", kind=AT_LEAST_1)
     max_length: int = _generate(
-        "maximum length of a generated sequence, including its prompt", 512, "TOKENS", kind=integer_at_least(8)
-    )
+        "maximum length of a generated sequence, including its prompt", 512, "TOKENS", kind=number(int, 8))
     test_batch_size: int = _generate(
         "size of the key-value cache, sequences times max_length; 0: half of a GPU's memory, 2 GiB on the CPU",
-        0,
-        "TOKENS",
-        kind=AT_LEAST_0,
-    )
+        0, "TOKENS", kind=AT_LEAST_0)
     generator: str = _generate(
         "auto and rows: SRM's own search; hf: transformers' generate(), which requires --length_rule generated",
-        "auto",
-        choices=GENERATORS,
-    )
+        "auto", choices=GENERATORS)
     length_rule: str = _generate(
         "divisor of the log-probability of a finished beam: published, the length of the whole sequence, including "
         "the prompt (transformers 3.4 to 4.10); generated, that of the generated tokens (current transformers)",
-        "published",
-        choices=LENGTH_RULES,
-    )
+        "published", choices=LENGTH_RULES)
 
     seed: int = _run("seed of all random draws", 42, "N", kind=AT_LEAST_0)
     precision: str = _run(
         "computing precision; auto: bf16 on GPUs that support it, else fp16 on GPUs, fp32 on the CPU; "
-        "the precision in use is logged",
-        "auto",
-        choices=PRECISIONS,
-    )
+        "the precision in use is logged", "auto", choices=PRECISIONS)
     n_gpus: int = _run(
-        "number of GPUs; 0: CPU, which is also used on a machine without GPUs", 1, "GPUS", kind=AT_LEAST_0
-    )
+        "number of GPUs; 0: CPU, which is also used on a machine without GPUs", 1, "GPUS", kind=AT_LEAST_0)
     n_threads: int = _run(
-        "number of torch's CPU threads; 0: OMP_NUM_THREADS if set, else all processors", 0, "THREADS", kind=AT_LEAST_0
-    )
+        "number of torch's CPU threads; 0: OMP_NUM_THREADS if set, else all processors",
+        0, "THREADS", kind=number(int, 0, MOST_THREADS))
     n_workers: int = _run("number of threads that prepare batches; 0: the main thread", 1, "THREADS", kind=AT_LEAST_0)
     logging_steps: int = _run("updates between two log lines", 500, "UPDATES", kind=AT_LEAST_1)
     tensorboard: bool = _run("also log to TensorBoard in the run folder", False)
     debug: bool = _run(
-        f"for debugging: {DEBUG_RECORDS} records of each task in file order, one epoch, a log line per update", False
-    )
+        f"for debugging: {DEBUG_RECORDS} records of each task in file order, one epoch, a log line per update", False)
     gen_debug: bool = _run(
         f"for debugging: {GEN_DEBUG_PROMPTS} prompts per earlier task; every generated text is logged, with the reason "
-        "if it is rejected",
-        False,
-    )
+        "if it is rejected", False)
+    # fmt: on
 
     ignored: tuple[str, ...] = ()
     """Given flags without effect, in the order of :data:`PUBLISHED_WITHOUT_EFFECT`."""
@@ -314,6 +262,13 @@ class _Parser(argparse.ArgumentParser):
         return shlex.split(arg_line, comments=True)
 
     def error(self, message: str) -> NoReturn:
+        cause = sys.exc_info()[1]
+        if isinstance(cause, OSError):  # of an @FILE
+            message = error_line(cause)
+        message = message.removeprefix("argument ").replace(": must be ", " must be ", 1)
+        if message.startswith("unrecognized arguments: "):
+            name = message.split()[2].partition("=")[0]
+            message += did_you_mean(name, [f"--{setting.name}" for setting in fields(Settings)])
         raise ConfigError(f"{message} (--help shows all flags)")
 
 
@@ -341,7 +296,12 @@ def parse(argv: Sequence[str]) -> Settings:
         ConfigError, TaskError, DataError: a value is not valid; the message names the flag.
     """
     # The published command line has "\\ --add_task_tokens", which the shell passes as one word with a leading blank.
-    values = vars(parser().parse_args([word.strip() for word in argv]))
+    words = [word.strip() for word in argv]
+    try:
+        values = vars(parser().parse_args(words))
+    except ValueError as error:
+        names = ", ".join(word[1:] for word in words if word.startswith("@"))
+        raise ConfigError(f"{names}: cannot be read as flags ({error})") from None
     ignored = tuple(name for name in PUBLISHED_WITHOUT_EFFECT if name in values)
     for name in ignored:
         del values[name]
@@ -349,6 +309,7 @@ def parse(argv: Sequence[str]) -> Settings:
         if values["precision"] not in ("auto", "fp32"):
             raise ConfigError(f"--fp32 and --precision {values['precision']} contradict each other")
         values["precision"] = "fp32"
+    values["train_batch_size"] = values["train_batch_size"] or BATCH_TOKENS
     existing_root(values["data_dir"])
     values["cl_setting"] = find_setting(values["cl_setting"]).name
     values["task_seq"] = order_text(parse_order(values["cl_setting"], values["task_seq"]))
@@ -367,17 +328,16 @@ def _check(settings: Settings) -> None:
         raise ConfigError(f"--skip_tasks {names}: not the first tasks of the order {settings.task_seq}")
     if len(skipped) == len(order):
         raise ConfigError("--skip_tasks names all tasks, so there is nothing to do")
-    if not language_model_name(settings.model_name):
-        raise ConfigError(
-            f"--model_name {settings.model_name!r}: has no final path component to name the run folder after"
-        )
-    if settings.generator == "hf" and settings.length_rule != "generated":
-        raise ConfigError(
-            f"--generator hf: transformers' generate() does not know the length rule {settings.length_rule}; "
-            "give --length_rule generated, or leave --generator out"
-        )
+    name, rule = settings.model_name, settings.length_rule
+    if not language_model_name(name):
+        raise ConfigError(f"--model_name {name!r}: has no final path component to name the run folder after")
+    if settings.generator == "hf" and rule != "generated":
+        reason = f"transformers' generate() does not know the length rule {rule}"
+        raise ConfigError(f"--generator hf: {reason}; give --length_rule generated, or leave --generator out")
     if settings.lora_rank is not None:
         check_peft(settings.lora_rank)
+    if not settings.model_dir_root:
+        raise ConfigError("--model_dir_root must be a folder, got ''")
     target = settings.model_root
     if target.exists() and not target.is_dir():
         raise ConfigError(f"--model_dir_root {target}: is a file, not a folder")

@@ -58,21 +58,14 @@ def bare(item: str) -> str:
 
 
 class Tokens:
-    """A tokenizer with SRM's special tokens and a cache of tokenised texts.
-
-    Args:
-        tokenizer: a tokenizer of transformers; missing special tokens are added to it.
-    """
+    """A tokenizer of transformers, to which SRM's special tokens are added, and a cache of tokenised texts."""
 
     def __init__(self, tokenizer: Any) -> None:
         self.tokenizer = tokenizer
         tokenizer.add_special_tokens({"eos_token": EOS, "pad_token": PAD, "unk_token": UNK, "sep_token": SEP})
         self.add(QUESTION, ANSWER, OCR)
-        self.eos = self.id(EOS)
-        self.pad = self.id(PAD)
-        self.sep = self.id(SEP)
-        self.question = self.id(QUESTION)
-        self.answer = self.id(ANSWER)
+        self.eos, self.pad, self.sep = self.id(EOS), self.id(PAD), self.id(SEP)
+        self.question, self.answer = self.id(QUESTION), self.id(ANSWER)
         self._pieces: dict[str, list[int]] = {}
 
     def __len__(self) -> int:
@@ -80,9 +73,8 @@ class Tokens:
 
     def add(self, *tokens: str) -> None:
         """Add special tokens that the vocabulary does not have yet."""
-        self.tokenizer.add_tokens(
-            [token for token in tokens if token not in self.tokenizer.get_vocab()], special_tokens=True
-        )
+        vocabulary = self.tokenizer.get_vocab()
+        self.tokenizer.add_tokens([token for token in tokens if token not in vocabulary], special_tokens=True)
 
     def id(self, token: str) -> int:
         """Return the id of a special token."""
@@ -171,17 +163,9 @@ def read_sources(records: Sequence[Mapping[str, Any]], tokens: Tokens, start: in
         for item, related in zip(texts, record["gt_scene_graph_mask"], strict=True):
             parts[not related].append(tokens.ids(item))
         distinct = list(dict.fromkeys(record["answers"]))
-        sources.append(
-            Source(
-                start=start,
-                question_start=question_start,
-                related=parts[0],
-                others=parts[1],
-                question=tokens.ids(record["question"]),
-                answers=[tokens.ids(answer) for answer in distinct],
-                shares=[list(record["answers"]).count(answer) for answer in distinct],
-            )
-        )
+        question, answers = tokens.ids(record["question"]), [tokens.ids(answer) for answer in distinct]
+        shares = [list(record["answers"]).count(answer) for answer in distinct]
+        sources.append(Source(start, question_start, *parts, question, answers, shares))
     return sources
 
 
@@ -215,9 +199,8 @@ def draw_example(source: Source, rng: np.random.Generator, n_items: int, longest
     graph, graph_cut = cut_tokens([*related, *others], longest - 1, sep)
     breaks = [index + 1 for index, token in enumerate(graph) if token == sep]
     split = breaks[rng.integers(len(breaks))] if breaks else len(graph)
-    return Example(
-        source.start, source.question_start, context, graph, split, question, answer, cut or context_cut or graph_cut
-    )
+    cut = cut or context_cut or graph_cut
+    return Example(source.start, source.question_start, context, graph, split, question, answer, cut)
 
 
 def most_tokens(source: Source) -> int:
@@ -254,9 +237,7 @@ def decoder_sequences(example: Example, tokens: Tokens) -> dict[str, list[int]]:
     }
 
 
-def seq2seq_sequences(
-    example: Example, tokens: Tokens
-) -> tuple[tuple[list[int], list[int]], tuple[list[int], list[int]]]:
+def seq2seq_sequences(example: Example, tokens: Tokens) -> tuple[tuple[list[int], list[int]], ...]:
     """Return source and target of the question-answer and the scene-graph pass of an encoder-decoder model."""
     question_source = [example.question_start, *example.context, example.question_start]
     question_target = [*example.question, tokens.answer, *example.answer, tokens.eos]

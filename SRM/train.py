@@ -13,6 +13,7 @@ if not __package__:
 from mmclvqa.clove.text import run_command  # noqa: E402
 from mmclvqa.process_exit import run_program  # noqa: E402
 from SRM.data import input_files  # noqa: E402
+from SRM.folder import RunFolder  # noqa: E402
 from SRM.settings import environment_rank, parse  # noqa: E402
 
 
@@ -26,6 +27,8 @@ def main(argv: Sequence[str]) -> int:
     def run() -> int:
         settings = parse(argv)
         input_files(settings)
+        skipped = settings.order[: len(settings.skip_tasks)]
+        RunFolder.of(settings).check_results(settings.order, skipped, settings.overwrite)
         # Importing torch and transformers takes seconds, so --help and wrong flags or paths are answered before.
         from SRM.run import launch
 

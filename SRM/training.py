@@ -40,12 +40,8 @@ class TaskTraining:
     """The training on one task.
 
     Args:
-        settings: the settings of the run.
-        accelerator: device, precision and processes.
+        settings, accelerator, tokens, sources, epochs: as named; the sources are the tokenised records.
         model: the language model after the previous task, with embeddings for the tokens of this one.
-        tokens: its tokenizer.
-        sources: the tokenised records.
-        epochs: number of epochs.
         name: the task.
         checkpoint: the checkpoint file, written after each epoch; training resumes from it.
         report: called at each log step with the number of updates and ``loss``, ``qa loss``, ``lm loss`` and ``lr``.
@@ -90,22 +86,16 @@ class TaskTraining:
         """
         epoch, updates = self._resume()
         self.loss.train()
-        bar = tqdm(
-            total=self.epochs * len(self.sources),
-            initial=epoch * len(self.sources),
-            unit="example",
-            desc=self.name,
-            disable=None if self.accelerator.is_main_process else True,
-        )
-        while epoch < self.epochs:
-            updates = self._epoch(epoch, updates, bar)
-            epoch += 1
-            if self.accelerator.is_main_process and epoch < self.epochs:
-                scaler = self.accelerator.scaler
-                scale = scaler.state_dict() if scaler else None
-                progress = {"task": self.name, "epoch": epoch, "updates": updates, "scale": scale}
-                save_checkpoint(self.checkpoint, self.model, self.optimizer.optimizer, progress)
-        bar.close()
+        quiet, scaler = None if self.accelerator.is_main_process else True, self.accelerator.scaler
+        total, finished = self.epochs * len(self.sources), epoch * len(self.sources)
+        with tqdm(total=total, initial=finished, unit="example", desc=self.name, disable=quiet) as bar:
+            while epoch < self.epochs:
+                updates = self._epoch(epoch, updates, bar)
+                epoch += 1
+                if self.accelerator.is_main_process and epoch < self.epochs:
+                    progress = {"task": self.name, "epoch": epoch, "updates": updates}
+                    progress["scale"] = scaler.state_dict() if scaler else None
+                    save_checkpoint(self.checkpoint, self.model, self.optimizer.optimizer, progress)
         self.accelerator.wait_for_everyone()
 
     def _resume(self) -> tuple[int, int]:
@@ -116,7 +106,7 @@ class TaskTraining:
         load_checkpoint(self.checkpoint, self.model, self.optimizer.optimizer)
         if progress["scale"] is not None:
             self.accelerator.scaler.load_state_dict(progress["scale"])
-        log.info("task %s: resumes after epoch %d of %d", self.name, progress["epoch"], self.epochs)
+        log.info(f"task {self.name}: resumes after epoch {progress['epoch']} of {self.epochs}")
         return progress["epoch"], progress["updates"]
 
     def _epoch(self, epoch: int, updates: int, bar: tqdm) -> int:
@@ -152,14 +142,8 @@ class TaskTraining:
         examples = [draw_example(s, rng, settings.n_sg_seq, self.longest, self.tokens.sep) for s in self.sources]
         cut = sum(example.cut for example in examples)
         if cut:
-            log.info(
-                "task %s, epoch %d: %d of %d examples are cut to %d tokens",
-                self.name,
-                epoch + 1,
-                cut,
-                len(examples),
-                self.longest,
-            )
+            place = f"task {self.name}, epoch {epoch + 1}"
+            log.info(f"{place}: {cut} of {len(examples)} examples are cut to {self.longest} tokens")
         lengths = [self.layout.length(example) for example in examples]
         most_tokens = settings.train_batch_size * self.accelerator.num_processes
         return examples, plan(lengths, self.most_examples, most_tokens, None if settings.debug else rng)
@@ -168,30 +152,26 @@ class TaskTraining:
         """Yield this process' share of every batch on its device, and the size of the whole batch in examples."""
         device = self.accelerator.device
 
-        def share(indices: list[int]) -> Batch:
-            return self._share([examples[i] for i in indices])
-
         def to_device(batch: Batch) -> Batch:
             return {name: value.to(device, non_blocking=True) for name, value in batch.items()}
 
         if not self.settings.n_workers:
-            yield from ((to_device(share(indices)), len(indices)) for indices in batches)
+            yield from ((to_device(self._share(examples, indices)), len(indices)) for indices in batches)
             return
         with ThreadPoolExecutor(self.settings.n_workers) as workers:
             pending: deque[tuple[Future[Batch], int]] = deque()
             remaining = iter(batches)
             for _ in batches:
                 while len(pending) < PREPARED * self.settings.n_workers and (indices := next(remaining, None)):
-                    pending.append((workers.submit(share, indices), len(indices)))
+                    pending.append((workers.submit(self._share, examples, indices), len(indices)))
                 batch, size = pending.popleft()
                 yield to_device(batch.result()), size
 
-    def _share(self, examples: list[Example]) -> Batch:
-        """Return the batch of this process; without examples, it is one example outside the loss."""
-        world = self.accelerator.num_processes
-        local_examples = examples[self.accelerator.process_index :: world]
-        batch = self.layout.batch(local_examples or examples[:1])
-        if not local_examples:
+    def _share(self, examples: list[Example], indices: list[int]) -> Batch:
+        """Return this process' share of a batch; without examples, it is one example outside the loss."""
+        local = indices[self.accelerator.process_index :: self.accelerator.num_processes]
+        batch = self.layout.batch([examples[index] for index in local or indices[:1]])
+        if not local:
             batch["targets"].fill_(IGNORED)
         return batch
 
@@ -217,32 +197,17 @@ class TaskTraining:
         self.logged_updates = 0
         loss = qa + self.settings.lm_lambda * lm
         if not math.isfinite(loss):
-            raise TrainingError(
-                f"task {self.name}: the loss is {loss} near update {updates}; "
-                f"a smaller --learning_rate or --precision fp32 may help"
-            )
+            place = f"task {self.name}: the loss is {loss} near update {updates}"
+            raise TrainingError(f"{place}; a smaller --learning_rate or --precision fp32 may help")
         log.info(
-            "task %s epoch %d/%d update %d: loss %.4f / qa loss %.4f / lm loss %.4f / lr %.3g",
-            self.name,
-            epoch + 1,
-            self.epochs,
-            updates,
-            loss,
-            qa,
-            lm,
-            rate,
+            f"task {self.name} epoch {epoch + 1}/{self.epochs} update {updates}: "
+            f"loss {loss:.4f} / qa loss {qa:.4f} / lm loss {lm:.4f} / lr {rate:.3g}"
         )
         self.report(updates, {"loss": loss, "qa loss": qa, "lm loss": lm, "lr": rate})
 
 
 def save_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, progress: dict[str, Any]) -> None:
-    """Write a checkpoint to one safetensors file.
-
-    Args:
-        path: the file.
-        model: its trained parameters are saved, shared ones once.
-        optimizer: an optimizer of these parameters, whose tensors are saved.
-        progress: JSON values.
+    """Write a checkpoint to one safetensors file: trained parameters, the optimizer's tensors, and JSON values.
 
     Raises:
         OSError: the file cannot be written; an earlier one is kept.

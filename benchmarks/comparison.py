@@ -1,32 +1,64 @@
-"""What the benchmarks share: alternating timings of an optimized computation and its plain reference."""
+"""What the benchmarks share: their command line, programs that they run, and alternating timings of two sides."""
 
 from __future__ import annotations
 
+import argparse
+import os
 import statistics
+import subprocess
+import sys
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
 
 import torch
 
-
-@dataclass(frozen=True)
-class Timing:
-    """Median wall-clock seconds of one side, and its peak memory on a GPU in bytes (None on a CPU)."""
-
-    seconds: float
-    peak_bytes: int | None
+ROOT = Path(__file__).resolve().parents[1]
 
 
-def alternate(sides: Mapping[str, Callable[[], object]], repeats: int, device: torch.device) -> dict[str, Timing]:
-    """Time the sides alternately, so that other processes disturb all of them alike, after one untimed run of each."""
-    peaks: dict[str, int | None] = {}
+def parser(description: str, sizes: Iterable[str], threads: str) -> argparse.ArgumentParser:
+    """Return a parser with the options of a comparison of two sides of a model; ``threads`` names the default."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--size", choices=sizes, default="published", help="size of the model")
+    parser.add_argument("--repeats", type=int, default=3, help="timings of each side, of which the median counts")
+    parser.add_argument("--threads", type=int, help=f"CPU threads (default: {threads}); 1 varies less")
+    parser.add_argument("--json", type=Path, help="also write the measurements to this file")
+    return parser
+
+
+def run_python(*words: str, **environment: str) -> tuple[str, float]:
+    """Run a Python program of the project; return its stdout and its wall-clock seconds.
+
+    Raises:
+        RuntimeError: it failed; the message has the last line of its stderr.
+    """
+    start = time.perf_counter()
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
+    done = subprocess.run([sys.executable, *words], cwd=ROOT, env=environment, capture_output=True, text=True)
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        raise RuntimeError(f"{' '.join(words[:3])} failed: {last}")
+    return done.stdout, time.perf_counter() - start
+
+
+def alternate(
+    sides: Mapping[str, Callable[[], object]], repeats: int, device: torch.device
+) -> dict[str, dict[str, Any]]:
+    """Time the sides alternately, so that other processes disturb all of them alike, after one untimed run of each.
+
+    Returns:
+        For each side ``seconds``, the median wall-clock time, and ``peak_bytes`` of memory on a GPU (None on a CPU).
+    """
+    peaks: dict[str, int | None] = dict.fromkeys(sides)
     for name, run in sides.items():
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
         run()
         wait(device)
-        peaks[name] = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
+        if device.type == "cuda":
+            peaks[name] = torch.cuda.max_memory_allocated(device)
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for _ in range(repeats):
         for name, run in sides.items():
@@ -35,7 +67,7 @@ def alternate(sides: Mapping[str, Callable[[], object]], repeats: int, device: t
             run()
             wait(device)
             seconds[name].append(time.perf_counter() - start)
-    return {name: Timing(statistics.median(values), peaks[name]) for name, values in seconds.items()}
+    return {name: {"seconds": statistics.median(seconds[name]), "peak_bytes": peaks[name]} for name in sides}
 
 
 def wait(device: torch.device) -> None:

@@ -21,8 +21,8 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import SimpleNamespace as Scale
 from typing import Any
 
 import torch
@@ -49,30 +49,25 @@ FEWEST_EQUAL = 0.98
 """Share of greedy answers and of generated texts that must be equal in float32; near ties may be broken otherwise."""
 AIMS = {"univqa_training": 5.0, "univqa_evaluation": 20.0, "srm_training": 3.0, "srm_generation": 6.0}
 AIMED_SHARE = 0.35
-
-
-@dataclass(frozen=True)
-class Scale:
-    """Sizes of the measurements; ``size`` is that of both models, ``rows`` the capacity of the search."""
-
-    size: str
-    parity_records: int
-    records: int
-    updates: int
-    examples: int
-    prompts: int
-    plain_prompts: int
-    parity_prompts: int
-    longest: int
-    rows: int
-    matrix: int
-    repeats: int
+PREFIXES = {
+    "operators": "aten::",
+    "launches": ("cudaLaunch", "cuLaunch", "cudaGraphLaunch"),
+    "waits": ("cudaStreamSynchronize", "cudaEventSynchronize"),
+}
+"""How the names of the profiler's events begin."""
 
 
 SCALES = {
-    "published": Scale("published", 16, 256, 16, 1300, 2048, 64, 64, 100, 4096, 8192, 3),
-    "tiny": Scale("tiny", 2, 2, 1, 13, 6, 4, 4, 60, 40, 64, 1),
-}
+    "published": Scale(
+        size="published", parity_records=16, records=256, updates=16, examples=1300, prompts=2048, plain_prompts=64,
+        parity_prompts=64, longest=100, rows=4096, matrix=8192, repeats=3,
+    ),
+    "tiny": Scale(
+        size="tiny", parity_records=2, records=2, updates=1, examples=13, prompts=6, plain_prompts=4,
+        parity_prompts=4, longest=60, rows=40, matrix=64, repeats=1,
+    ),
+}  # fmt: skip
+"""Sizes of the measurements; ``size`` is that of both models, ``rows`` the capacity of the search."""
 
 
 @functools.cache
@@ -84,7 +79,7 @@ def matrix_rate(device: torch.device, side: int) -> float:
         for _ in range(20):
             a @ b
 
-    return 20 * 2 * side**3 / alternate({"matrices": products}, 5, device)["matrices"].seconds
+    return 20 * 2 * side**3 / alternate({"matrices": products}, 5, device)["matrices"]["seconds"]
 
 
 def matrices(device: torch.device, scale: Scale) -> dict[str, Any]:
@@ -121,13 +116,12 @@ def univqa_parity(device: torch.device, scale: Scale, dtype: torch.dtype | None)
     results: dict[str, Any] = {"ok": True}
     differences: dict[str, dict[str, float]] = {}
     for side in ("ours", "plain"):
-        found, answers = quantities(side, dtype)
-        differences[side] = {name: relative(found[name], reference[name]) for name in ("loss", "gradients")}
-        differences[side]["scores"] = float((found["scores"] - reference["scores"])[real].abs().max())
-        equal = (answers == reference_answers).all(-1).double().mean()
-        results[f"{side}_equal_answers"] = float(equal)
-    for name, ours in differences["ours"].items():
-        results["ok"] &= within(name, ours, differences["plain"][name], dtype)
+        measured, answers = quantities(side, dtype)
+        differences[side] = {name: relative(measured[name], reference[name]) for name in ("loss", "gradients")}
+        differences[side]["scores"] = float((measured["scores"] - reference["scores"])[real].abs().max())
+        results[f"{side}_equal_answers"] = float((answers == reference_answers).all(-1).double().mean())
+    ours, plain = differences["ours"], differences["plain"]
+    results["ok"] = all(within(name, ours[name], plain[name], dtype) for name in ours)
     if dtype is None:
         results["ok"] &= results["ours_equal_answers"] >= FEWEST_EQUAL
     return results | {"differences": differences}
@@ -180,10 +174,8 @@ class UniVQARuns:
         self.optimizer = torch.optim.AdamW(self.net.parameters(), lr=0.0)
         batch, mask = univqa.clove_batch(scale.records)
         self.mask = mask.to(device)
-        self.inputs = {
-            "plain": univqa.on_device(batch, device),
-            "ours": univqa.on_device(batch, device, lengths_on_host=True),
-        }
+        on_host = {"plain": False, "ours": True}
+        self.inputs = {side: univqa.on_device(batch, device, lengths) for side, lengths in on_host.items()}
 
     def batch(self, side: str, size: int) -> UniVQAInputs:
         """Return the first records of the batch."""
@@ -257,15 +249,11 @@ def activity(run: Callable[[], object], device: torch.device) -> dict[str, int]:
     on_gpu = device.type == "cuda"
     with profile(activities=[ProfilerActivity.CPU, *[ProfilerActivity.CUDA] * on_gpu], acc_events=True) as profiler:
         run()
-    counts = {"operators": 0, "launches": 0, "waits": 0, "synchronizing_calls": 0}
-    prefixes = {
-        "operators": ("aten::",),
-        "launches": ("cudaLaunch", "cuLaunch", "cudaGraphLaunch"),
-        "waits": ("cudaStreamSynchronize", "cudaEventSynchronize"),
+    events = profiler.key_averages()
+    counts = {
+        name: sum(event.count for event in events if event.key.startswith(starts)) for name, starts in PREFIXES.items()
     }
-    for event in profiler.key_averages():
-        for name, starts in prefixes.items():
-            counts[name] += event.count * event.key.startswith(starts)
+    counts["synchronizing_calls"] = 0
     if on_gpu:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
@@ -334,7 +322,7 @@ def main() -> int:
     transformers.logging.set_verbosity_error()
     scale, begun = SCALES[args.size], time.perf_counter()
     versions = {"torch": torch.__version__, "cuda": torch.version.cuda, "transformers": transformers.__version__}
-    results: dict[str, Any] = {"device": describe(device), "versions": versions, "scale": asdict(scale)}
+    results: dict[str, Any] = {"device": describe(device), "versions": versions, "scale": vars(scale)}
     failed = []
     for name in args.only or SECTIONS:
         late = time.perf_counter() - begun > args.limit

@@ -15,11 +15,8 @@ The exit code is 0 if the targets of 1.5 and 2 are reached.
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -34,7 +31,7 @@ from transformers.utils import logging
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.comparison import Timing, alternate, describe  # noqa: E402
+from benchmarks.comparison import alternate, describe, parser  # noqa: E402
 from mmclvqa.clove.files import write_json  # noqa: E402
 from SRM.batches import TreeLayout, padded, plan  # noqa: E402
 from SRM.generate import BEAMS  # noqa: E402
@@ -63,26 +60,17 @@ class Ids:
         return [self.answer, self.question, self.ocr, self.sep]
 
 
-@dataclass(frozen=True)
-class Size:
-    """Size of a GPT-2: layers, width, and tokens besides the special ones."""
-
-    layers: int
-    width: int
-    words: int
-
-
-SIZES = {"published": Size(6, 768, 50256), "small": Size(3, 256, 8000), "tiny": Size(1, 32, 400)}
+SIZES = {"published": (6, 768, 50256), "small": (3, 256, 8000), "tiny": (1, 32, 400)}
+"""Sizes of a GPT-2: layers, width, and tokens besides the special ones."""
 
 
 def build(size: str) -> tuple[GPT2LMHeadModel, Ids]:
     """Return a GPT-2 with random weights in one of :data:`SIZES`, and the ids of its special tokens."""
     torch.manual_seed(0)
-    chosen = SIZES[size]
-    ids = Ids(chosen.words)
-    heads = max(1, chosen.width // 64)
+    layers, width, words = SIZES[size]
+    ids = Ids(words)
     config = GPT2Config(
-        n_layer=chosen.layers, n_embd=chosen.width, n_head=heads, vocab_size=ids.start + 3,
+        n_layer=layers, n_embd=width, n_head=max(1, width // 64), vocab_size=ids.start + 3,
         bos_token_id=ids.eos, eos_token_id=ids.eos, pad_token_id=ids.pad,
     )  # fmt: skip
     return GPT2LMHeadModel(config), ids
@@ -99,21 +87,13 @@ def clove_sources(ids: Ids, count: int, seed: int = 0) -> list[Source]:
     for _ in range(count):
         items = [words(2, 6) for _ in range(int(np.clip(15 * np.exp(rng.normal(0, 0.8)), 1, 80)))]
         related = int(rng.integers(1, 4))
-        sources.append(
-            Source(ids.start, ids.question, items[:related], items[related:], words(6, 12), [words(1, 2)], [10])
-        )
+        parts = items[:related], items[related:], words(6, 12), [words(1, 2)]
+        sources.append(Source(ids.start, ids.question, *parts, [10]))
     return sources
 
 
 class Training:
-    """Updates of SRM (``ours``) and plain ones on the same examples.
-
-    Args:
-        model: on its device.
-        ids: its special tokens.
-        records: number of examples.
-        dtype: autocast type, None for float32.
-    """
+    """Updates of SRM (``ours``) and plain ones on the same examples, with autocast to ``dtype`` unless it is None."""
 
     def __init__(self, model: GPT2LMHeadModel, ids: Ids, records: int, dtype: torch.dtype | None = None) -> None:
         rng = np.random.default_rng(1)
@@ -127,12 +107,13 @@ class Training:
         }
         self.loss = SRMLoss(model, ids.weighted_ids(), TOKENS_WEIGHT)
         self.optimizer = torch.optim.AdamW(model.parameters(), lr=0.0)
-        self._sides: dict[str, Callable[[list[Example]], Tensor]] = {"plain": self._plain_sums, "ours": self._sums}
 
     def sums(self, side: str, chosen: list[Example]) -> Tensor:
         """Return the sums of :class:`SRM.model.SRMLoss` over a batch."""
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None):
-            return self._sides[side](chosen)
+            if side == "ours":
+                return self.loss({name: value.to(self.device) for name, value in self.layout.batch(chosen).items()})
+            return plain_sums(self.model, [decoder_sequences(one, self.ids) for one in chosen], self.ids)
 
     def update(self, side: str, batch: list[int]) -> None:
         """Train on a batch, with a learning rate of 0."""
@@ -151,12 +132,6 @@ class Training:
         """Return the sums over four examples without dropout."""
         self.model.eval()
         return self.sums(side, self.drawn[:4])
-
-    def _sums(self, chosen: list[Example]) -> Tensor:
-        return self.loss({name: value.to(self.device) for name, value in self.layout.batch(chosen).items()})
-
-    def _plain_sums(self, chosen: list[Example]) -> Tensor:
-        return plain_sums(self.model, [decoder_sequences(one, self.ids) for one in chosen], self.ids)
 
 
 def plain_sums(model: GPT2LMHeadModel, sequences: list[dict[str, list[int]]], ids: Ids) -> Tensor:
@@ -194,11 +169,10 @@ def measure_training(training: Training, batches: int, repeats: int) -> dict[str
     return compared(timings, counts) | {"difference": float((ours / plain - 1).abs().max())}
 
 
-def compared(timings: dict[str, Timing], counts: dict[str, int]) -> dict[str, Any]:
+def compared(timings: dict[str, dict[str, Any]], counts: dict[str, int]) -> dict[str, Any]:
     """Return the rate of each side, their ratio, and the timings."""
-    rates: dict[str, Any] = {side: counts[side] / timing.seconds for side, timing in timings.items()}
-    rates["ratio"] = rates["ours"] / rates["plain"]
-    return rates | {"timings": {side: asdict(timing) for side, timing in timings.items()}}
+    rates = {side: counts[side] / timing["seconds"] for side, timing in timings.items()}
+    return rates | {"ratio": rates["ours"] / rates["plain"], "timings": timings}
 
 
 def let_it_end(model: GPT2LMHeadModel, ids: Ids) -> None:
@@ -233,11 +207,8 @@ class Generation:
         starts = [[ids.start, *rng.integers(0, ids.words, rng.integers(2, 12)).tolist()] for _ in range(prompts)]
         self.model, self.ids, self.longest = model.eval(), ids, longest
         self.counts = {"plain": plain_prompts, "ours": prompts}
-        self.passes = [
-            (BEAMS, [[*start, ids.sep] for start in starts]),
-            (1, [[*start, ids.question] for start in starts]),
-        ]
-        self.capacity = capacity
+        graphs, questions = ([[*start, end] for start in starts] for end in (ids.sep, ids.question))
+        self.passes, self.capacity = [(BEAMS, graphs), (1, questions)], capacity
 
     def texts(self, side: str, count: int | None = None) -> list[list[int]]:
         """Generate for the first prompts: all scene graphs, then all questions with answers."""
@@ -254,8 +225,19 @@ class Generation:
         return [generated[i] for i in range(len(prompts))]
 
     def _library(self, prompts: list[list[int]], beams: int) -> list[list[int]]:
-        parts = (prompts[first : first + PLAIN_PROMPTS] for first in range(0, len(prompts), PLAIN_PROMPTS))
-        return [text for part in parts for text in library(self.model, part, beams, self.longest, self.ids)]
+        """Generate from padded batches of prompts with transformers."""
+        ids, texts = self.ids, []
+        options = {"num_beams": beams, "early_stopping": True, "no_repeat_ngram_size": 2} if beams > 1 else {}
+        options |= {"do_sample": False, "max_length": self.longest}
+        for first in range(0, len(prompts), PLAIN_PROMPTS):
+            part = prompts[first : first + PLAIN_PROMPTS]
+            width = max(map(len, part))
+            rows = [[ids.pad] * (width - len(prompt)) + prompt for prompt in part]
+            input_ids = torch.tensor(rows, device=self.model.device)
+            generated = self.model.generate(input_ids, attention_mask=(input_ids != ids.pad).long(), **options)
+            for text in generated[:, width:].tolist():
+                texts.append(text[: text.index(ids.eos) + 1] if ids.eos in text else text)
+        return texts
 
 
 def differing(texts: list[list[int]], others: list[list[int]]) -> float:
@@ -268,25 +250,12 @@ def measure_generation(generation: Generation, repeats: int) -> dict[str, Any]:
     common = generation.counts["plain"]
     ours, plain = (generation.texts(side, common) for side in ("ours", "plain"))
     graphs = [len(text) for text in ours[:common]]
-    timings = alternate({side: partial(generation.texts, side) for side in generation.counts}, repeats,
-                        generation.model.device)  # fmt: skip
+    sides = {side: partial(generation.texts, side) for side in generation.counts}
+    timings = alternate(sides, repeats, generation.model.device)
     return compared(timings, generation.counts) | {
         "difference": differing(ours, plain),
         "graph_tokens": [min(graphs), sum(graphs) / common, max(graphs)],
     }
-
-
-def library(model: GPT2LMHeadModel, prompts: list[list[int]], beams: int, longest: int, ids: Ids) -> list[list[int]]:
-    """Return the texts that transformers generates from one padded batch of prompts."""
-    width = max(map(len, prompts))
-    rows = [[ids.pad] * (width - len(prompt)) + prompt for prompt in prompts]
-    input_ids = torch.tensor(rows, device=model.device)
-    beam = {"num_beams": beams, "early_stopping": True, "no_repeat_ngram_size": 2} if beams > 1 else {}
-    made = model.generate(
-        input_ids, attention_mask=(input_ids != ids.pad).long(), do_sample=False, max_length=longest, **beam
-    )
-    texts = made[:, width:].tolist()
-    return [text[: text.index(ids.eos) + 1] if ids.eos in text else text for text in texts]
 
 
 def measure(
@@ -302,16 +271,11 @@ def measure(
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--size", choices=SIZES, default="published", help="size of the model")
-    parser.add_argument("--repeats", type=int, default=3, help="timings of each side, of which the median counts")
-    parser.add_argument("--threads", type=int, default=0, help="CPU threads (default: all)")
-    parser.add_argument("--batches", type=int, default=3, help="number of training batches")
-    parser.add_argument("--prompts", type=int, default=64)
-    parser.add_argument("--longest", type=int, default=100, help="maximum number of tokens of a text")
-    parser.add_argument("--json", type=Path, help="also write the measurements to this file")
-    args = parser.parse_args()
+    options = parser(__doc__, SIZES, "all")
+    options.add_argument("--batches", type=int, default=3, help="number of training batches")
+    options.add_argument("--prompts", type=int, default=64)
+    options.add_argument("--longest", type=int, default=100, help="maximum number of tokens of a text")
+    args = options.parse_args()
     torch.set_num_threads(args.threads or len(os.sched_getaffinity(0)))
     device = torch.device(args.device)
     measured = measure(args.size, device, args.repeats, args.batches, args.prompts, args.longest)

@@ -11,13 +11,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -26,6 +25,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks import srm, univqa  # noqa: E402
+from benchmarks.comparison import run_python  # noqa: E402
 from mmclvqa.clove.experiment_paths import FINE_TUNING, SAVE, final_weights  # noqa: E402
 from mmclvqa.clove.files import write_json  # noqa: E402
 from mmclvqa.clove.text import one_line  # noqa: E402
@@ -34,6 +34,7 @@ from mmclvqa.evaluation.sweep import checkpoints  # noqa: E402
 REFERENCE = Path(__file__).with_name("reference.json")
 LARGEST_FALL = 1 / 3
 REPEATS = 3
+run = partial(run_python, OMP_NUM_THREADS="1")
 CPU = torch.device("cpu")
 LOADING_WIDTH = 512
 
@@ -56,9 +57,9 @@ def loading_ratios(size: str) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         data, result = Path(folder, "data"), Path(folder, "loading.json")
         shape = ["--images", "100", "--regions", "100", "--feature-dim", str(LOADING_WIDTH)]
-        _run("-m", "mmclvqa.clove", "mini", str(data), "--train", "400", "--val", "16", *shape)
+        run("-m", "mmclvqa.clove", "mini", str(data), "--train", "400", "--val", "16", *shape)
         options = ["--feature-dim", str(LOADING_WIDTH), "--repeats", str(REPEATS), "--json", str(result)]
-        _run("benchmarks/loading.py", str(data), "--compare", *options)
+        run("benchmarks/loading.py", str(data), "--compare", *options)
         return {"data loading": json.loads(result.read_text())["ratio"]}
 
 
@@ -66,15 +67,15 @@ def sweep_ratios(size: str) -> dict[str, float]:
     """Measure the sweep over an experiment in which all checkpoints are those of one update."""
     with tempfile.TemporaryDirectory() as folder:
         data, trained, root, result = (Path(folder, name) for name in ("data", "trained", "root", "sweep.json"))
-        _run("-m", "mmclvqa.clove", "mini", str(data), "--train", "32", "--val", "16")
+        run("-m", "mmclvqa.clove", "mini", str(data), "--train", "32", "--val", "16")
         overrides = ["model=unicl", "dataset=clvqa", f"env.clove_root={data}", "training.device=cpu"]
         config = "config=EXP_CONFIG/mini/functional/cl_object_unicl_standalone.yaml"
         train = ["run_type=train", "training.max_updates=1", f"env.save_dir={trained}"]
-        _run("-m", "mmclvqa.cli", config, *overrides, *train)
+        run("-m", "mmclvqa.cli", config, *overrides, *train)
         for file in checkpoints("functional", "oarlks", FINE_TUNING, str(root / SAVE)).values():
             Path(file).parent.mkdir(parents=True)
             shutil.copy(final_weights(str(trained)), file)
-        _run("benchmarks/sweep.py", str(root), "--rounds", str(REPEATS), "--json", str(result), clove_root=data)
+        run("benchmarks/sweep.py", str(root), "--rounds", str(REPEATS), "--json", str(result), CLOVE_ROOT=str(data))
         return {"sweep": json.loads(result.read_text())["ratio"]}
 
 
@@ -84,21 +85,6 @@ BENCHMARKS: dict[str, Callable[[str], dict[str, float]]] = {
     "loading": loading_ratios,
     "sweep": sweep_ratios,
 }
-
-
-def _run(*words: str, clove_root: Path | None = None) -> None:
-    """Run a Python program of the project.
-
-    Raises:
-        RuntimeError: it failed; the message has the last line of its stderr.
-    """
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    if clove_root:
-        environment["CLOVE_ROOT"] = str(clove_root)
-    done = subprocess.run([sys.executable, *words], cwd=ROOT, env=environment, capture_output=True, text=True)
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-        raise RuntimeError(f"{' '.join(words[:3])} failed: {last}")
 
 
 def problem(ratio: float, reference: float | None) -> str | None:

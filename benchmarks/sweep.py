@@ -11,31 +11,20 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(PROJECT))
 
+from benchmarks.comparison import run_python  # noqa: E402
 from mmclvqa.clove import experiment_paths as places  # noqa: E402
 from mmclvqa.clove.errors import CloveError  # noqa: E402
-from mmclvqa.clove.tasks import SETTINGS, Task, parse_order  # noqa: E402
+from mmclvqa.clove.tasks import SETTINGS, parse_order  # noqa: E402
 from mmclvqa.evaluation.results import METRIC, RESULTS_FILE  # noqa: E402
 from mmclvqa.evaluation.sweep import checkpoints  # noqa: E402
-
-
-def seconds_of(command: list[str], environment: dict[str, str]) -> float:
-    """Return the wall-clock seconds of a command; exit if it fails."""
-    start = time.perf_counter()
-    done = subprocess.run(command, cwd=PROJECT, env=environment, capture_output=True, text=True)
-    if done.returncode:
-        sys.exit(f"error: {' '.join(command[:4])} ...: {done.stderr.strip().splitlines()[-1]}")
-    return time.perf_counter() - start
 
 
 def accuracy(folder: Path) -> float:
@@ -43,19 +32,12 @@ def accuracy(folder: Path) -> float:
     return json.loads((folder / RESULTS_FILE).read_text(encoding="utf-8"))["evaluations"][-1]["metrics"][METRIC]
 
 
-def linked(files: dict[str, Path], save: Path, fresh: Path) -> None:
-    """Link the checkpoints of the run into another save folder, which has no results."""
-    for file in files.values():
-        link = fresh / file.relative_to(save)
-        link.parent.mkdir(parents=True, exist_ok=True)
-        link.symlink_to(file)
-
-
 def measure(args: argparse.Namespace) -> dict[str, float]:
     """Return the median seconds of the sweep and of one ``mmf_run``, and their ratio for all pairs.
 
     Raises:
         CloveError: the CLOVE setting is unknown, or the task order is illegal.
+        RuntimeError: a program failed.
     """
     order = parse_order(args.setting, args.order)
     save = (args.root / places.SAVE).resolve()
@@ -63,7 +45,6 @@ def measure(args: argparse.Namespace) -> dict[str, float]:
     missing = [file for file in files.values() if not file.is_file()]
     if missing:
         raise CloveError(f"{missing[0]} is missing: the run is not finished")
-    environment = {**os.environ, "PYTHONPATH": str(PROJECT), "CONFIG": args.config}
     run = ["--cl_setting", args.setting, "--task_order", args.order, "--exp", args.exp]
     pairs = [(learned, tested) for learned in order for tested in order]
     rounds = min(args.rounds, len(pairs))
@@ -72,28 +53,24 @@ def measure(args: argparse.Namespace) -> dict[str, float]:
         learned, tested = pairs[number * len(pairs) // rounds]
         with tempfile.TemporaryDirectory() as folder:
             fresh, single = Path(folder, "save"), Path(folder, f"{learned.letter}2{tested.letter}")
-            linked(files, save, fresh)
-            command = [sys.executable, "eval_os.py", "sweep", *run, "--save_dir", str(fresh), *args.words]
-            sweeps.append(seconds_of(command, environment))
-            starts.append(seconds_of(start_words(args, tested, files[learned.letter], single), environment))
+            for file in files.values():  # the checkpoints without their results
+                link = fresh / file.relative_to(save)
+                link.parent.mkdir(parents=True, exist_ok=True)
+                link.symlink_to(file)
+            command = ["eval_os.py", "sweep", *run, "--save_dir", str(fresh), *args.words]
+            sweeps.append(run_python(*command, CONFIG=args.config)[1])
+            command = [
+                *("-m", "mmclvqa.cli", "model=unicl", "dataset=clvqa", "run_type=val", f"env.save_dir={single}"),
+                f"config={args.config}/{tested.setting}/cl_{tested.name}_unicl_standalone.yaml",
+                *(f"checkpoint.resume_file={files[learned.letter]}", *args.words),
+            ]
+            starts.append(run_python(*command, CONFIG=args.config)[1])
             results = Path(places.run_folder(args.setting, args.order, f"val_{args.exp}", str(fresh)))
             swept = accuracy(results / f"{learned.sweep_key}2{tested.sweep_key}")
             if accuracy(single) != swept:
                 sys.exit(f"error: {single.name}: accuracy {accuracy(single)} by mmf_run, {swept} by the sweep")
     sweep, start = statistics.median(sweeps), statistics.median(starts)
     return {"sweep": sweep, "start": start, "rounds": rounds, "pairs": len(pairs), "ratio": len(pairs) * start / sweep}
-
-
-def start_words(args: argparse.Namespace, tested: Task, checkpoint: Path, folder: Path) -> list[str]:
-    """Return the command ``mmf_run run_type=val`` for one pair."""
-    return [
-        *(sys.executable, "-m", "mmclvqa.cli"),
-        f"config={args.config}/{tested.setting}/cl_{tested.name}_unicl_standalone.yaml",
-        *("model=unicl", "dataset=clvqa", "run_type=val"),
-        f"checkpoint.resume_file={checkpoint}",
-        f"env.save_dir={folder}",
-        *args.words,
-    ]
 
 
 def main() -> None:
@@ -112,7 +89,7 @@ def main() -> None:
         parser.error("--rounds must be at least 1")
     try:
         measured = measure(args)
-    except CloveError as error:
+    except (CloveError, RuntimeError) as error:
         sys.exit(f"error: {error}")
     print(
         f"{measured['pairs']} pairs in one sweep: {measured['sweep']:.1f} s; "

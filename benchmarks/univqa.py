@@ -10,7 +10,6 @@ only. Outputs of both sides are compared without dropout.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import math
 import statistics
@@ -28,7 +27,7 @@ from torch import Tensor, nn
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.comparison import alternate, describe  # noqa: E402
+from benchmarks.comparison import alternate, describe, parser  # noqa: E402
 from mmclvqa.clove.files import write_json  # noqa: E402
 from mmclvqa.models import UniVQAInputs, UniVQANetwork, build_univqa  # noqa: E402
 from tests.models import oracle  # noqa: E402
@@ -44,10 +43,8 @@ SIDES: dict[str, Answer] = {"plain": oracle.scores, "ours": UniVQANetwork.answer
 
 
 def _layers(layers: int, width: int) -> dict[str, int]:
-    heads = max(1, width // 64)
-    return {
-        "num_hidden_layers": layers, "hidden_size": width, "num_attention_heads": heads, "intermediate_size": 4 * width,
-    }  # fmt: skip
+    widths = {"hidden_size": width, "num_attention_heads": max(1, width // 64), "intermediate_size": 4 * width}
+    return {"num_hidden_layers": layers, **widths}
 
 
 SIZES: dict[str, dict[str, Any]] = {
@@ -165,31 +162,20 @@ def measure(
             reference_scores, scores = (run(SIDES[side]) for side in ("plain", "ours"))
         timings = alternate({name: partial(run, side) for name, side in SIDES.items()}, repeats, loss_mask.device)
         real = reference_scores > -9000
-        rows.append(
-            {
-                "what": what,
-                "published_seconds": timings["plain"].seconds,
-                "seconds": timings["ours"].seconds,
-                "ratio": timings["plain"].seconds / timings["ours"].seconds,
-                "target": TARGETS[what],
-                "max_difference": (reference_scores - scores)[real].abs().max().item(),
-                "same_argmax": bool((reference_scores.argmax(-1) == scores.argmax(-1)).all()),
-            }
-        )
+        plain, ours = timings["plain"]["seconds"], timings["ours"]["seconds"]
+        row = {"what": what, "published_seconds": plain, "seconds": ours, "ratio": plain / ours}
+        row["target"] = TARGETS[what]
+        row["max_difference"] = (reference_scores - scores)[real].abs().max().item()
+        row["same_argmax"] = bool((reference_scores.argmax(-1) == scores.argmax(-1)).all())
+        rows.append(row)
     return rows
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--dtype", choices=DTYPES, default="fp32", help="autocast type")
-    parser.add_argument("--size", choices=SIZES, default="published", help="size of the network")
-    parser.add_argument("--batch-size", type=int, default=8)
-    parser.add_argument("--repeats", type=int, default=3, help="timings of each side, of which the median counts")
-    parser.add_argument("--threads", type=int, help="CPU threads (default: torch's); 1 varies less on a shared machine")
-    parser.add_argument("--json", type=Path, help="also write the measurements to this file")
-    args = parser.parse_args()
-
+    options = parser(__doc__, SIZES, "torch's")
+    options.add_argument("--dtype", choices=DTYPES, default="fp32", help="autocast type")
+    options.add_argument("--batch-size", type=int, default=8)
+    args = options.parse_args()
     if args.threads:
         torch.set_num_threads(args.threads)
     device = torch.device(args.device)

@@ -83,6 +83,22 @@ def test_a_model_folder_without_weights(srm: Runs) -> None:
     assert "pretrained/distilgpt2: cannot be loaded" in srm.error()
 
 
+def test_a_folder_without_a_model_is_refused_before_the_run_folder_is_made(srm: Runs) -> None:
+    assert "contains no language model" in srm.error("--model_name", str(srm.data / "functional"))
+    assert not srm.root.exists()
+
+
+def test_an_unknown_model_is_reported_without_waiting_for_a_connection(
+    srm: Runs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits = []
+    monkeypatch.setattr("time.sleep", waits.append)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    assert "there is no such language model" in srm.error("--model_name", "distilgtp2")
+    assert not waits
+
+
 def test_a_model_in_neither_place_names_both(srm: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
     (srm.data / "pretrained" / "t5v1_1-small").rename(srm.data / "elsewhere")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
@@ -141,13 +157,28 @@ def test_a_full_disk_leaves_no_partial_file(
 
 
 @pytest.mark.parametrize(("flags", "message"), [
-    (("--model_name", "/"), "'/': has no final path component"), (("--train_perc", "1.5"), "--train_perc: 1.5 is not"),
-    (("--min_batch_size", "0"), "0 is less than 1"), (("--lm_lamda", "1"), "unrecognized arguments: --lm_lamda"),
-    (("@nowhere.args",), "nowhere.args"), (("--decay_style", "cosine"), "invalid choice: 'cosine'"),
+    (("--model_name", "/"), "'/': has no final path component"),
+    (("--lm_lamda", "1"), "--lm_lamda 1; did you mean --lm_lambda"),
+    (("--train_perc", "1.5"), "--train_perc must be a number above 0 and at most 1, got '1.5'"),
+    (("--learning_rate", "nan"), "--learning_rate must be a number above 0, got 'nan'"),
+    (("--weight_decay", "x"), "--weight_decay must be a number of at least 0, got 'x'"),
+    (("--qp_margin", "x"), "--qp_margin must be a number, got 'x'"),
+    (("--min_batch_size", "x"), "--min_batch_size must be a whole number of at least 1, got 'x'"),
+    (("--n_threads", "99999999"), "--n_threads must be a whole number of at least 0 and at most 1024"),
+    (("--model_dir_root", ""), "--model_dir_root must be a folder, got ''"),
+    (("@nowhere.args",), "error: nowhere.args: No such file"),
+    (("--decay_style", "cosine"), "invalid choice: 'cosine'"),
     (("--seq_train_type", "gem"), "invalid choice: 'gem'"), (("--length_rule", "new"), "invalid choice: 'new'"),
 ])  # fmt: skip
 def test_an_unknown_flag_or_an_invalid_value(srm: Runs, flags: tuple[str], message: str) -> None:
     assert message in srm.error(*flags)
+
+
+@pytest.mark.parametrize("content", [b'--debug "x', b"\xff\xfe"])
+def test_a_file_that_contains_no_flags(srm: Runs, content: bytes) -> None:
+    path = srm.data / "broken.args"
+    path.write_bytes(content)
+    assert f"{path}: cannot be read as flags" in srm.error(f"@{path}")
 
 
 def test_a_model_root_that_is_a_file(srm: Runs) -> None:

@@ -73,3 +73,23 @@ def test_a_run_that_failed_before_its_first_result_does_not_block_another(srm: R
     for path in (*folder.glob("*REPLAY*"), *folder.glob("models/*")):
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     assert srm(*DEBUG, "--seed", "5") == folder
+
+
+@pytest.mark.parametrize("size", [0, 300])
+def test_empty_and_truncated_results_are_not_taken_for_complete(srm: Runs, size: int) -> None:
+    folder = srm(*DEBUG)
+    files = file_bytes(folder)
+    replay, joined = folder / "oarlks_REPLAY[o]_AT[r].npy", folder / "oarlks_REPLAY_AT[s].npy"
+    for path in (replay, joined):
+        path.write_bytes(files[path.name][: min(size, len(files[path.name]) - 3)])
+        assert f"{path}: is empty or truncated; remove it" in srm.error(*DEBUG)
+        path.unlink()
+        assert file_bytes(srm(*DEBUG)) == files
+
+    weights = folder / "models" / "attribute" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:size])
+    error = srm.error(*DEBUG)
+    assert f"{weights.parent}: model.safetensors is missing, empty or truncated; remove this folder" in error
+    assert "model.safetensors" in srm.error(*DEBUG, "--overwrite", "--skip_tasks", "o", "a")
+    shutil.rmtree(weights.parent)
+    assert file_bytes(srm(*DEBUG)) == files
