@@ -17,6 +17,7 @@ from mmclvqa.clove.errors import DataError
 from mmclvqa.clove.files import write_json
 from mmclvqa.clove.records import load_records, save_records
 from mmclvqa.clove.tasks import Task
+from mmclvqa.clove.text import counted
 from SRM.data import Prompt, Prompts, choose_prompts
 from SRM.folder import RunFolder, statistics_file
 from SRM.generate import Generator
@@ -143,9 +144,10 @@ class ReplayWriter:
 def _log_statistics(name: str, statistics: Mapping[str, Any]) -> None:
     rejected = ", ".join(f"{reason['count']} {reason['why']}" for reason in statistics["refused"].values())
     truth = f", {statistics['truth']['share']:.0%} true" if "truth" in statistics else ""
+    questions = counted(statistics["distinct_questions"], "distinct question")
     log.info(
         f"{name}: {statistics['accepted']} of {statistics['prompts']} prompts accepted ({rejected or 'none rejected'})"
-        f"{truth}, {statistics['distinct_questions']} distinct questions, {statistics['duplicates']} duplicates"
+        f"{truth}, {questions}, {counted(statistics['duplicates'], 'duplicate')}"
     )
     if not statistics["accepted"]:
         log.warning(f"{name}: no prompt was accepted; the model may need more training")

@@ -416,9 +416,12 @@ def child(process: psutil.Process, part: str) -> psutil.Process | None:
 )
 def test_an_interrupted_workflow_resumes_with_the_same_command(stage: Path, project: Path, victim: str) -> None:
     process = start(stage, project, "2")
-    while len(calls(stage / "log")) < 1 or not (step := child(psutil.Process(process.pid), "bin/mmf_run")):
+    step = None
+    # A step that has just started, so that it does not end before it is killed.
+    while len(calls(stage / "log")) < 1 or step is None or time.time() - step.create_time() > 1:
         assert process.poll() is None
         time.sleep(0.1)
+        step = child(psutil.Process(process.pid), "bin/mmf_run")
     if victim == "everything":
         os.killpg(process.pid, signal.SIGKILL)
     elif victim == "Ctrl-C":
