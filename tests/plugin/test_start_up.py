@@ -35,7 +35,7 @@ finally:
         (MMF_RUN, ["config=nowhere.yaml"], "nowhere.yaml does not exist"),
         (MMF_RUN, ["nonsense"], "'nonsense' is not of the form key=value"),
         (MMF_RUN, ["env.user_dir=nowhere.py"], "env.user_dir=nowhere.py: there is no file"),
-        (SRM, ["--data_dir", "{tmp}", "--n_train_epoch", "many"], "--n_train_epochs must be a whole number of at least 1, got 'many'"),
+        (SRM, ["--data_dir", "{tmp}", "--n_train_epoch", "many"], "--n_train_epochs must be a whole number of at"),
         (SRM, ["--data_dir", "{tmp}/nowhere"], "nowhere: there is no such folder"),
         (SRM, ["--data_dir", "{tmp}"], "fcl_mmf_object_train.npy: there is no such file"),
         (EXPERIMENTS, ["--method", "ewcc"], "ewcc: there is no such method; did you mean ewc"),
