@@ -62,8 +62,6 @@ def setting(default: Any, help: str, published: str | None = None, legal: Legal 
     """Declare a hyperparameter in the ``Settings`` of a method.
 
     Args:
-        default: value if the configuration does not set it.
-        help: description, with the unit.
         published: key of ``training.CL`` that the published code uses for it, whose value is then the default.
         legal: its legal values, which are checked where a method is given as ``name:setting=value``; None means all.
     """
@@ -90,7 +88,6 @@ class StepContext:
     """One training run of an experiment, the input of :meth:`Method.overrides`.
 
     Attributes:
-        setting: name of the setting.
         order: the task order as in file names, such as ``oarlks``.
         tasks: the tasks in learning order.
         index: position of the current task in ``tasks``.
@@ -183,19 +180,11 @@ class Method:
     # -------------------------------------------------------------------------------- hooks of training
 
     def replays(self, root: str) -> Replays | None:
-        """Return the records to add to the training records of the task; None if there are none.
-
-        Args:
-            root: the data root.
-        """
+        """Return the records to add to the training records of the task (``root``: the data root); None without any."""
         return None
 
     def source_files(self, root: str) -> list[Path]:
-        """Return the files of earlier tasks that the method reads, in learning order; they need not exist.
-
-        Args:
-            root: the data root.
-        """
+        """Return the files of earlier tasks that the method reads, in learning order; they need not exist."""
         return []
 
     def on_task_start(self, trainer: Trainer) -> None:
@@ -208,7 +197,6 @@ class Method:
         """Return the loss to minimise on a batch.
 
         Args:
-            trainer: the running trainer.
             report: the batch and the model's output in one mapping.
             loss: loss of the task, 0-dim, plus the terms of methods that were called before.
         """
@@ -241,12 +229,7 @@ class Method:
 
     @classmethod
     def overrides(cls, settings: Settings, step: StepContext) -> list[str]:
-        """Return the configuration overrides of a training run, except config, model, data set and folders.
-
-        Args:
-            settings: the hyperparameters.
-            step: the training run.
-        """
+        """Return the configuration overrides of a training run, except config, model, data set and folders."""
         overrides = ["training.CL.use_cl=True", f"training.CL.method={cls.name}"]
         overrides += cls.setting_overrides(settings)
         overrides.append(f"training.CL.task_order={step.order}")
@@ -256,12 +239,7 @@ class Method:
 
     @classmethod
     def setting_overrides(cls, settings: Settings, without: Container[str] = ()) -> list[str]:
-        """Return the overrides of the settings that differ from their defaults.
-
-        Args:
-            settings: the hyperparameters.
-            without: published keys whose settings are left out.
-        """
+        """Return the overrides of settings that differ from their defaults; published keys ``without`` are left out."""
         published = {one.name: one.metadata.get("published") for one in fields(settings)}
         changed = changed_settings(settings).items()
         return [f"training.CL.{cls.name}.{key}={value}" for key, value in changed if published[key] not in without]
@@ -271,21 +249,14 @@ class Method:
         """Return the program that must run before the second task; None if there is none.
 
         Args:
-            settings: the hyperparameters.
-            setting_name: name of the setting.
-            order: the task order.
+            setting_name: name of the setting of CLOVE.
             root: the folder of experiments (``ROOT``).
         """
         return None
 
     @classmethod
     def evaluation_overrides(cls, settings: Settings, model: str) -> list[str]:
-        """Return additional overrides for evaluation of the method's checkpoints.
-
-        Args:
-            settings: the hyperparameters.
-            model: registered name of the answer model.
-        """
+        """Return additional overrides for evaluation of the method's checkpoints with an answer model (its name)."""
         return []
 
     @classmethod
@@ -383,11 +354,7 @@ def registered_methods() -> dict[str, type[Method]]:
 
 
 def find_method(name: str, key: str = "method") -> type[Method]:
-    """Return the method with a name.
-
-    Args:
-        name: name of the method.
-        key: option that has this value, for the error message.
+    """Return the method with a name; ``key`` is the option that has this value, for the error message.
 
     Raises:
         ConfigError: no method has this name.
@@ -401,10 +368,7 @@ def find_method(name: str, key: str = "method") -> type[Method]:
 
 
 def parse_method(text: str) -> tuple[type[Method], Any]:
-    """Parse a method with settings, such as ``ewc:reg_lambda=1e5``.
-
-    Returns:
-        The class and its ``Settings``.
+    """Parse a method with settings, such as ``ewc:reg_lambda=1e5``, and return the class and its ``Settings``.
 
     Raises:
         ConfigError: the method or a setting is unknown, a setting is given twice, or a value is illegal.
@@ -452,12 +416,7 @@ def suffix_pattern(keys: Iterable[str]) -> str:
 
 
 def stated_settings(match: re.Match[str], keys: Iterable[str] | None = None) -> list[str]:
-    """Return the settings that a folder name states, such as ``reg_lambda 1e5``.
-
-    Args:
-        match: match of an expression that contains :func:`suffix_pattern`.
-        keys: names of the groups; None means all.
-    """
+    """Return the settings, of all or of ``keys``, that a match of :func:`suffix_pattern` has: ``reg_lambda 1e5``."""
     return [f"{key} {match[key]}" for key in keys or match.groupdict() if match[key] is not None]
 
 

@@ -50,7 +50,6 @@ class EpisodicMemory:
         return self._trainer.prepare(self.datasets[0].assemble(drawn), self.datasets[0])
 
     def record(self, task: int, index: int) -> dict[str, Any]:
-        """Return a record."""
         return self.datasets[task].records[index]
 
     def draw(self, size: int | None, tasks: Sequence[int], purpose: str = "") -> tuple[list[tuple[int, int]], int]:
@@ -70,14 +69,9 @@ class EpisodicMemory:
         return keys, int(draws.integers(2**63))
 
     def gradient(self, tasks: Sequence[int], size: int | None) -> Tensor:
-        """Return the gradient of the mean loss on records of some tasks.
+        """Return the gradient of the mean loss on records of some tasks, of all parameters as one float32 vector.
 
-        Args:
-            tasks: indices of the tasks.
-            size: number of records drawn from all these tasks together; None uses every record.
-
-        Returns:
-            The gradient of all trained parameters as one float32 vector.
+        ``size`` is the number of records drawn from all these tasks together; None uses every record.
         """
         keys, seed = self.draw(size, tasks)
         seed_all(seed)

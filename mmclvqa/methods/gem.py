@@ -175,8 +175,6 @@ def project(gradient: Tensor, memories: Tensor, margin: float = MARGIN, epsilon:
     Args:
         gradient: gradient of all parameters, P float numbers.
         memories: K × P, one gradient per memory.
-        margin: see :data:`MARGIN`.
-        epsilon: see :data:`EPSILON`.
     """
     products = memories.double() @ gradient.double()
     if bool((products >= 0).all()):
