@@ -61,10 +61,7 @@ class BaseTrainer:
         network: the bare model, on the device.
         model: the model that the training loop calls; wrapped in DDP if there are several processes.
         splits: the splits that ``run_type`` needs, by name.
-        accelerator: device, precision and processes.
-        counts: the progress of training.
         methods: the continual-learning methods of the training; empty if nothing is trained.
-        seed: seed of the run.
         writer: MMF's logger.
         trains: whether ``run_type`` includes training.
         random_state: random state to restore when training resumes.
@@ -248,12 +245,7 @@ class BaseTrainer:
         return self.evaluate(name, weights)
 
     def evaluate(self, name: str, weights: str = TRAINING) -> list[Evaluation]:
-        """Evaluate a split with the current weights; returns one evaluation per data set.
-
-        Args:
-            name: name of a loaded split.
-            weights: source of the weights, for ``results.json``.
-        """
+        """Evaluate a loaded split with the current weights (from the file ``weights``); one evaluation per data set."""
         evaluations = self._evaluator().evaluate(self.splits[name], self._warn)
         for evaluation in evaluations:
             evaluation.weights = weights

@@ -281,13 +281,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 class Tally:
-    """Sums losses and metrics of one model on one data set of a split, batch by batch.
-
-    Args:
-        metrics: the metrics, which are reset.
-        split: name of the split.
-        dataset: name of the data set.
-    """
+    """Sums losses and metrics of one model on one data set of a split, batch by batch; it resets ``metrics``."""
 
     def __init__(self, metrics: Metrics, split: str, dataset: str) -> None:
         self._metrics, self._split, self._dataset = metrics, split, dataset
@@ -303,12 +297,7 @@ class Tally:
         self._metrics.update(report, report)
 
     def evaluation(self, gather: Gather, seconds: float) -> Evaluation:
-        """Return the result over the records of all processes.
-
-        Args:
-            gather: returns the objects of all processes in every process.
-            seconds: duration.
-        """
+        """Return the result over the records of all processes."""
         counts = gather((self._records, {key: float(loss) for key, loss in self._losses.items()}))
         total = sum(count for count, _ in counts)
         keys = dict.fromkeys(key for _, part_losses in counts for key in part_losses)
@@ -329,8 +318,6 @@ class Evaluator:
 
     Args:
         model: the bare model, not wrapped in DDP, because processes may evaluate different numbers of batches.
-        metrics: the metrics of ``evaluation.metrics``.
-        gather: returns the objects of all processes in every process.
         is_main: whether this process shows progress and writes files.
         verbose_dump: whether data sets dump each report (MMF's ``training.verbose_dump``).
     """
@@ -348,16 +335,10 @@ class Evaluator:
     def evaluate(self, split: Split, warn: Callable[[str], None]) -> list[Evaluation]:
         """Return metrics and losses of each data set of a split, identical in all processes.
 
-        Args:
-            split: the split.
-            warn: called with one line for each metric that is skipped.
+        ``warn`` is called with one line for each metric that is skipped.
         """
-        evaluations = []
         with evaluating(self._model):
-            for number, dataset in enumerate(split.datasets):
-                part = split.only(number)
-                evaluations.append(self._evaluate(part, dataset, warn))
-        return evaluations
+            return [self._evaluate(split.only(i), dataset, warn) for i, dataset in enumerate(split.datasets)]
 
     def _evaluate(self, part: Split, dataset: Any, warn: Callable[[str], None]) -> Evaluation:
         start = time.monotonic()

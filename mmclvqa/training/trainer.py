@@ -25,9 +25,9 @@ from mmclvqa.clove.errors import ConfigError, TrainingError
 from mmclvqa.clove.files import locked_folder, write_json
 from mmclvqa.clove.text import clock
 from mmclvqa.methods.base import Stored
-from mmclvqa.random_state import random_state_kept
+from mmclvqa.random_state import random_state_kept, set_random_state
 from mmclvqa.training.base import BaseTrainer, all_values
-from mmclvqa.training.checkpoints import load_weights, read_checkpoint, restore_random_state, run_state
+from mmclvqa.training.checkpoints import load_weights, read_checkpoint, run_state
 from mmclvqa.training.distributed import gather
 from mmclvqa.training.evaluation import Evaluation, evaluating
 from mmclvqa.training.loading import prepare
@@ -182,7 +182,9 @@ class Trainer(BaseTrainer):
         self._meter = LossMeter(self.accelerator.device)
         with random_state_kept():
             self.callbacks("on_train_start", self)
-        restore_random_state(self)
+        if self.random_state is not None:  # that of a checkpoint, restored directly before training
+            set_random_state(self.random_state)
+            self.random_state = None
         self._progress = Progress(self.max_updates, self.num_updates, self.is_main and on_terminal())
         with self._progress.running():
             try:
