@@ -36,7 +36,6 @@ class EpisodicMemory:
     def __init__(self, trainer: Trainer, records: dict[str, list[Record]]) -> None:
         self._trainer = trainer
         self.datasets = [trainer.dataset_like(task_records) for task_records in records.values()]
-        self.names = list(records)
         # The draws for a record, such as its answer, do not depend on which other records are stored.
         self._seeds = [[zlib.crc32(record_key(record).encode()) for record in part] for part in records.values()]
 
