@@ -267,12 +267,6 @@ class CloveDataset(BaseDataset):
         for row, steps in enumerate(report.scores.argmax(dim=-1).tolist()):
             tokens = byte_tensor_to_object(report.context_tokens[row])
             answer, sources = answer_words(steps, tokens, self.answer_processor)
-            entries.append(
-                {
-                    "question_id": byte_tensor_to_object(report.question_id[row]),
-                    "image_id": byte_tensor_to_object(report.image_id[row]),
-                    "answer": answer,
-                    "pred_source": sources,
-                }
-            )
+            names = {field: byte_tensor_to_object(report[field][row]) for field in ("question_id", "image_id")}
+            entries.append(names | {"answer": answer, "pred_source": sources})
         return entries

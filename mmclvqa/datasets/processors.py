@@ -20,7 +20,6 @@ from mmclvqa.clove.errors import DataError
 from mmclvqa.clove.files import read_json, read_text
 from mmclvqa.clove.text import one_line
 
-OCR_TOKEN = "[OCR]"
 MAX_MATCHES = 20
 """Maximum number of index sequences per answer, as in M4C."""
 
@@ -36,7 +35,6 @@ def load_tokenizer(source: str, do_lower_case: bool = True, **params: Any) -> tu
 
     Args:
         source: a folder, or a name on the hub.
-        do_lower_case: whether texts are converted to lower case.
         params: other arguments of transformers' ``AutoTokenizer.from_pretrained``.
 
     Raises:
@@ -99,7 +97,7 @@ class SceneGraphBertTokenizer(CloveBertTokenizer):
 
     def __init__(self, config: Any, *args: Any, **kwargs: Any) -> None:
         super().__init__(config, *args, **kwargs)
-        self._tokenizer.add_special_tokens([OCR_TOKEN])
+        self._tokenizer.add_special_tokens(["[OCR]"])
 
 
 class AnswerTargets(NamedTuple):

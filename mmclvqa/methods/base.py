@@ -116,7 +116,6 @@ class Step:
 
     Attributes:
         kind: ``train``, ``srm``, ``evaluate`` or another kind; steps of a kind need the same resources.
-        title: short description.
         program: start of the command.
         arguments: arguments of the command; an option with its value, such as ``--task_seq oarlks``, is one entry.
         output: path of the output file, which exists if and only if the step is finished.

@@ -38,11 +38,7 @@ EPSILON = 1e-3
 
 
 class GradientProjection(Method):
-    """Base of GEM and A-GEM: projects gradients so that, to first order, no loss of an earlier task increases.
-
-    Attributes:
-        memory: the episodic memory.
-    """
+    """Base of GEM and A-GEM: projects gradients so that, to first order, no loss of an earlier task increases."""
 
     clips_gradients = True
     computes_gradients = True

@@ -63,12 +63,7 @@ class Replays:
 
 @dataclass(frozen=True)
 class OrderPosition:
-    """The position of the current task in the task order.
-
-    Attributes:
-        order: all tasks in learning order.
-        current: the current task.
-    """
+    """The position of the current task in the task order (all tasks in learning order)."""
 
     order: list[Task]
     current: Task

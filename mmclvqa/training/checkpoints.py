@@ -29,8 +29,6 @@ from mmclvqa.training.distributed import gather
 from mmclvqa.training.optimization import set_learning_rates
 from mmclvqa.value_kinds import matches_any
 
-CURRENT = "current.ckpt"
-BEST = "best.ckpt"
 NUMBERED_FOLDER = "models"
 CONFIG_FILE = "config.yaml"
 """The complete configuration of a run, in its folder."""
@@ -61,8 +59,8 @@ class CheckpointFiles:
 
     def __init__(self, save_dir: str | Path, model_name: str, max_to_keep: int = -1) -> None:
         self.folder = Path(save_dir)
-        self.current = self.folder / CURRENT
-        self.best = self.folder / BEST
+        self.current = self.folder / "current.ckpt"
+        self.best = self.folder / "best.ckpt"
         self.final = self.folder / f"{model_name}_final.pth"
         self._max_to_keep = max_to_keep
         self._earlier_run: list[Path] = []

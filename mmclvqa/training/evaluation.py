@@ -29,7 +29,6 @@ from mmclvqa.training.loading import Split, prepare
 from mmclvqa.training.progress import evaluation_bar, on_terminal
 from mmclvqa.value_kinds import require_registered
 
-FILE_NAME = "results.json"
 TRAINING = "training"
 """``weights`` of evaluations during training; otherwise ``weights`` is the file whose weights were evaluated."""
 
@@ -39,15 +38,12 @@ class Evaluation:
     """One evaluation of one data set of a split.
 
     Attributes:
-        split: ``val`` or ``test``.
-        dataset: name of the data set.
         update: number of updates of the weights; None if the file does not record it.
         weights: :data:`TRAINING`, or the file the weights came from.
         metrics: value of each metric (``<metric>`` and ``<metric>/<sub-name>``).
         losses: each loss by the model's key, averaged over records.
         loss: sum of the losses; None if the records have no targets.
         records: number of evaluated records of all processes.
-        seconds: duration.
     """
 
     split: str
@@ -81,16 +77,14 @@ class Evaluation:
 class Results:
     """The file ``results.json``, which is rewritten after each evaluation.
 
-    Args:
-        save_dir: folder of the file.
-        run: facts about the run, stored beside the evaluations.
+    ``run`` are facts about the run, stored beside the evaluations.
 
     Raises:
         DataError: the file exists but was not written by this class.
     """
 
     def __init__(self, save_dir: str | Path, run: dict[str, Any]) -> None:
-        self.path = Path(save_dir) / FILE_NAME
+        self.path = Path(save_dir) / "results.json"
         self.run = run
         self.entries: list[dict[str, Any]] = []
         self.training_losses: list[list[float | None]] = []

@@ -167,11 +167,8 @@ class Trainer(BaseTrainer):
         self._since = time.monotonic()
         self.results.begin_training(self.num_updates)
         batch_size = self.training.batch_size * self._frequency
-        for line in (
-            *self.describe(),
-            f"batch size: {batch_size}, updates: {self.max_updates}, seed: {self.seed}",
-            "Starting training...",
-        ):
+        sizes = f"batch size: {batch_size}, updates: {self.max_updates}, seed: {self.seed}"
+        for line in (*self.describe(), sizes, "Starting training..."):
             self.writer.write(line)
         if self.is_main:
             for file in self.files.remove_leftovers():
@@ -305,11 +302,8 @@ class Trainer(BaseTrainer):
         self.record(evaluations)
         stopping = self.early_stopping
         best_value = "none" if stopping.best_value is None else f"{stopping.best_value:.6f}"
-        self.log_evaluations(
-            f"{self.num_updates}/{self.max_updates}",
-            evaluations,
-            **{"best_update": stopping.best_update, f"best_{stopping.criteria}": best_value},
-        )
+        bests = {"best_update": stopping.best_update, f"best_{stopping.criteria}": best_value}
+        self.log_evaluations(f"{self.num_updates}/{self.max_updates}", evaluations, **bests)
         if self._board:
             self._board.add(values, self.num_updates)
         self.callbacks("on_validation_end", self, evaluations)
