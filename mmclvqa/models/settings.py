@@ -70,6 +70,8 @@ class UniVQASettings:
     mmt: TransformerSettings
     region_dim: int
     fc7_dim: int
+    fasttext_dim: int
+    phoc_dim: int
     ocr_dim: int
     ocr_max_num: int
     answer_bias: float | None
@@ -94,7 +96,8 @@ class UniVQASettings:
         obj, ocr, classifier = (config.get(name) or {} for name in ("obj", "ocr", "classifier"))
         pointer = classifier.get("ocr_ptr_net") or {}
         fc7_dim, ocr_max_num = obj.get("mmt_in_dim", 2048), classifier.get("ocr_max_num", 50)
-        ocr_dim = ocr.get("fasttext_dim", 300) + ocr.get("phoc_dim", 604) + fc7_dim + ocr_max_num
+        fasttext_dim, phoc_dim = ocr.get("fasttext_dim", 300), ocr.get("phoc_dim", 604)
+        ocr_dim = fasttext_dim + phoc_dim + fc7_dim + ocr_max_num
         _agree("ocr.mmt_in_dim", ocr.get("mmt_in_dim"), ocr_dim, "the sum of fasttext, phoc, fc7 and ocr_max_num")
         _agree("classifier.ocr_ptr_net.hidden_size", pointer.get("hidden_size"), mmt.hidden_size, "mmt.hidden_size")
         _agree("classifier.type", classifier.get("type"), "linear", "the only one whose rows are answer embeddings")
@@ -103,6 +106,8 @@ class UniVQASettings:
             mmt=mmt,
             region_dim=obj.get("in_dim", 2048),
             fc7_dim=fc7_dim,
+            fasttext_dim=fasttext_dim,
+            phoc_dim=phoc_dim,
             ocr_dim=ocr_dim,
             ocr_max_num=ocr_max_num,
             answer_bias=classifier.get("initial_bias"),

@@ -78,6 +78,11 @@ class Callbacks:
             (entry["type"], build_callback(entry)) for entry in entries if entry["type"] not in _WITHOUT_EFFECT
         ]
 
+    @property
+    def names(self) -> list[str]:
+        """Return the registered names of the callbacks."""
+        return [name for name, _ in self._callbacks]
+
     def __call__(self, hook: str, *args: Any) -> None:
         """Call the hook named ``hook`` of each callback."""
         for _, callback in self._callbacks:
