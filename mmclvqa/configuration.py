@@ -227,7 +227,11 @@ class PluginConfiguration:
         return self._translated(given, "config_override")
 
     def _merge_with_dotlist(self, config: DictConfig, opts: list[str] | None) -> DictConfig:
-        words = list(_translated_words(split_words(opts)))
+        words = [
+            (key, text, value)
+            for published_key, text in split_words(opts).items()
+            for key, value in translate_key(published_key, parse_value(text)).items()
+        ]
         ignored = self._merge_words(config, [word for word in words if word[0] in SETTING_KEYS])
         use_setting(config)
         ignored += self._merge_words(config, [word for word in words if word[0] not in SETTING_KEYS])
@@ -353,10 +357,7 @@ def read_config(path: str) -> DictConfig:
 def _load_with_includes(path: str, folder: str = "", including: tuple[str, ...] = ()) -> DictConfig:
     """Read a file that is in ``folder`` or, as in MMF, relative to the environment's user code or to MMF.
 
-    Args:
-        path: the file.
-        folder: folder of the file that includes it.
-        including: the files whose includes led to this one.
+    ``including`` are the files whose includes led to this one.
     """
     mmf_root = os.path.dirname(importlib.util.find_spec("mmf").origin)
     bases = (folder, os.environ.get("MMF_USER_DIR", ""), os.path.dirname(mmf_root), mmf_root)
@@ -463,13 +464,6 @@ _ABSENT = object()
 
 _WARNED: dict[Any, Any] = {}
 """Registry of the module ``warnings`` with the warnings that this process has issued."""
-
-
-def _translated_words(overrides: Mapping[str, str]) -> Iterator[tuple[str, str, Any]]:
-    """Yield the translated key, the text and the value of each override."""
-    for key, text in overrides.items():
-        for name, value in translate_key(key, parse_value(text)).items():
-            yield name, text, value
 
 
 def _node(config: Any, key: str) -> Any:

@@ -9,11 +9,7 @@ from typing import Any
 
 
 class LazyModule(types.ModuleType):
-    """Stands for a module, which is imported when one of its attributes is read.
-
-    Args:
-        name: name of the module.
-    """
+    """Stands for the module of this name, which is imported when one of its attributes is read."""
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):

@@ -83,11 +83,7 @@ def _has_been_in_group() -> bool:
 
 
 def _end_process(code: Any) -> NoReturn:
-    """End this process as the interpreter would, up to where it begins to free objects.
-
-    Args:
-        code: as in ``sys.exit``: None, an exit code, or a message for stderr (exit code 1).
-    """
+    """End this process with ``code`` (see ``sys.exit``), like the interpreter up to where it begins to free objects."""
     status = code if isinstance(code, int) else int(code is not None)
     try:
         if not isinstance(code, int | None):

@@ -89,7 +89,6 @@ class Translation:
     """A configuration file translated to this project's keys.
 
     Attributes:
-        config: the configuration.
         ignored_keys: entries of :data:`IGNORED_KEYS` in the file; a file with any is treated as published.
         missing_paths: keys of :data:`MACHINE_PATHS` whose path does not exist on this machine.
     """

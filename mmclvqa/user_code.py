@@ -27,10 +27,7 @@ def user_file(path: str) -> Path:
 
 
 def import_user_code(path: str) -> None:
-    """Import a ``.py`` file or a package folder, once per process.
-
-    Args:
-        path: the value of ``env.user_dir``.
+    """Import a ``.py`` file or a package folder, the value of ``env.user_dir``, once per process.
 
     Raises:
         ConfigError: the file does not exist, or its import fails.

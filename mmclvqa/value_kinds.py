@@ -68,12 +68,7 @@ LIMITS: dict[str, tuple[int, float]] = {
 def fit_default(key: str, value: Any, default: Any, text: str, source: str = "") -> Any:
     """Convert the value of a key of this project to the type of its default.
 
-    Args:
-        key: the dotted key.
-        value: the value.
-        default: the default.
-        text: the value as the user wrote it.
-        source: prefix of error messages that names the file of the value.
+    ``text`` is the value as the user wrote it, and ``source`` a prefix of error messages that names its file.
 
     Raises:
         ConfigError: the value cannot be converted or exceeds a limit.
@@ -97,8 +92,6 @@ def fit(key: str, value: Any, kind: Any, text: str | None = None) -> Any:
     expected, and a list is joined by commas where text is expected. Null and interpolations are returned unchanged.
 
     Args:
-        key: the key, for the message of an error.
-        value: the value.
         kind: a value of the expected type; None accepts any.
         text: the value as the user wrote it; None means ``str(value)``.
 
@@ -140,13 +133,7 @@ def matches_any(key: str, patterns: Iterable[str]) -> bool:
 
 
 def require_registered(source: str, kind: str, name: Any, registered: Collection[str]) -> None:
-    """Check that a name is registered.
-
-    Args:
-        source: the key that has the name, for the message of an error.
-        kind: what is registered, such as ``metric``.
-        name: the name, of any type.
-        registered: the names that exist.
+    """Check that a name, of any type, is registered as a ``kind``, such as ``metric``; ``source`` is the key with it.
 
     Raises:
         ConfigError: the name is not one of them.

@@ -15,7 +15,6 @@ def answer_words(indices: Sequence[int], ocr_tokens: Sequence[str], answer_proce
     Args:
         indices: one index per decoding step; below A a vocabulary word, otherwise A + OCR slot.
         ocr_tokens: OCR tokens of the record by slot, padded with ``<pad>``.
-        answer_processor: provides A, EOS and the words.
 
     Returns:
         The answer, and the source of each of its words: ``VOCAB`` or ``OCR``.

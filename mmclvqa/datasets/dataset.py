@@ -52,8 +52,6 @@ class CloveDataset(BaseDataset):
 
     Args:
         config: ``dataset_config.clvqa``.
-        dataset_type: ``train``, ``val`` or ``test``.
-        records: annotation records of the split.
         name: registered name, used in the names of metrics and registry entries.
     """
 
@@ -134,7 +132,6 @@ class CloveDataset(BaseDataset):
         builds them.
 
         Args:
-            indices: the records.
             regions: number of object and OCR regions to which features are padded; None keeps as many as the model
                 reads: the largest number of object regions in the batch, and one OCR region per slot. The model masks
                 padding, so this does not change results.
@@ -266,17 +263,10 @@ class CloveDataset(BaseDataset):
 
     def format_for_prediction(self, report: Report) -> list[dict[str, Any]]:
         """Return MMF's prediction entries: question_id, image_id, answer, pred_source."""
-        indices = report.scores.argmax(dim=-1).tolist()
         entries = []
-        for row, steps in enumerate(indices):
+        for row, steps in enumerate(report.scores.argmax(dim=-1).tolist()):
             tokens = byte_tensor_to_object(report.context_tokens[row])
             answer, sources = answer_words(steps, tokens, self.answer_processor)
-            entries.append(
-                {
-                    "question_id": byte_tensor_to_object(report.question_id[row]),
-                    "image_id": byte_tensor_to_object(report.image_id[row]),
-                    "answer": answer,
-                    "pred_source": sources,
-                }
-            )
+            names = {field: byte_tensor_to_object(report[field][row]) for field in ("question_id", "image_id")}
+            entries.append(names | {"answer": answer, "pred_source": sources})
         return entries

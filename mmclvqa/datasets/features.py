@@ -51,10 +51,9 @@ class _Database:
             raise DataError(f"feature database {self.path} has no entry for {path!r}")
         try:
             return dict(self._database.read(key))
-        except (UnsafePickleError, DataError) as error:
-            raise type(error)(f"feature database {self.path}, entry {path!r}: {error}") from None
-        except (lmdb.Error, TypeError, ValueError) as error:
-            raise DataError(f"feature database {self.path}, entry {path!r}: {error}") from None
+        except (UnsafePickleError, DataError, lmdb.Error, TypeError, ValueError) as error:
+            kind = type(error) if isinstance(error, UnsafePickleError | DataError) else DataError
+            raise kind(f"feature database {self.path}, entry {path!r}: {error}") from None
 
     def files(self) -> Iterator[Path]:
         """Yield the file of the database."""

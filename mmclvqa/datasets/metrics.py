@@ -73,11 +73,7 @@ class VQAAccuracy(BaseMetric):
                 total[1] += 1
 
     def groups(self, answers: Collection[str]) -> Iterable[str]:
-        """Return the sub-names that a record counts for; the empty sub-name is the metric itself.
-
-        Args:
-            answers: the distinct answers among the record's ten, normalised.
-        """
+        """Return the sub-names that a record with these distinct, normalised answers counts for; empty: the metric."""
         return ("",)
 
     def sums(self) -> Sums:

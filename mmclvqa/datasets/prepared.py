@@ -13,7 +13,6 @@ from mmclvqa.clove.errors import DataError
 from mmclvqa.clove.tasks import is_real_replay
 from mmclvqa.datasets.processors import AnswerTargets
 
-SEPARATOR = "[SEP]"
 BYTE_TENSOR_SIZE = 4094
 """Size of MMF's byte tensors (``mmf.utils.distributed.object_to_byte_tensor``)."""
 
@@ -23,7 +22,6 @@ class PreparedRecord(NamedTuple):
 
     Attributes:
         texts: field -> token ids without padding (int32) and the number of tokens.
-        targets: the target answers.
         tokens: OCR tokens, preprocessed, at most one per slot.
         ocr_boxes: float32 (slots, 4), None without OCR tokens.
         names: field -> Python value, pickled as in MMF's byte tensors.
@@ -45,7 +43,7 @@ def scene_graph_text(record: dict[str, Any], use_gt_sg: bool) -> str:
     """
     true_graph = use_gt_sg and is_real_replay(record["stage"])
     items = record["gt_scene_graph_seq" if true_graph else "pred_scene_graph_seq"]
-    return " ".join(items).removesuffix(f" {SEPARATOR}")
+    return " ".join(items).removesuffix(" [SEP]")
 
 
 def pack_text(processed: dict[str, Any]) -> tuple[np.ndarray, int]:

@@ -20,7 +20,6 @@ from mmclvqa.clove.errors import DataError
 from mmclvqa.clove.files import read_json, read_text
 from mmclvqa.clove.text import one_line
 
-OCR_TOKEN = "[OCR]"
 MAX_MATCHES = 20
 """Maximum number of index sequences per answer, as in M4C."""
 
@@ -36,7 +35,6 @@ def load_tokenizer(source: str, do_lower_case: bool = True, **params: Any) -> tu
 
     Args:
         source: a folder, or a name on the hub.
-        do_lower_case: whether texts are converted to lower case.
         params: other arguments of transformers' ``AutoTokenizer.from_pretrained``.
 
     Raises:
@@ -99,7 +97,7 @@ class SceneGraphBertTokenizer(CloveBertTokenizer):
 
     def __init__(self, config: Any, *args: Any, **kwargs: Any) -> None:
         super().__init__(config, *args, **kwargs)
-        self._tokenizer.add_special_tokens([OCR_TOKEN])
+        self._tokenizer.add_special_tokens(["[OCR]"])
 
 
 class AnswerTargets(NamedTuple):
@@ -130,12 +128,7 @@ class CloveAnswerProcessor(M4CAnswerProcessor):
         self.first_step_slots = MAX_MATCHES * self.num_answers
 
     def targets(self, answers: Sequence[str], tokens: Sequence[str]) -> AnswerTargets:
-        """Return the targets of a record.
-
-        Args:
-            answers: the answers of the annotators.
-            tokens: OCR tokens by slot.
-        """
+        """Return the targets of a record from the answers of the annotators and the OCR tokens by slot."""
         answers = [self.answer_preprocessor({"text": answer})["text"] for answer in answers]
         scores = self.compute_answer_scores(answers)
         slots = defaultdict(list)
@@ -157,7 +150,6 @@ class CloveAnswerProcessor(M4CAnswerProcessor):
         """Return the targets of a batch as indices and scores, and one index sequence each for teacher forcing.
 
         Args:
-            targets: the targets of each record.
             draws: for each record, the generator that chooses among the index sequences that spell an answer.
 
         Returns:
@@ -192,16 +184,12 @@ class CloveAnswerProcessor(M4CAnswerProcessor):
 
 
 def dense_targets(target_inds: torch.Tensor, target_scores: torch.Tensor, steps: int, num_outputs: int) -> torch.Tensor:
-    """Return the dense multi-label targets, on the device of the indices.
+    """Return the dense multi-label targets, float32 (B, steps, num_outputs), on the device of the indices.
 
     Args:
         target_inds: int (B, F + steps - 1): F entries of step 0, then one per later step; -1 is unused.
         target_scores: float (B, F + steps - 1).
-        steps: number of decoding steps.
         num_outputs: A + OCR slots.
-
-    Returns:
-        float32 (B, steps, num_outputs).
     """
     batch, length = target_inds.shape
     first = length - (steps - 1)
@@ -217,18 +205,13 @@ def dense_targets(target_inds: torch.Tensor, target_scores: torch.Tensor, steps:
 def used_slots(
     ocr_num: torch.Tensor, indices: Iterable[torch.Tensor], num_answers: int, num_slots: int
 ) -> torch.Tensor:
-    """Return the OCR slots that have a token, or that inputs or targets of teacher forcing refer to.
+    """Return the OCR slots, bool (B, num_slots), with a token or that teacher forcing uses as input or target.
 
     Where a batch lacks them, :mod:`mmclvqa.models.inputs` computes them from the dense targets.
 
     Args:
         ocr_num: int (B,), number of OCR tokens.
         indices: int (B, any), indices of answers and, from ``num_answers`` on, of OCR slots.
-        num_answers: size A of the answer vocabulary.
-        num_slots: number of OCR slots.
-
-    Returns:
-        bool (B, num_slots).
     """
     used = torch.arange(num_slots) < ocr_num[:, None]
     for batch_indices in indices:

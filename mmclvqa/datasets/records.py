@@ -13,19 +13,9 @@ from mmclvqa.clove.errors import DataError
 from mmclvqa.clove.records import load_filled
 
 USED_FIELDS = (
-    "answers",
-    "question",
-    "question_id",
-    "image_id",
-    "image_source",
-    "feature_path",
-    "ocr_tokens",
-    "ocr_info",
-    "ocr_normalized_boxes",
-    "gt_scene_graph_seq",
-    "pred_scene_graph_seq",
-    "supporting_fact",
-    "stage",
+    *("answers", "question", "question_id", "image_id", "image_source", "feature_path", "stage"),
+    *("ocr_tokens", "ocr_info", "ocr_normalized_boxes"),
+    *("gt_scene_graph_seq", "pred_scene_graph_seq", "supporting_fact"),
 )
 """The fields of a record that the data set reads; other fields are not kept in memory."""
 
@@ -34,9 +24,6 @@ class PackedRecords:
     """Records pickled into one byte array, which takes less memory than dicts and no time of the garbage collector.
 
     Data loading processes share it. They would copy dicts, because reading a Python object writes its reference count.
-
-    Args:
-        records: annotation records, see :mod:`mmclvqa.clove.records`.
     """
 
     def __init__(self, records: Iterable[dict[str, Any]]) -> None:
@@ -54,11 +41,7 @@ class PackedRecords:
 
 
 def read_split(root: str, paths: Iterable[str]) -> list[dict[str, Any]]:
-    """Read and check the annotation files of one split.
-
-    Args:
-        root: the data root, to which paths are relative.
-        paths: annotation files.
+    """Read and check the annotation files of one split; ``paths`` are relative to ``root``, the data root.
 
     Raises:
         DataError: the data root or a file does not exist, is damaged or is empty.

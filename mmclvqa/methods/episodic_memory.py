@@ -36,7 +36,6 @@ class EpisodicMemory:
     def __init__(self, trainer: Trainer, records: dict[str, list[Record]]) -> None:
         self._trainer = trainer
         self.datasets = [trainer.dataset_like(task_records) for task_records in records.values()]
-        self.names = list(records)
         # The draws for a record, such as its answer, do not depend on which other records are stored.
         self._seeds = [[zlib.crc32(record_key(record).encode()) for record in part] for part in records.values()]
 
@@ -50,7 +49,6 @@ class EpisodicMemory:
         return self._trainer.prepare(self.datasets[0].assemble(drawn), self.datasets[0])
 
     def record(self, task: int, index: int) -> dict[str, Any]:
-        """Return a record."""
         return self.datasets[task].records[index]
 
     def draw(self, size: int | None, tasks: Sequence[int], purpose: str = "") -> tuple[list[tuple[int, int]], int]:
@@ -70,14 +68,9 @@ class EpisodicMemory:
         return keys, int(draws.integers(2**63))
 
     def gradient(self, tasks: Sequence[int], size: int | None) -> Tensor:
-        """Return the gradient of the mean loss on records of some tasks.
+        """Return the gradient of the mean loss on records of some tasks, of all parameters as one float32 vector.
 
-        Args:
-            tasks: indices of the tasks.
-            size: number of records drawn from all these tasks together; None uses every record.
-
-        Returns:
-            The gradient of all trained parameters as one float32 vector.
+        ``size`` is the number of records drawn from all these tasks together; None uses every record.
         """
         keys, seed = self.draw(size, tasks)
         seed_all(seed)

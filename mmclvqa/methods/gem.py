@@ -38,11 +38,7 @@ EPSILON = 1e-3
 
 
 class GradientProjection(Method):
-    """Base of GEM and A-GEM: projects gradients so that, to first order, no loss of an earlier task increases.
-
-    Attributes:
-        memory: the episodic memory.
-    """
+    """Base of GEM and A-GEM: projects gradients so that, to first order, no loss of an earlier task increases."""
 
     clips_gradients = True
     computes_gradients = True
@@ -175,8 +171,6 @@ def project(gradient: Tensor, memories: Tensor, margin: float = MARGIN, epsilon:
     Args:
         gradient: gradient of all parameters, P float numbers.
         memories: K × P, one gradient per memory.
-        margin: see :data:`MARGIN`.
-        epsilon: see :data:`EPSILON`.
     """
     products = memories.double() @ gradient.double()
     if bool((products >= 0).all()):

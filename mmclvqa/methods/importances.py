@@ -275,14 +275,11 @@ def write_importances(path: str | os.PathLike[str], importances: Importances) ->
 
 
 def read_importances(path: str | os.PathLike[str], network: nn.Module) -> Importances:
-    """Read Ω and θ* of a model.
+    """Read Ω and θ* of a model, to the CPU.
 
     Args:
         path: ``.safetensors`` or ``.pkl``; see :func:`importances_file`.
         network: the model, whose parameters must match.
-
-    Returns:
-        The importances, on the CPU.
 
     Raises:
         DataError: the file does not exist, is damaged, or belongs to another model.

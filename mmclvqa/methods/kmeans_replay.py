@@ -44,10 +44,6 @@ if TYPE_CHECKING:
 
 FILE = "kmeans_replay.npy"
 """File of the exemplars in the save folder."""
-USE_CLS = f"model_config.{MODEL}.use_cls=True"
-"""Override with which UniVQA returns ``cls_output``."""
-BATCH_SIZE = f"training.batch_size={PUBLISHED_BATCH_SIZE}"
-"""Batch size in the published commands of k-means replay."""
 
 _EXPERIMENT = re.compile(r"kmeans_replay_(?P<rate>[0-9.]+)")
 
@@ -87,7 +83,9 @@ class KMeansReplay(ReplayMethod):
         """Return the file with the exemplars of the earlier tasks; none for the first task."""
         if not self.position.earlier:
             return []
-        return [Path(required_key(self._with_previous_dir(), "replay_dir", "replay_method=kmeans"), FILE)]
+        settings = self.config.training.CL
+        folder = {"replay_dir": settings.replay_dir or settings.previous_dir}
+        return [Path(required_key(folder, "replay_dir", "replay_method=kmeans"), FILE)]
 
     def on_task_start(self, trainer: Trainer) -> None:
         """Check the settings that are otherwise used only at the end of training.
@@ -144,10 +142,6 @@ class KMeansReplay(ReplayMethod):
         records = load_records(*self.source_files(""))
         return [records[index] for index in sorted(choose(len(records), count))] if count < len(records) else records
 
-    def _with_previous_dir(self) -> dict[str, Any]:
-        settings = self.config.training.CL
-        return {"replay_dir": settings.replay_dir or settings.previous_dir}
-
     def stored(self) -> Stored | None:
         """Return number and size of the exemplars in the main process, None in other processes."""
         if not hasattr(self, "_exemplars"):
@@ -158,15 +152,15 @@ class KMeansReplay(ReplayMethod):
     @classmethod
     def overrides(cls, settings: Any, step: StepContext) -> list[str]:
         """Return the published overrides."""
-        rate = f"training.CL.replay_rate={settings.replay_rate}"
-        use_cls = [USE_CLS] if step.model == MODEL else []
-        overrides = [*cls.replay_overrides(step), rate, *use_cls, BATCH_SIZE]
+        overrides = [*cls.replay_overrides(step), f"training.CL.replay_rate={settings.replay_rate}"]
+        overrides += cls.evaluation_overrides(settings, step.model)
+        overrides.append(f"training.batch_size={PUBLISHED_BATCH_SIZE}")
         return overrides + ([f"training.CL.replay_dir={step.previous_dir}"] if step.previous_dir else [])
 
     @classmethod
     def evaluation_overrides(cls, settings: Any, model: str) -> list[str]:
         """Return the override with which UniVQA returns ``cls_output``."""
-        return [USE_CLS] if model == MODEL else []
+        return [f"model_config.{MODEL}.use_cls=True"] if model == MODEL else []
 
     @classmethod
     def experiment(cls, settings: Any) -> str:
@@ -181,14 +175,9 @@ class KMeansReplay(ReplayMethod):
 
 
 def nearest_to_centres(features: np.ndarray, count: int) -> list[int]:
-    """Return the records nearest to ``count`` k-means centres, without duplicates.
+    """Return the indices, ascending, of the records nearest to ``count`` k-means centres, without duplicates.
 
-    Args:
-        features: N × width, float.
-        count: number of centres; if there are not more records than that, all are returned.
-
-    Returns:
-        The indices of the records, ascending.
+    ``features`` is N × width, float; if N is not more than ``count``, all records are returned.
     """
     if count >= len(features):
         return list(range(len(features)))

@@ -63,12 +63,7 @@ class Replays:
 
 @dataclass(frozen=True)
 class OrderPosition:
-    """The position of the current task in the task order.
-
-    Attributes:
-        order: all tasks in learning order.
-        current: the current task.
-    """
+    """The position of the current task in the task order (all tasks in learning order)."""
 
     order: list[Task]
     current: Task
@@ -80,26 +75,19 @@ class OrderPosition:
 
 
 def order_position(settings: Mapping[str, Any], needed_by: str) -> OrderPosition:
-    """Read the position from ``training.CL``.
-
-    Args:
-        settings: ``training.CL``.
-        needed_by: the method or option that needs it, for error messages.
+    """Read the position from ``training.CL``; ``needed_by`` is the method or option that needs it, for messages.
 
     Raises:
         ConfigError: a key is missing, or the setting is unknown.
         TaskError: the order is illegal, or the task is unknown.
     """
-    values = {}
-    for name in ("cl_setting", "task_order", "cur_task"):
-        values[name] = settings.get(name)
-        if not values[name]:
-            raise ConfigError(f"training.CL.{name} is missing; {needed_by} needs it")
+    keys = ("cl_setting", "task_order", "cur_task")
+    setting_name, order, current = (required_key(settings, key, needed_by) for key in keys)
     try:
-        setting = find_setting(values["cl_setting"])
+        setting = find_setting(setting_name)
     except TaskError as error:
-        raise ConfigError(f"training.CL.cl_setting={values['cl_setting']}: {error}") from None
-    return OrderPosition(setting.parse_order(str(values["task_order"])), task(setting.name, values["cur_task"]))
+        raise ConfigError(f"training.CL.cl_setting={setting_name}: {error}") from None
+    return OrderPosition(setting.parse_order(str(order)), task(setting.name, current))
 
 
 def required_key(settings: Mapping[str, Any], name: str, needed_by: str) -> Any:
@@ -149,9 +137,7 @@ def ceiling_choice(count: int, rate: float, sizes: Sequence[int], past: int, cur
     Args:
         count: number of replays to select from.
         rate: replays of all earlier tasks together per real record.
-        sizes: numbers of train records n(t) in learning order.
-        past: position of the replayed task in the order.
-        current: position of the current task in the order.
+        sizes: numbers of train records n(t) in learning order, where ``past`` and ``current`` are positions.
 
     Returns:
         Indices of the selected replays, int64, in the order in which they are used.
@@ -170,7 +156,6 @@ def choose_by_ceiling(
 
     Args:
         root: the data root, whose manifest (if present) gives the numbers of train records n(t).
-        position: position of the current task in the task order.
         rate: replays of all earlier tasks together per real record.
         read: function that returns the records of the task at a position of the order.
     """
@@ -228,10 +213,8 @@ def stored_records(records: Iterable[Mapping[str, Any]], features: Any, what: st
     """Return number and size of stored records.
 
     Args:
-        records: annotation records.
         features: ``dataset_config.clvqa``. An image takes ``max_features`` regions of ``feature_dim`` float32 numbers,
             twice that if it has OCR tokens, and nothing if its features are masked according to the stage.
-        what: description.
     """
     records = list(records)
     region_bytes = 4 * features.max_features * features.feature_dim

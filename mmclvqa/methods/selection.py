@@ -6,7 +6,7 @@ class lists its keys in ``selected_by``. This module also checks that these keys
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from typing import Any
 
@@ -44,11 +44,7 @@ def select_methods(config: Any) -> list[Method]:
 
 
 def check_overrides(config: Any, overrides: Mapping[str, Any]) -> list[str]:
-    """Check the overrides of a command that select methods or set their hyperparameters.
-
-    Args:
-        config: the configuration, in which they are merged.
-        overrides: dotted key -> value.
+    """Check the overrides (dotted key -> value, already merged in ``config``) that select or set up methods.
 
     Returns:
         Warnings about published keys that name a method but do not select it, because another key is missing. Files are
@@ -76,10 +72,7 @@ def check_overrides(config: Any, overrides: Mapping[str, Any]) -> list[str]:
 def selection_warnings(config: Any, methods: list[Method], has_start: bool) -> list[str]:
     """Return warnings about settings without effect, and about a later task that starts from the initial weights.
 
-    Args:
-        config: the whole configuration.
-        methods: the selected methods.
-        has_start: whether the run starts from a checkpoint.
+    ``has_start`` tells whether the run starts from a checkpoint.
 
     Raises:
         ConfigError, TaskError: ``task_order`` is given, but it or the task is unknown.
@@ -131,13 +124,8 @@ def _matches(config: Any, key: str, legal: Any) -> bool:
 
 def _legal_values(key: str) -> list[str]:
     """Return all values of a published key that select a method, in the order of registration."""
-
-    def values() -> Iterator[str]:
-        for cls in registered_methods().values():
-            legal = cls.selected_by.get(key)
-            yield from legal if isinstance(legal, tuple) else [] if legal is None else [legal]
-
-    return list(dict.fromkeys(values()))
+    legal = [cls.selected_by[key] for cls in registered_methods().values() if key in cls.selected_by]
+    return list(dict.fromkeys(value for one in legal for value in (one if isinstance(one, tuple) else [one])))
 
 
 def _require_legal(key: str, value: Any, legal: Iterable[str]) -> None:

@@ -207,14 +207,7 @@ class SymbolicReplay(ReplayMethod):
 
 
 def replays_folder(experiment: str, setting_name: str, order: str, root: str) -> str | None:
-    """Return the folder of SRM's replay files for an experiment's folder name; None if it is of another method.
-
-    Args:
-        experiment: name of the experiment's folder.
-        setting_name: name of the setting.
-        order: the task order.
-        root: the folder of experiments (``ROOT``).
-    """
+    """Return the folder of SRM's replay files for an experiment's folder name; None if it is of another method."""
     match = _EXPERIMENT.fullmatch(experiment)
     if match is None:
         return None

@@ -23,11 +23,6 @@ def without_position_ids(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def check_fits(model: nn.Module, state_dict: Mapping[str, Tensor], source: str) -> None:
     """Raise an error when names or shapes of a state dict differ from the model's (``position_ids`` aside).
 
-    Args:
-        model: the model to load the tensors into.
-        state_dict: names and tensors, as ``torch.load`` returns them.
-        source: name of the file, for the error message.
-
     Raises:
         DataError: names or shapes differ; the message lists them.
     """

@@ -67,13 +67,9 @@ class Packing:
 
     @classmethod
     def of_rows(cls, rows: Tensor, batch: int, longest: int, real: Tensor | None = None) -> Packing:
-        """Pack tokens given only the record of each (``rows``: N); slots follow the given order without gaps.
+        """Pack tokens given only the record of each (``rows``: N, int64); slots follow the given order without gaps.
 
-        Args:
-            rows: N, int64.
-            batch: number of records.
-            longest: number of tokens of the longest record.
-            real: N, bool, tokens that may be attended to; None means all.
+        ``longest`` is the number of tokens of the longest record.
         """
         by_row, order = rows.sort(stable=True)
         starts = torch.searchsorted(by_row, torch.arange(batch, device=rows.device))

@@ -40,7 +40,8 @@ def load_initial_weights(network: nn.Module, config: Mapping[str, Any]) -> None:
         ConfigError: only one of the two fc7 files is set.
     """
     data_dir = Path(config.get("model_data_dir") or ".")
-    load_text_bert(network.text_bert, _bert_source(config), data_dir)
+    source = config.get("text_bert_source") if config.get("text_bert_init_from_bert_base", True) else None
+    load_text_bert(network.text_bert, source, data_dir)
     fc7 = config.get("fc7") or {}
     for name in ("obj_faster_rcnn_fc7", "ocr_faster_rcnn_fc7"):
         load_fc7(getattr(network, name).lc, name, fc7.get("weights_file"), fc7.get("bias_file"), data_dir)
@@ -54,7 +55,6 @@ def load_text_bert(text_bert: nn.Module, source: str | None, data_dir: Path) -> 
             ``[OCR]``, which keeps its random values.
         source: name of a folder in ``data_dir/pretrained``, path of a folder, or a hub id; None keeps the random
             initialisation.
-        data_dir: the data root.
     """
     if source is None:
         logger.info("text_bert: initialised at random (no text_bert_source, or text_bert_init_from_bert_base is false)")
@@ -105,10 +105,6 @@ def load_fc7(linear: nn.Linear, name: str, weights_file: str | None, bias_file: 
         with torch.no_grad():
             parameter.copy_(torch.from_numpy(array))
     logger.info("%s: weights from %s", name, data_dir / weights_file)
-
-
-def _bert_source(config: Mapping[str, Any]) -> str | None:
-    return config.get("text_bert_source") if config.get("text_bert_init_from_bert_base", True) else None
 
 
 def _bert_file(source: str, data_dir: Path) -> Path:

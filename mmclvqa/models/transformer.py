@@ -115,7 +115,6 @@ class PackedAttention:
 
     Args:
         packing: the tokens that are attended to.
-        heads: number of attention heads.
         query_packing: the tokens that attend; None means ``packing``.
     """
 

@@ -17,7 +17,6 @@ from mmclvqa.models.network import UniVQANetwork
 from mmclvqa.models.pretrained import load_initial_weights
 
 CONFIG_PATH = Path(__file__).parents[1] / "configs" / "models" / "unicl" / "defaults.yaml"
-DEFAULT_DATASET = "clvqa"
 
 
 @registry.register_model("unicl")
@@ -47,7 +46,7 @@ class UniVQA(UniVQANetwork, BaseModel):
             ConfigError: the configuration contradicts itself, or has another number of OCR slots than the data set.
             DataError: a source of weights does not exist or does not match the model.
         """
-        dataset = _first_dataset()
+        dataset = (registry.get("config", default={}).get("datasets") or "clvqa").split(",")[0]
         slots = self.config.classifier.ocr_max_num
         num_outputs = registry.get(f"{dataset}_num_final_outputs")
         processor = registry.get(f"{dataset}_answer_processor")
@@ -97,8 +96,3 @@ class UniVQA(UniVQANetwork, BaseModel):
         """
         check_fits(self, state_dict, "the checkpoint")
         return nn.Module.load_state_dict(self, without_position_ids(state_dict))
-
-
-def _first_dataset() -> str:
-    datasets = registry.get("config", default={}).get("datasets") or DEFAULT_DATASET
-    return datasets.split(",")[0]

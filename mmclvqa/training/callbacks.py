@@ -70,7 +70,10 @@ class Callbacks:
     """
 
     def __init__(self, settings: Sequence[Mapping[str, Any]] | None) -> None:
-        entries = [_checked(entry) for entry in settings or []]
+        entries = list(settings or [])
+        for entry in entries:
+            if not isinstance(entry, Mapping) or "type" not in entry:
+                raise ConfigError(f"training.callbacks: {entry} is not of the form {{type: name, params: {{...}}}}")
         self._callbacks = [
             (entry["type"], build_callback(entry)) for entry in entries if entry["type"] not in _WITHOUT_EFFECT
         ]
@@ -126,9 +129,3 @@ def build_callback(entry: Mapping[str, Any]) -> Callback:
         return _REGISTERED[name](**(entry.get("params") or {}))
     except TypeError as error:
         raise ConfigError(f"training.callbacks: params of {name}: {error}") from None
-
-
-def _checked(entry: Any) -> Mapping[str, Any]:
-    if not isinstance(entry, Mapping) or "type" not in entry:
-        raise ConfigError(f"training.callbacks: {entry} is not of the form {{type: name, params: {{...}}}}")
-    return entry

@@ -24,13 +24,11 @@ from mmclvqa.clove.files import atomic_write, read_yaml
 from mmclvqa.clove.text import first_of, one_line, suggestion
 from mmclvqa.models.checkpoint_format import check_fits, without_position_ids
 from mmclvqa.published_configs import leaves
-from mmclvqa.random_state import set_random_state, take_random_state
+from mmclvqa.random_state import take_random_state
 from mmclvqa.training.distributed import gather
 from mmclvqa.training.optimization import set_learning_rates
 from mmclvqa.value_kinds import matches_any
 
-CURRENT = "current.ckpt"
-BEST = "best.ckpt"
 NUMBERED_FOLDER = "models"
 CONFIG_FILE = "config.yaml"
 """The complete configuration of a run, in its folder."""
@@ -61,8 +59,8 @@ class CheckpointFiles:
 
     def __init__(self, save_dir: str | Path, model_name: str, max_to_keep: int = -1) -> None:
         self.folder = Path(save_dir)
-        self.current = self.folder / CURRENT
-        self.best = self.folder / BEST
+        self.current = self.folder / "current.ckpt"
+        self.best = self.folder / "best.ckpt"
         self.final = self.folder / f"{model_name}_final.pth"
         self._max_to_keep = max_to_keep
         self._earlier_run: list[Path] = []
@@ -156,7 +154,6 @@ def _save(content: Mapping[str, Any], path: Path) -> None:
         torch.save(content, file)
 
 
-_PARALLEL_PREFIX = "module."
 _FORBIDDEN = re.compile(r"GLOBAL ([\w.]+)")
 
 
@@ -190,7 +187,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     if not isinstance(content, Mapping):
         raise DataError(f"checkpoint {path} contains a {type(content).__name__}, not a state dict")
     content = dict(content) if isinstance(content.get("model"), Mapping) else {"model": content}
-    content["model"] = {_plain_name(name): value for name, value in content["model"].items()}
+    # DDP adds a prefix to the names of tensors.
+    content["model"] = {name.removeprefix("module."): value for name, value in content["model"].items()}
     if not any(isinstance(value, Tensor) for value in content["model"].values()):
         raise DataError(f"checkpoint {path} contains no tensors of a model")
     return content
@@ -210,16 +208,9 @@ def load_weights(model: nn.Module, state_dict: Mapping[str, Tensor], source: str
 def load_mapped_weights(
     model: nn.Module, state_dict: Mapping[str, Tensor], mapping: Mapping[str, str], source: str | Path
 ) -> list[str]:
-    """Load the tensors of some modules (``checkpoint.pretrained_state_mapping``).
+    """Load the tensors of some modules (``checkpoint.pretrained_state_mapping``) and return their names in the model.
 
-    Args:
-        model: the model to load the tensors into.
-        state_dict: content of the file.
-        mapping: module of the model to module of the file.
-        source: name of the file, for error messages.
-
-    Returns:
-        The names of the loaded tensors in the model.
+    ``mapping`` has modules of the model and the module of the file for each; ``source`` names the file in errors.
 
     Raises:
         DataError: a module of the file has no tensor, or a shape differs.
@@ -228,7 +219,8 @@ def load_mapped_weights(
     state_dict = _formatted(model, state_dict)
     tensors_to_load = {}
     for module, source_module in mapping.items():
-        pairs = {name: source_module + name.removeprefix(module) for name in own if _below(name, module)}
+        names = [name for name in own if name == module or name.startswith(f"{module}.")]
+        pairs = {name: source_module + name.removeprefix(module) for name in names}
         tensors = {name: state_dict[other] for name, other in pairs.items() if other in state_dict}
         if not tensors:
             raise DataError(
@@ -243,15 +235,6 @@ def load_mapped_weights(
         tensors_to_load.update(tensors)
     nn.Module.load_state_dict(model, tensors_to_load, strict=False)
     return list(tensors_to_load)
-
-
-def _below(name: str, module: str) -> bool:
-    return name == module or name.startswith(f"{module}.")
-
-
-def _plain_name(name: str) -> str:
-    """Return a tensor name without the prefix that DDP adds."""
-    return name.removeprefix(_PARALLEL_PREFIX)
 
 
 def _formatted(model: nn.Module, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -290,11 +273,6 @@ def choose_start(settings: Any, files: CheckpointFiles, trains: bool) -> Start:
     As in MMF, a checkpoint in ``env.save_dir`` takes precedence over ``resume_file`` when resuming, so that an
     interrupted command can be repeated unchanged.
 
-    Args:
-        settings: ``config.checkpoint``.
-        files: the run's checkpoint files.
-        trains: whether the run trains; otherwise it only evaluates.
-
     Raises:
         ConfigError: ``resume_zoo`` is set.
         DataError: a file does not exist or is invalid.
@@ -322,8 +300,7 @@ def _own_start(settings: Any, files: CheckpointFiles, trains: bool) -> Start | N
         if trains:
             note += "; to continue training, set another env.save_dir and set checkpoint.resume_file to this file"
         return Start(files.final, read_checkpoint(files.final), finished=True, note=note)
-    order = [files.best, files.current] if settings.resume_best else [files.current, files.best]
-    for path in order:
+    for path in (files.best, files.current) if settings.resume_best else (files.current, files.best):
         if path.exists():
             state = read_checkpoint(path)
             note = f"resuming {path} at update {state.get('num_updates', '?')}"
@@ -365,10 +342,6 @@ def changes_since_start(folder: Path, config: Any) -> str:
     """Return the settings that differ from those of the run in a folder, as text; empty if there are none.
 
     Values that contain a path, and settings that do not change the weights, are left out.
-
-    Args:
-        folder: the run's folder, whose ``config.yaml`` is read if it exists.
-        config: the whole configuration.
 
     Raises:
         DataError: ``config.yaml`` is damaged.
@@ -478,10 +451,3 @@ def _load_scheduler(scheduler: Any, state: dict[str, Any]) -> None:
         warnings.simplefilter("ignore")
         for _ in range(state["num_updates"]):
             scheduler.step()
-
-
-def restore_random_state(trainer: Any) -> None:
-    """Restore the random state of the checkpoint; call it directly before training starts."""
-    if trainer.random_state is not None:
-        set_random_state(trainer.random_state)
-        trainer.random_state = None

@@ -29,7 +29,6 @@ from mmclvqa.training.loading import Split, prepare
 from mmclvqa.training.progress import evaluation_bar, on_terminal
 from mmclvqa.value_kinds import require_registered
 
-FILE_NAME = "results.json"
 TRAINING = "training"
 """``weights`` of evaluations during training; otherwise ``weights`` is the file whose weights were evaluated."""
 
@@ -39,15 +38,12 @@ class Evaluation:
     """One evaluation of one data set of a split.
 
     Attributes:
-        split: ``val`` or ``test``.
-        dataset: name of the data set.
         update: number of updates of the weights; None if the file does not record it.
         weights: :data:`TRAINING`, or the file the weights came from.
         metrics: value of each metric (``<metric>`` and ``<metric>/<sub-name>``).
         losses: each loss by the model's key, averaged over records.
         loss: sum of the losses; None if the records have no targets.
         records: number of evaluated records of all processes.
-        seconds: duration.
     """
 
     split: str
@@ -81,16 +77,14 @@ class Evaluation:
 class Results:
     """The file ``results.json``, which is rewritten after each evaluation.
 
-    Args:
-        save_dir: folder of the file.
-        run: facts about the run, stored beside the evaluations.
+    ``run`` are facts about the run, stored beside the evaluations.
 
     Raises:
         DataError: the file exists but was not written by this class.
     """
 
     def __init__(self, save_dir: str | Path, run: dict[str, Any]) -> None:
-        self.path = Path(save_dir) / FILE_NAME
+        self.path = Path(save_dir) / "results.json"
         self.run = run
         self.entries: list[dict[str, Any]] = []
         self.training_losses: list[list[float | None]] = []
@@ -281,13 +275,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 class Tally:
-    """Sums losses and metrics of one model on one data set of a split, batch by batch.
-
-    Args:
-        metrics: the metrics, which are reset.
-        split: name of the split.
-        dataset: name of the data set.
-    """
+    """Sums losses and metrics of one model on one data set of a split, batch by batch; it resets ``metrics``."""
 
     def __init__(self, metrics: Metrics, split: str, dataset: str) -> None:
         self._metrics, self._split, self._dataset = metrics, split, dataset
@@ -303,12 +291,7 @@ class Tally:
         self._metrics.update(report, report)
 
     def evaluation(self, gather: Gather, seconds: float) -> Evaluation:
-        """Return the result over the records of all processes.
-
-        Args:
-            gather: returns the objects of all processes in every process.
-            seconds: duration.
-        """
+        """Return the result over the records of all processes."""
         counts = gather((self._records, {key: float(loss) for key, loss in self._losses.items()}))
         total = sum(count for count, _ in counts)
         keys = dict.fromkeys(key for _, part_losses in counts for key in part_losses)
@@ -329,8 +312,6 @@ class Evaluator:
 
     Args:
         model: the bare model, not wrapped in DDP, because processes may evaluate different numbers of batches.
-        metrics: the metrics of ``evaluation.metrics``.
-        gather: returns the objects of all processes in every process.
         is_main: whether this process shows progress and writes files.
         verbose_dump: whether data sets dump each report (MMF's ``training.verbose_dump``).
     """
@@ -348,16 +329,10 @@ class Evaluator:
     def evaluate(self, split: Split, warn: Callable[[str], None]) -> list[Evaluation]:
         """Return metrics and losses of each data set of a split, identical in all processes.
 
-        Args:
-            split: the split.
-            warn: called with one line for each metric that is skipped.
+        ``warn`` is called with one line for each metric that is skipped.
         """
-        evaluations = []
         with evaluating(self._model):
-            for number, dataset in enumerate(split.datasets):
-                part = split.only(number)
-                evaluations.append(self._evaluate(part, dataset, warn))
-        return evaluations
+            return [self._evaluate(split.only(i), dataset, warn) for i, dataset in enumerate(split.datasets)]
 
     def _evaluate(self, part: Split, dataset: Any, warn: Callable[[str], None]) -> Evaluation:
         start = time.monotonic()

@@ -42,7 +42,6 @@ class TrainingPlan:
     Args:
         sizes: number of records of each data set.
         batch_size: records per batch over all processes; an epoch's last batch may be smaller.
-        seed: seed of the permutations.
         proportional: with several data sets, an epoch has all batches of each; otherwise as many batches of each as the
             smallest data set has. A batch never mixes data sets.
     """
@@ -145,12 +144,9 @@ class Split:
     """One split (``train``, ``val`` or ``test``) of all data sets.
 
     Args:
-        name: name of the split.
         datasets: MMF data sets that have this split.
         training: ``config.training``.
         seed: seed of the order of training records.
-        rank: rank of this process.
-        world_size: number of processes.
         sent_as: the types to which fields of a batch are converted when it is loaded.
     """
 

@@ -149,11 +149,7 @@ TOTAL = "train/total_loss"
 
 
 class LossMeter:
-    """Accumulates losses on the device; only :meth:`check` and :meth:`averages` synchronise with it.
-
-    Args:
-        device: device of the losses.
-    """
+    """Accumulates losses on the device; only :meth:`check` and :meth:`averages` synchronise with it."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device

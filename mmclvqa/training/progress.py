@@ -33,7 +33,6 @@ class Progress:
     Args:
         total: number of updates of the whole run.
         done: number of updates before a resumed run.
-        visible: whether to show the bar.
     """
 
     def __init__(self, total: int, done: int, visible: bool) -> None:
@@ -95,9 +94,8 @@ class TensorBoard:
                 "training.tensorboard needs the package tensorboard: pip install tensorboard, "
                 "or set training.tensorboard=false"
             ) from None
-        stamp = time.strftime("%Y-%m-%dT%H:%M:%S")
         logs = Path(env.log_dir or f"{env.save_dir}/logs")
-        folder = env.tensorboard_logdir or logs / f"tensorboard_{stamp}"
+        folder = env.tensorboard_logdir or logs / time.strftime("tensorboard_%Y-%m-%dT%H:%M:%S")
         self._writer = SummaryWriter(str(folder))
 
     def add(self, values: Mapping[str, float], num_updates: int) -> None:

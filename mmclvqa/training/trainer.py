@@ -25,9 +25,9 @@ from mmclvqa.clove.errors import ConfigError, TrainingError
 from mmclvqa.clove.files import locked_folder, write_json
 from mmclvqa.clove.text import clock
 from mmclvqa.methods.base import Stored
-from mmclvqa.random_state import random_state_kept
+from mmclvqa.random_state import random_state_kept, set_random_state
 from mmclvqa.training.base import BaseTrainer, all_values
-from mmclvqa.training.checkpoints import load_weights, read_checkpoint, restore_random_state, run_state
+from mmclvqa.training.checkpoints import load_weights, read_checkpoint, run_state
 from mmclvqa.training.distributed import gather
 from mmclvqa.training.evaluation import Evaluation, evaluating
 from mmclvqa.training.loading import prepare
@@ -167,11 +167,8 @@ class Trainer(BaseTrainer):
         self._since = time.monotonic()
         self.results.begin_training(self.num_updates)
         batch_size = self.training.batch_size * self._frequency
-        for line in (
-            *self.describe(),
-            f"batch size: {batch_size}, updates: {self.max_updates}, seed: {self.seed}",
-            "Starting training...",
-        ):
+        sizes = f"batch size: {batch_size}, updates: {self.max_updates}, seed: {self.seed}"
+        for line in (*self.describe(), sizes, "Starting training..."):
             self.writer.write(line)
         if self.is_main:
             for file in self.files.remove_leftovers():
@@ -182,7 +179,9 @@ class Trainer(BaseTrainer):
         self._meter = LossMeter(self.accelerator.device)
         with random_state_kept():
             self.callbacks("on_train_start", self)
-        restore_random_state(self)
+        if self.random_state is not None:  # that of a checkpoint, restored directly before training
+            set_random_state(self.random_state)
+            self.random_state = None
         self._progress = Progress(self.max_updates, self.num_updates, self.is_main and on_terminal())
         with self._progress.running():
             try:
@@ -303,11 +302,8 @@ class Trainer(BaseTrainer):
         self.record(evaluations)
         stopping = self.early_stopping
         best_value = "none" if stopping.best_value is None else f"{stopping.best_value:.6f}"
-        self.log_evaluations(
-            f"{self.num_updates}/{self.max_updates}",
-            evaluations,
-            **{"best_update": stopping.best_update, f"best_{stopping.criteria}": best_value},
-        )
+        bests = {"best_update": stopping.best_update, f"best_{stopping.criteria}": best_value}
+        self.log_evaluations(f"{self.num_updates}/{self.max_updates}", evaluations, **bests)
         if self._board:
             self._board.add(values, self.num_updates)
         self.callbacks("on_validation_end", self, evaluations)
