@@ -52,7 +52,9 @@ def predict(opts: list[str] | None = None) -> None:
 
 def _parse(opts: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        usage=USAGE, description="Train, evaluate or predict with MMF; mmclvqa/configs lists all configuration keys."
+        usage=USAGE,
+        description="Train, evaluate or predict with MMF; mmclvqa/configs lists all configuration keys.",
+        allow_abbrev=False,  # or --config would be --config_override
     )
     parser.add_argument("-co", "--config_override", help="JSON object merged into the configuration file")
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="configuration overrides of the form key=value")

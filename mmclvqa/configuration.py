@@ -265,6 +265,8 @@ class PluginConfiguration:
                 value = fit(key, value, kind, text)
             else:
                 value = fit_default(key, value, default, text)
+            if isinstance(value, str) and value.startswith("~/"):  # which a shell does not expand after key=
+                value = os.path.expanduser(value)
             OmegaConf.update(config, key, value, merge=False)
         return ignored
 
@@ -281,7 +283,7 @@ class PluginConfiguration:
         if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
             raise ConfigError(f"training.device={device}: expected one of: auto, cpu, cuda, cuda:<number of a GPU>")
         if device.startswith("cuda") and not torch.cuda.is_available():
-            warnings.warn("training.device is cuda but no CUDA device is available; using cpu", stacklevel=2)
+            warnings.warn(f"training.device is {device} but no CUDA device is available; using cpu", stacklevel=2)
             config.training.device = "cpu"
         elif ":" in device and int(device.partition(":")[2]) >= (count := torch.cuda.device_count()):
             raise ConfigError(f"training.device={device}: this machine has cuda:0 to cuda:{count - 1}")

@@ -52,6 +52,8 @@ def load_tokenizer(source: str, do_lower_case: bool = True, **params: Any) -> tu
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, do_lower_case=do_lower_case, **params)
     except (OSError, ValueError) as error:  # ValueError: a folder of other files
+        if Path(source).is_dir():
+            raise DataError(f"{source}: contains no tokenizer (BERT's has vocab.txt): {one_line(error)}") from None
         raise DataError(
             f"tokenizer {source} is neither a folder, as $CLOVE_ROOT/pretrained has them, nor available from the hub: "
             f"{one_line(error)}"

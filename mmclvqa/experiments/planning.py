@@ -95,6 +95,8 @@ def grid_runs(path: str, models: Sequence[str] = (MODEL,)) -> list[Run]:
         CloveError: a setting, order or method is unknown or illegal.
     """
     blocks = read_yaml(path)
+    if not blocks:
+        raise ConfigError(f"{path}: has no block; a block is a mapping with the keys {', '.join(GRID_KEYS)}")
     runs: list[Run] = []
     for number, block in enumerate(blocks if isinstance(blocks, list) else [blocks], start=1):
         if not isinstance(block, dict) or set(block) - set(GRID_KEYS):

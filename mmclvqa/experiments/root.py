@@ -45,7 +45,8 @@ def check_root(root: Path, data: Path) -> None:
             remedy = "correct CLOVE_ROOT, or choose another ROOT"
             raise ConfigError(f"{root}: its experiments used different data than CLOVE_ROOT={data}; {remedy}")
         raise ConfigError(
-            f"{root}: if its experiments used CLOVE_ROOT={data}, copy {manifest} to {made_with}; "
+            f"{root}: has experiments but no {MADE_WITH}, so their data is unknown; "
+            f"if its experiments used CLOVE_ROOT={data}, copy {manifest} to {made_with}; "
             "otherwise choose another ROOT"
         )
 

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+from mmclvqa.clove.errors import ConfigError
 from mmclvqa.methods.base import Method, StepContext, register_method
+
+if TYPE_CHECKING:
+    from mmclvqa.training.trainer import Trainer
 
 
 class Bound(Method):
@@ -21,6 +27,14 @@ class Chance(Bound):
     name = "chance"
     label = "chance"
     steps = "chance"
+
+    def on_task_start(self, trainer: Trainer) -> None:
+        """Refuse to train.
+
+        Raises:
+            ConfigError: always.
+        """
+        raise ConfigError("training.CL.method=chance: the chance level is not trained; see `python eval_os.py chance`")
 
 
 @register_method

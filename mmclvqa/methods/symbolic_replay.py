@@ -14,7 +14,7 @@ from typing import Any
 
 from mmclvqa.clove.errors import ConfigError, DataError
 from mmclvqa.clove.experiment_paths import language_model_name, replay_file, srm_experiment, srm_folder, srm_root
-from mmclvqa.clove.records import load_filled
+from mmclvqa.clove.records import load_records
 from mmclvqa.clove.settings import order_text
 from mmclvqa.clove.tasks import Task, parse_order, setting_argument
 from mmclvqa.methods.base import (
@@ -251,7 +251,12 @@ def _check_name(path: Path, order: str, past: Task, current: Task) -> None:
 
 
 def _read_replays(path: Path, past: Task) -> list[Record]:
-    records = load_filled(path)
+    records = load_records(path)
+    if not records:
+        raise DataError(
+            f"{path}: contains no records: SRM accepted no prompt ({path.with_suffix('.json').name} says why); "
+            "train it longer, with --overwrite or in another folder"
+        )
     for index, record in enumerate(records):
         replayed_task(record, f"{path}: record {index}", past.setting, [past])
     return records

@@ -168,6 +168,7 @@ def test_a_grid_file_names_what_it_cannot_use(tmp_path: Path) -> None:
     grid.write_text("- {method: [ft, ewc], order: oarlks, seed: [0, 1]}\n- {setting: scene, method: mas}\n")
     assert len(grid_runs(str(grid))) == 5
     for text, message in (
+        ("[]", "has no block"),
         ("- {methods: ft}", "block 1 is not a mapping with the keys"),
         ("- {method: fft}", "did you mean ft"),
         ("- {method: ft, order: oarlkk}", "occurs more than once"),

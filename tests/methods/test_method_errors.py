@@ -52,6 +52,7 @@ KMEANS = ("training.CL.use_replay=True", "training.CL.replay_method=kmeans")
             ("training.CL.random.replay_rate=0.1", "training.CL.replay_rate=0.2"),
             ("training.CL.random.replay_rate=0.1 and training.CL.replay_rate=0.2 contradict each other",),
         ),
+        ("attribute", ("training.CL.method=chance",), ("the chance level is not trained", "eval_os.py chance")),
         ("attribute", ("training.CL.cur_task=obj",), ("unknown task 'obj'", "did you mean object?")),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 from pathlib import Path
 
@@ -171,6 +172,7 @@ def test_a_wrong_file_is_refused_by_name(tmp_path: Path, text: str, message: str
         ("training.experiment_name=1e5", "1e5"),
         ("training.experiment_name=True", "True"),
         ("env.save_dir=2024", "2024"),
+        ("env.save_dir=~/run", os.path.expanduser("~/run")),
         ("checkpoint.resume_file=7", "7"),
         ("training.CL.task_order=1,2", "1,2"),
         ("training.CL.method=['ewc', 'random']", "ewc,random"),
