@@ -73,7 +73,10 @@ class VQAAccuracy(BaseMetric):
                 total[1] += 1
 
     def groups(self, answers: Collection[str]) -> Iterable[str]:
-        """Return the sub-names that a record with these distinct, normalised answers counts for; empty: the metric."""
+        """Return the sub-names for which a record counts; the empty sub-name is the metric itself.
+
+        ``answers`` are the distinct answers among the record's ten, normalised.
+        """
         return ("",)
 
     def sums(self) -> Sums:

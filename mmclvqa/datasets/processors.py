@@ -207,7 +207,7 @@ def dense_targets(target_inds: torch.Tensor, target_scores: torch.Tensor, steps:
 def used_slots(
     ocr_num: torch.Tensor, indices: Iterable[torch.Tensor], num_answers: int, num_slots: int
 ) -> torch.Tensor:
-    """Return the OCR slots, bool (B, num_slots), with a token or that teacher forcing uses as input or target.
+    """Return which OCR slots are in use, bool (B, num_slots): they have a token, or teacher forcing refers to them.
 
     Where a batch lacks them, :mod:`mmclvqa.models.inputs` computes them from the dense targets.
 

@@ -63,7 +63,7 @@ class Replays:
 
 @dataclass(frozen=True)
 class OrderPosition:
-    """The position of the current task in the task order (all tasks in learning order)."""
+    """The position of the current task in ``order``, which has all tasks in learning order."""
 
     order: list[Task]
     current: Task

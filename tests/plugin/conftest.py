@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 
+from tests.plugin.dataset_builds import build as build  # a fixture
+
 OBJECT_TASK = "EXP_CONFIG/mini/functional/cl_object_unicl_standalone.yaml"
 TINY = (
     "model_config.unicl.text_bert.num_hidden_layers=1",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import pickle
 import shutil
@@ -17,62 +16,16 @@ import pytest
 import torch
 from mmf.common.registry import registry
 from mmf.common.sample import SampleList
-from mmf.utils.build import build_dataset
-from mmf.utils.configuration import Configuration
 from mmf.utils.distributed import byte_tensor_to_object
 
-from mmclvqa.cli import forget_earlier_run
 from mmclvqa.clove.errors import CloveError, ConfigError, DataError
 from mmclvqa.clove.records import load_records, save_records
 from mmclvqa.datasets.prepared import scene_graph_text
 from mmclvqa.datasets.processors import dense_targets
 from mmclvqa.models import UniVQANetwork
 from mmclvqa.models.inputs import UniVQAInputs
-from mmclvqa.models.unicl import UniVQA
-from mmclvqa.training.loading import Split, build_split
-
-REGIONS, WIDTH, SLOTS, STEPS = 16, 64, 10, 12
-
-
-class Quiet:
-    """In place of MMF's Logger: keeps what was written."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def write(self, line: Any, *args: Any, **kwargs: Any) -> None:
-        self.lines.append(str(line))
-
-
-Build = Callable[..., Any]
-
-
-@pytest.fixture
-def build(clove_mini: Path, project: Path, monkeypatch: pytest.MonkeyPatch) -> Build:
-    """``build(task, split, *words, root=...)`` gives the data set as mmf_run would build it."""
-    monkeypatch.chdir(project)
-
-    def build(task: str, split: str, *words: str, root: Path = clove_mini) -> Any:
-        forget_earlier_run()
-        words = (
-            f"config=EXP_CONFIG/mini/functional/cl_{task}_unicl_standalone.yaml",
-            "model=unicl",
-            "dataset=clvqa",
-            f"env.clove_root={root}",
-            f"dataset_config.clvqa.max_features={REGIONS}",
-            f"dataset_config.clvqa.feature_dim={WIDTH}",
-            f"dataset_config.clvqa.ocr_max_num={SLOTS}",
-            f"dataset_config.clvqa.processors.answer_processor.params.max_copy_steps={STEPS}",
-            *words,
-        )
-        config = Configuration(argparse.Namespace(opts=list(words), config_override=None)).get_config()
-        registry.register("config", config)
-        registry.register("writer", Quiet())
-        registry.register("seed", 7)
-        registry.register("current_device", torch.device("cpu"))
-        return build_dataset("clvqa", config.dataset_config.clvqa, split)
-
-    return build
+from mmclvqa.training.loading import Split
+from tests.plugin.dataset_builds import REGIONS, SLOTS, STEPS, WIDTH, Build
 
 
 def with_records(clove_mini: Path, folder: Path, task: str, change: Callable[[list[dict]], None]) -> Path:
@@ -514,53 +467,6 @@ def test_the_network_packs_a_batch_without_reading_from_the_device(build: Build,
     for training in (True, False):
         scores = network.train(training).answer(UniVQAInputs.of(batch))["scores"]
         assert scores.shape == batch.targets.shape
-
-
-def test_what_repeats_one_value_is_sent_to_the_device_as_this_value(
-    build: Build, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    data = build("object", "train")
-    loaded = data.load_batch(range(4))
-    sent, send = set(), SampleList.to
-
-    def recorded(batch: SampleList, *args: Any, **kwargs: Any) -> SampleList:
-        sent.update(batch.keys())
-        return send(batch, *args, **kwargs)
-
-    monkeypatch.setattr(SampleList, "to", recorded)
-    data._device = torch.device("meta")
-    shape = loaded.image_feature_1.shape
-    batch = data.prepare_batch(loaded)
-    assert "image_feature_0" in sent and not {"image_feature_1", "order_vectors"} & sent
-    assert batch.image_feature_1.shape == shape and batch.image_feature_1.device.type == "meta"
-
-
-@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
-def test_batches_for_a_gpu_are_pinned_and_in_the_precision_of_training(
-    build: Build, monkeypatch: pytest.MonkeyPatch, precision: str
-) -> None:
-    """Without a GPU: memory is pinned as torch does it, into a copy of equal strides, but in ordinary memory."""
-    pinned = []
-
-    def pin(tensor: torch.Tensor) -> torch.Tensor:
-        storage = torch.UntypedStorage(tensor.untyped_storage().nbytes())
-        pinned.append(torch.empty(0, dtype=tensor.dtype).set_(storage, 0, tensor.size(), tensor.stride()).copy_(tensor))
-        return pinned[-1]
-
-    build("scenetext", "train")
-    config = registry.get("config")
-    config.training.update({"precision": precision, "pin_memory": True})
-    plain = next(next(build_split("train", config, seed=1).updates(1))[1])[0]
-    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    monkeypatch.setattr(torch.Tensor, "pin_memory", pin)
-    batch = next(next(build_split("train", config, seed=1).updates(1))[1])[0]
-    kind = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
-    for field, value in plain.items():
-        if isinstance(value, torch.Tensor):
-            is_region = field in UniVQA.LINEAR_INPUTS
-            assert torch.equal(batch[field], value.to(kind) if is_region else value), field
-            assert any(batch[field] is copy for copy in pinned) or not any(value.stride()), field
-    assert {batch[field].dtype for field in UniVQA.LINEAR_INPUTS} == {kind}
 
 
 def test_slots_in_use_are_those_that_the_dense_targets_refer_to(build: Build) -> None:
