@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from SRM.ct2 import CT2Search
 from SRM.data import Prompt
 from SRM.model import longest_sequence
 from SRM.rows import rows_for
@@ -23,6 +24,8 @@ from SRM.tokens import Tokens, cut_tokens
 BEAMS = 5
 MOST_ROWS = 4096
 """Upper limit of the rows of a batch; more rows do not increase the speed."""
+CT2_ROWS = 320
+"""The same for CTranslate2, whose batches last until their longest text is complete."""
 CPU_BYTES = 2 << 30
 """Size of the key-value cache on a CPU: constant instead of the free memory, so that batches are reproducible."""
 GPU_SHARE = 0.5
@@ -34,12 +37,16 @@ class Generator:
 
     def __init__(self, settings: Settings, model: Any, tokens: Tokens, dtype: torch.dtype) -> None:
         self.settings, self.tokens, self.dtype = settings, tokens, dtype
-        self.model = model.eval() if dtype == torch.float32 else copy.deepcopy(model).to(dtype).eval()
         self.encoder_decoder: bool = model.config.is_encoder_decoder
         self.longest = min(settings.max_length, longest_sequence(model, tokens))
-        exact = None if dtype == torch.float32 else model
-        use_rows = settings.generator != "hf"
-        self.rows = rows_for(self.model, self._row_count(), self.longest, exact) if use_rows else None
+        if settings.generator == "ct2":
+            self.model = model
+            self.ct2 = CT2Search(model, tokens.eos, self.longest, settings.length_rule, dtype)
+            return
+        self.model = model.eval() if dtype == torch.float32 else copy.deepcopy(model).to(dtype).eval()
+        if settings.generator != "hf":
+            exact = None if dtype == torch.float32 else model
+            self.rows = rows_for(self.model, self._row_count(), self.longest, exact)
 
     def texts(
         self, prompts: Sequence[Prompt], start: str, question_start: str, report: Report = lambda count: None
@@ -73,13 +80,16 @@ class Generator:
         self, inputs: list[list[int]], prefixes: list[list[int]], beams: int, report: Report
     ) -> list[str]:
         """Generate from the ids of ``inputs``, ordered by length; each text begins with its prefix."""
-        if self.rows:
+        if self.settings.generator == "ct2":
+            batch_size = max(1, min(CT2_ROWS, self._row_count()) // beams)
+            continuations = self.ct2.run(inputs, beams, beams > 1, batch_size, report)
+        elif self.settings.generator == "hf":
+            batches = self._equal_lengths(inputs, beams)
+            continuations = [ids for batch in batches for ids in self._generate_with_transformers(batch, beams, report)]
+        else:
             eos, pad, rule = self.tokens.eos, self.tokens.pad, self.settings.length_rule
             search = Search(eos, pad, self.longest, beams, unique_pairs=beams > 1, length_rule=rule)
             continuations = search.run(self.rows, inputs, report)
-        else:
-            batches = self._equal_lengths(inputs, beams)
-            continuations = [ids for batch in batches for ids in self._generate_with_transformers(batch, beams, report)]
         return [self.tokens.text([*prefix, *ids]) for prefix, ids in zip(prefixes, continuations, strict=True)]
 
     def _equal_lengths(self, inputs: list[list[int]], beams: int) -> Iterator[list[list[int]]]:

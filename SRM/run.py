@@ -137,11 +137,14 @@ class Run:
     def _write_replays(self, index: int) -> None:
         current, earlier = self.order[index], self.order[:index]
         if not all(self.folder.replay(past, current).exists() for past in earlier):
-            generator = Generator(self.settings, self.model, self.tokens, DTYPES[self.accelerator.mixed_precision])
+            generator = self._generator()
             for past in earlier:
                 self.writer.write(generator, self.prompts[past], past, current, self._real_answers(past))
         self.writer.join(earlier, current)
         self.accelerator.wait_for_everyone()
+
+    def _generator(self) -> Generator:
+        return Generator(self.settings, self.model, self.tokens, DTYPES[self.accelerator.mixed_precision])
 
     def _real_answers(self, task: Task) -> Mapping[str, int] | None:
         path = self.folder.model(task) / ANSWERS
@@ -154,6 +157,8 @@ class Run:
         if self.model.config.is_encoder_decoder:
             self.tokens.add(task_question_token(task, settings.add_task_tokens))
         grow(self.model, self.tokens, settings.named_seed("embeddings", task.name))
+        if settings.generator == "ct2" and index == 0:
+            self._generator()  # fails before hours of training, if the model cannot be converted
         sources = self._sources(records, task)
         files = {past: self.folder.replay(past, task) for past in self.order[:index]}
         for past, replays in replay_records(settings, files, task).items():

@@ -21,6 +21,7 @@ from mmclvqa.clove.experiment_paths import language_model_name
 from mmclvqa.clove.settings import order_text
 from mmclvqa.clove.tasks import Task, find_setting, parse_order, task
 from mmclvqa.clove.text import did_you_mean, error_line
+from SRM.ct2 import check_ctranslate2
 from SRM.lora import check_peft
 
 PUBLISHED_MODELS = {
@@ -33,7 +34,7 @@ PUBLISHED_MODELS = {
 """The published values of ``--model_name``: each model's id on the Hugging Face hub and its ``model_type``."""
 DECAY_STYLES = ("linear", "cos", "const", "None")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
-GENERATORS = ("auto", "rows", "hf")
+GENERATORS = ("auto", "rows", "ct2", "hf")
 LENGTH_RULES = ("published", "generated")
 DEBUG_RECORDS = 64
 GEN_DEBUG_PROMPTS = 32
@@ -197,7 +198,8 @@ class Settings:
         "size of the key-value cache, sequences times max_length; 0: half of a GPU's memory, 2 GiB on the CPU",
         0, "TOKENS", kind=AT_LEAST_0)
     generator: str = _generate(
-        "auto and rows: SRM's own search; hf: transformers' generate(), which requires --length_rule generated",
+        "auto and rows: SRM's own search; ct2: CTranslate2, which is faster on CPUs for small models (pip install -r "
+        "ct2_requirements.txt); hf: transformers' generate(), which requires --length_rule generated",
         "auto", choices=GENERATORS)
     length_rule: str = _generate(
         "divisor of the log-probability of a finished beam: published, the length of the whole sequence, including "
@@ -334,6 +336,8 @@ def _check(settings: Settings) -> None:
     if settings.generator == "hf" and rule != "generated":
         reason = f"transformers' generate() does not know the length rule {rule}"
         raise ConfigError(f"--generator hf: {reason}; give --length_rule generated, or leave --generator out")
+    if settings.generator == "ct2":
+        check_ctranslate2()
     if settings.lora_rank is not None:
         check_peft(settings.lora_rank)
     if not settings.model_dir_root:
