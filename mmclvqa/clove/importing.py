@@ -75,21 +75,37 @@ class Imported:
         return "\n".join(lines)
 
 
+@dataclass(frozen=True)
+class ImportOptions:
+    """Options of :func:`import_records`.
+
+    Attributes:
+        tasks: the tasks in their base order; if empty, those that occur, in order of appearance.
+        features: feature databases below ``features`` of the data root: of objects, then possibly of OCR tokens.
+        feature_path: for records without one, with ``{image_id}`` and ``{split}``.
+        sizes: at most this number of records of each task, by split, drawn at random.
+        strict: reject records that would be left out, and other problems.
+        replace: replace a setting of that name; its scene-graph prompts, which are of other records, are removed.
+    """
+
+    tasks: Sequence[str] = ()
+    features: Sequence[str] = ()
+    feature_path: str = FEATURE_PATH
+    sizes: Mapping[str, int | None] | None = None
+    seed: int = 0
+    description: str = ""
+    strict: bool = False
+    replace: bool = False
+
+
 def import_records(
     records: Mapping[str, Iterable[Record]],
     assign: Callable[[Record], str | None],
     root: str | os.PathLike[str],
     name: str,
     *,
-    tasks: Sequence[str] = (),
-    features: Sequence[str] = (),
-    feature_path: str = FEATURE_PATH,
-    sizes: Mapping[str, int | None] | None = None,
-    seed: int = 0,
-    description: str = "",
-    strict: bool = False,
-    replace: bool = False,
     findings: Findings | None = None,
+    **options: Any,
 ) -> Imported:
     """Write records as the tasks of a new setting: annotation files, the setting file, and a vocabulary if none exists.
 
@@ -98,13 +114,8 @@ def import_records(
         assign: returns the task of a record, None to leave the record out; it becomes the ``stage``.
         root: the data root; the setting is ``settings/<name>.yaml`` in it.
         name: name of the setting, also of its image source and the folder of its annotation files.
-        tasks: the tasks in their base order; if empty, those that occur, in order of appearance.
-        features: feature databases below ``features`` of the data root: of objects, then possibly of OCR tokens.
-        feature_path: for records without one, with ``{image_id}`` and ``{split}``.
-        sizes: at most this number of records of each task, by split, drawn at random.
-        strict: reject records that would be left out, and other problems.
-        replace: replace a setting of that name; its scene-graph prompts, which are of other records, are removed.
         findings: problems found so far.
+        options: attributes of :class:`ImportOptions`.
 
     Raises:
         DataError: problems in strict mode, a task without records in a split, a setting that exists, or a damaged
@@ -112,63 +123,75 @@ def import_records(
         RecordError: a record does not match the schema.
         TaskError: a name of the setting or of a task is not allowed.
     """
+    chosen, root = ImportOptions(**options), Path(root)
     if Path(name).name != name:
         raise DataError(f"{name}: the name of a setting must not contain a folder")
-    path = Path(root) / "settings" / f"{name}.yaml"
-    if path.exists() and not replace:
+    path = root / "settings" / f"{name}.yaml"
+    if path.exists() and not chosen.replace:
         raise DataError(f"{path}: already exists; choose another name, or replace it (--replace)")
     # The records may add problems while they are read.
     result = Imported(path, findings={} if findings is None else findings)
-    sampled_records: dict[tuple[str, str], list[Record]] = defaultdict(list)
-    for split in SPLITS:
-        rng = random.Random(f"{seed}/import/{name}/{split}")
-        for index, record in enumerate(records[split]):
-            where = f"{split} record {index}"
-            check_record(record, where)
-            task, image = assign(record), record["image_id"]
-            if task is None:
-                result.unassigned += 1
-            elif record["feature_path"] is None and image in (None, ""):
-                result.findings.setdefault("questions without an image", []).append(describe(record, where))
-            else:
-                file = record["feature_path"] or _filled(feature_path, image_id=image, split=split)
-                source = record["image_source"] or name
-                changed = {"stage": task, "set_name": split, "feature_path": file, "image_source": source}
-                result.counts[task][split] += 1
-                sample, size = sampled_records[task, split], (sizes or {}).get(split)
-                # A uniform sample of the records seen so far (reservoir sampling).
-                if size is None or len(sample) < size:
-                    sample.append({**record, **changed})
-                elif (slot := rng.randrange(result.counts[task][split])) < size:
-                    sample[slot] = {**record, **changed}
-    tasks = list(tasks or result.counts)
+    drawn = _drawn_records(records, assign, name, chosen, result)
+    tasks = list(chosen.tasks or result.counts)
     content = {
-        "description": description,
+        "description": chosen.description,
         "tasks": [{"name": task} for task in tasks],
-        "image_sources": {name: {"features": list(features) or [f"{name}/objects.lmdb"]}},
+        "image_sources": {name: {"features": list(chosen.features) or [f"{name}/objects.lmdb"]}},
     }
-    _check(result, tasks, strict)
+    _check(result, tasks, chosen.strict)
     setting = new_setting(path, content)
-    vocabulary = Path(root) / VOCABULARY
-    words = answer_words(record for task in tasks for record in sampled_records[task, "train"])
+    words = answer_words(record for task in tasks for record in drawn[task, "train"])
+    vocabulary = root / VOCABULARY
     if vocabulary.exists():
         known = set(data_root.load_vocabulary(vocabulary))
         result.unknown_words = [word for word in words if word not in known]
     if path.exists():
-        (Path(root) / data_root.prompts_path(name)).unlink(missing_ok=True)
+        (root / data_root.prompts_path(name)).unlink(missing_ok=True)
     for task in setting.tasks.values():
         for split in SPLITS:
-            save_records(Path(root) / task.annotation_path(split), sampled_records[task.name, split])
-            result.counts[task.name][split] = len(sampled_records[task.name, split])
-        result.related[task.name] = sum(
-            any(record["gt_scene_graph_mask"]) for record in sampled_records[task.name, "train"]
-        )
+            save_records(root / task.annotation_path(split), drawn[task.name, split])
+            result.counts[task.name][split] = len(drawn[task.name, split])
+        result.related[task.name] = sum(any(record["gt_scene_graph_mask"]) for record in drawn[task.name, "train"])
     if not vocabulary.exists():
         result.vocabulary = vocabulary
         data_root.save_vocabulary(vocabulary, words)
     with atomic_write(path) as file:
         yaml.safe_dump(content, file, sort_keys=False, allow_unicode=True)
     return result
+
+
+def _drawn_records(
+    records: Mapping[str, Iterable[Record]],
+    assign: Callable[[Record], str | None],
+    name: str,
+    options: ImportOptions,
+    result: Imported,
+) -> dict[tuple[str, str], list[Record]]:
+    """Return the drawn records by task and split; all records, and those left out, are counted in ``result``."""
+    drawn: dict[tuple[str, str], list[Record]] = defaultdict(list)
+    for split in SPLITS:
+        rng = random.Random(f"{options.seed}/import/{name}/{split}")
+        size = (options.sizes or {}).get(split)
+        for index, record in enumerate(records[split]):
+            where = f"{split} record {index}"
+            check_record(record, where)
+            task, image, file = assign(record), record["image_id"], record["feature_path"]
+            if task is None:
+                result.unassigned += 1
+                continue
+            if file is None and image in (None, ""):
+                result.findings.setdefault("questions without an image", []).append(describe(record, where))
+                continue
+            file = file or _filled(options.feature_path, image_id=image, split=split)
+            source = record["image_source"] or name
+            record = {**record, "stage": task, "set_name": split, "feature_path": file, "image_source": source}
+            result.counts[task][split] += 1
+            # A uniform sample of the records seen so far (reservoir sampling).
+            if size is None or len(drawn[task, split]) < size:
+                drawn[task, split].append(record)
+            elif (slot := rng.randrange(result.counts[task][split])) < size:
+                drawn[task, split][slot] = record
+    return drawn
 
 
 def answer_words(records: Iterable[Record]) -> list[str]:
