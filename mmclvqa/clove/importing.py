@@ -208,9 +208,12 @@ def answer_words(records: Iterable[Record]) -> list[str]:
 
 def _filled(pattern: str, **fields: Any) -> str:
     try:
-        return pattern.format(**fields)
+        path = pattern.format(**fields)
     except (KeyError, IndexError, ValueError, AttributeError, TypeError) as error:
         raise DataError(f"feature path {pattern!r}: cannot be filled with {fields} ({error})") from None
+    if "{image_id" not in pattern:
+        raise DataError(f"feature path {pattern!r}: has no {{image_id}}, so that all images would share it")
+    return path
 
 
 def _check(result: Imported, tasks: Sequence[str], strict: bool) -> None:

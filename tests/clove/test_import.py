@@ -47,11 +47,7 @@ def write_vqa(folder: Path, questions: list[Any] | None = None, annotations: lis
     if questions is None:
         questions = [vqa_question(0), vqa_question(1, "Is it big?"), vqa_question(2, "What color is it?")]
     if annotations is None:
-        annotations = [
-            vqa_annotation(0),
-            vqa_annotation(1, "is it", "yes"),
-            vqa_annotation(2, "what color"),
-        ]
+        annotations = [vqa_annotation(0), vqa_annotation(1, "is it", "yes"), vqa_annotation(2, "what color")]
     info = {"info": {"version": "2.0", "year": 2017}, "data_subtype": "train2014", "license": {"name": "CC BY 4.0"}}
     words = []
     for split in SPLITS:
@@ -294,6 +290,7 @@ def test_tasks_are_assigned_by_a_file(tmp_path: Path, run_clove: Run) -> None:
         (["--by", "data_type"], "--by data_type: every question has the value 'real', which makes one task"),
         (["--by", "answer_type", "--task", "a=other,yes/no", "--task", "b=other"], "'other' is in 'a' and in 'b'"),
         (["--by", "answer_type", "--feature-path", "{img}.npy"], "feature path '{img}.npy': cannot be filled with"),
+        (["--by", "answer_type", "--feature-path", "{split}.npy"], "feature path '{split}.npy': has no {image_id}, "),
     ],
 )
 def test_a_mistaken_choice_is_refused_and_nothing_is_written(
@@ -412,7 +409,7 @@ def test_an_existing_setting_is_replaced_only_on_request(tmp_path: Path, run_clo
     words = ["import", "x", tmp_path, "--by", "answer_type", *write_vqa(tmp_path)]
     assert run_clove(*words)[0] == 0
     code, _, error = run_clove(*words)
-    assert code == 1 and "settings/x.yaml: already exists; choose another name, or replace it (--replace)" in error
+    assert code == 1 and "settings/x.yaml: already exists; choose another name, or replace it (--replace; replace=True in Python)" in error
     assert run_clove(*words, "--replace")[0] == 0
 
 
