@@ -128,7 +128,8 @@ def import_records(
         raise DataError(f"{name}: the name of a setting must not contain a folder")
     path = root / "settings" / f"{name}.yaml"
     if path.exists() and not chosen.replace:
-        raise DataError(f"{path}: already exists; choose another name, or replace it (--replace)")
+        advice = "choose another name, or replace it (--replace; in Python, replace=True)"
+        raise DataError(f"{path}: already exists; {advice}")
     # The records may add problems while they are read.
     result = Imported(path, findings={} if findings is None else findings)
     drawn = _drawn_records(records, assign, name, chosen, result)
@@ -227,9 +228,8 @@ def _check(result: Imported, tasks: Sequence[str], strict: bool) -> None:
     for task in tasks:
         for split in SPLITS:
             if not result.counts[task][split]:
-                raise DataError(
-                    f"task {task!r} has no {split} records; nothing was written; merge it with another task (--task)"
-                )
+                advice = "merge it with another task (--task; in Python, assign)"
+                raise DataError(f"task {task!r} has no {split} records; nothing was written; {advice}")
 
 
 def finding_lines(findings: Findings) -> list[str]:

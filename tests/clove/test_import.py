@@ -409,7 +409,7 @@ def test_an_existing_setting_is_replaced_only_on_request(tmp_path: Path, run_clo
     words = ["import", "x", tmp_path, "--by", "answer_type", *write_vqa(tmp_path)]
     assert run_clove(*words)[0] == 0
     code, _, error = run_clove(*words)
-    assert code == 1 and "settings/x.yaml: already exists; choose another name, or replace it (--replace; replace=True in Python)" in error
+    assert code == 1 and "settings/x.yaml: already exists; choose another name, or replace it (--replace; in " in error
     assert run_clove(*words, "--replace")[0] == 0
 
 
@@ -453,7 +453,8 @@ def test_records_that_do_not_match_the_schema_are_refused(tmp_path: Path) -> Non
 
 def test_a_task_without_records_of_a_split_or_beside_the_named_ones_is_refused(tmp_path: Path) -> None:
     both = [make_record("a"), make_record("b")]
-    assert "task 'b' has no val records" in refused(tmp_path, both, both[:1])
+    message = refused(tmp_path, both, both[:1])
+    assert "task 'b' has no val records" in message and "another task (--task; in Python, assign)" in message
     assert "task 'b' is not one of a, c" in refused(tmp_path, both, both, tasks=["a", "c"])
 
 
