@@ -251,8 +251,6 @@ def _task_choice(args: argparse.Namespace, files: Iterable[QuestionFiles], findi
         ]
         findings |= {"assignments without a question": unknown_question_ids} if unknown_question_ids else {}
         return lambda question_id, row: assigned.get(question_id)
-    if not questions:
-        raise DataError("--train and --val contain no questions; name a file with questions for each split")
     values = {value_at(row, args.by) for row in questions.values()} - {None}
     fields = ", ".join(_fields(next(iter(questions.values()))))
     if not values:

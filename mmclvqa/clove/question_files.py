@@ -44,7 +44,7 @@ class QuestionFiles:
         findings: receives what is incomplete or inconsistent.
 
     Raises:
-        DataError: a file is missing or has another form.
+        DataError: a file is missing or has another form, or the files have no questions, or none with an answer.
     """
 
     def __init__(self, paths: Iterable[str | os.PathLike[str]], findings: Findings) -> None:
@@ -55,13 +55,19 @@ class QuestionFiles:
         self._ocr: dict[str, dict[str, Any]] = {}
         self._predicted: dict[str, list[str]] = {}
         self._items: dict[str, list[tuple[str, frozenset[str]]]] = {}
-        for path in map(Path, paths):
+        paths = list(map(Path, paths))
+        for path in paths:
             self._read(path)
         for question_id, annotation in self._annotations.items():
             if question_id in self.questions:
                 self.questions[question_id] = annotation | self.questions[question_id]
             else:
                 self._find("annotations without a question", question_id)
+        names = ", ".join(map(str, paths))
+        if not self.questions:
+            raise DataError(f"{names}: no questions; name the file of the questions beside it")
+        if not any({"answer", "answers"} & row.keys() for row in self.questions.values()):
+            raise DataError(f"{names}: no question has an answer; name the file of their annotations beside it")
 
     def records(self, task_of: Callable[[str, Row], str | None], true_graphs: bool = False) -> Iterator[Row]:
         """Yield a record for each question that has a text and answers; without a task, it has no field but its id.

@@ -301,6 +301,28 @@ def test_a_mistaken_choice_is_refused_and_nothing_is_written(
     assert not (tmp_path / "data").exists()
 
 
+@pytest.mark.parametrize("choice", ["--by", "--assign"])
+@pytest.mark.parametrize(
+    ("forgotten", "message"),
+    [
+        ([2], "train2014_questions.json: no question has an answer; name the file of their annotations beside it"),
+        ([5, 2], "train2014_questions.json: no question has an answer; name the file of their annotations beside it"),
+        ([5], "val2014_questions.json: no question has an answer; name the file of their annotations beside it"),
+        ([4], "val2014_annotations.json: no questions; name the file of the questions beside it"),
+    ],
+)
+def test_a_forgotten_file_is_named(
+    tmp_path: Path, run_clove: Run, choice: str, forgotten: list[int], message: str
+) -> None:
+    words = write_vqa(tmp_path)
+    for position in forgotten:
+        del words[position]
+    (tmp_path / "tasks.json").write_text(json.dumps({"458752000": "a", "458752001": "b"}))
+    words += [choice, "answer_type" if choice == "--by" else tmp_path / "tasks.json"]
+    code, _, error = run_clove("import", "x", tmp_path / "data", *words)
+    assert code == 1 and message in error and error.count("\n") == 1
+
+
 def test_values_that_would_be_one_task_are_refused(tmp_path: Path, run_clove: Run) -> None:
     words = write_vqa(tmp_path)
     for path in tmp_path.glob("*.json"):
