@@ -10,7 +10,7 @@ import os
 import random
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from mmclvqa.clove.errors import DataError
 from mmclvqa.clove.files import atomic_write, read_json
 from mmclvqa.clove.question_files import Findings, QuestionFiles, Row, value_at
 from mmclvqa.clove.records import check_record, describe, save_records
-from mmclvqa.clove.tasks import default_data_root, new_setting
+from mmclvqa.clove.tasks import default_data_root, find_setting, new_setting
 from mmclvqa.clove.text import did_you_mean, format_table, positive
 
 VOCABULARY_WORDS = 6000
@@ -46,6 +46,7 @@ class Imported:
         unassigned: number of records without a task, which are left out.
         findings: places of what was left out or is incomplete, by kind.
         vocabulary: the answer vocabulary if it was written, None if the data root has one.
+        notes: options without effect, and absent feature databases.
         unknown_words: words of the train answers that the data root's own vocabulary lacks, the most frequent first.
     """
 
@@ -55,6 +56,7 @@ class Imported:
     unassigned: int = 0
     findings: Findings = field(default_factory=dict)
     vocabulary: Path | None = None
+    notes: list[str] = field(default_factory=list)
     unknown_words: list[str] = field(default_factory=list)
 
     def summary(self) -> str:
@@ -62,7 +64,7 @@ class Imported:
         counts = self.counts
         rows = [(task, *(counts[task][split] for split in SPLITS), self.related[task]) for task in counts]
         lines = [format_table(("task", *SPLITS, "train records that SRM learns from"), rows)]
-        lines += [f"note: {line}" for line in finding_lines(self.findings)]
+        lines += [f"note: {line}" for line in (*finding_lines(self.findings), *self.notes)]
         if self.unassigned:
             lines.append(f"note: questions without a task, left out: {self.unassigned}")
         if self.unknown_words:
@@ -328,6 +330,19 @@ def _group(text: str) -> tuple[str, list[str]]:
     return name, [value.strip() for value in values.split(",")]
 
 
+def _notes(args: argparse.Namespace, files: Iterable[QuestionFiles], root: Path, result: Imported) -> Iterator[str]:
+    """Yield which options had no effect, and which feature databases do not exist."""
+    for split in SPLITS:
+        size, most = getattr(args, f"{split}_size"), max(count[split] for count in result.counts.values())
+        if size and size > most:
+            yield f"--{split}-size {size} has no effect: no task has more than {most} {split} records"
+    if args.true_graphs and not any(one.uses_true_graphs for one in files):
+        yield "--true-graphs has no effect: no record has a true graph but no predicted one"
+    for database in find_setting(result.setting).image_sources[args.name].features:
+        if not (path := root / data_root.FEATURES / database).exists():
+            yield f"there is no feature database {path}, which training reads"
+
+
 def run(args: argparse.Namespace) -> int:
     """Import published files, print the tasks and what was left out, and return 0."""
     root = Path(args.dir) if args.dir else default_data_root()
@@ -349,5 +364,6 @@ def run(args: argparse.Namespace) -> int:
         replace=args.replace,
         findings=findings,
     )
+    result.notes += _notes(args, files.values(), root, result)
     print(result.summary())
     return 0

@@ -43,6 +43,10 @@ class QuestionFiles:
             (TextVQA), or predicted scene graphs as lists of items by image id; files of the same kind are merged.
         findings: receives what is incomplete or inconsistent.
 
+    Attributes:
+        questions: the questions by id.
+        uses_true_graphs: whether a record that was read has its true graph as the predicted one.
+
     Raises:
         DataError: a file is missing or has another form, or the files have no questions, or none with an answer.
     """
@@ -50,6 +54,7 @@ class QuestionFiles:
     def __init__(self, paths: Iterable[str | os.PathLike[str]], findings: Findings) -> None:
         self.findings = findings
         self.questions: dict[str, Row] = {}
+        self.uses_true_graphs = False
         self._annotations: dict[str, Row] = {}
         self._graphs: dict[str, dict[str, Any]] = {}
         self._ocr: dict[str, dict[str, Any]] = {}
@@ -113,6 +118,7 @@ class QuestionFiles:
         predicted = [item.removesuffix(ITEM_END) + ITEM_END for item in self._predicted.get(str(image), ())]
         if true_graphs and str(image) not in self._predicted:
             predicted = items
+            self.uses_true_graphs |= bool(items)
         record = new_record(
             question=row["question"],
             question_id=question_id,

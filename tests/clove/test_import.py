@@ -345,6 +345,23 @@ def test_a_number_of_records_is_drawn_and_the_seed_decides_which(tmp_path: Path,
     assert len(load_records(tmp_path / "a/x/other_val.npy")) == 30
 
 
+def test_options_without_effect_and_absent_features_are_noted(tmp_path: Path, run_clove: Run) -> None:
+    words = ["import", "x", tmp_path, "--replace", "--by", "types.structural", *write_gqa(tmp_path)]
+    notes = {
+        ("--train-size", 3): "--train-size 3 has no effect: no task has more than 2 train records",
+        ("--val-size", 2): None,
+        ("--true-graphs",): None,
+    }
+    absent = f"note: there is no feature database {tmp_path}/features/x/objects.lmdb, which training reads\n"
+    for options, note in notes.items():
+        code, out, _ = run_clove(*words, *options)
+        assert code == 0 and absent in out and (f"note: {note}\n" in out) == ("no effect" in out) == bool(note)
+    (tmp_path / "features/x/objects.lmdb").mkdir(parents=True)
+    assert "note:" not in run_clove(*words)[1]
+    code, out, _ = run_clove("import", "y", tmp_path, "--by", "answer_type", "--true-graphs", *write_vqa(tmp_path))
+    assert code == 0 and "note: --true-graphs has no effect: no record has a true graph but no predicted one\n" in out
+
+
 # ------------------------------------------------------------------------------ bad input
 
 
