@@ -31,6 +31,8 @@ VOCABULARY_WORDS = 6000
 FEATURE_PATH = "{image_id}.npy"
 
 Record = dict[str, Any]
+Assign = Callable[[Record], str | None]
+"""Returns the task of a record, None to leave it out."""
 TaskOf = Callable[[str, Record], str | None]
 """Returns the task of a question, given its id and published form."""
 
@@ -102,7 +104,7 @@ class ImportOptions:
 
 def import_records(
     records: Mapping[str, Iterable[Record]],
-    assign: Callable[[Record], str | None],
+    assign: Assign,
     root: str | os.PathLike[str],
     name: str,
     *,
@@ -164,11 +166,7 @@ def import_records(
 
 
 def _drawn_records(
-    records: Mapping[str, Iterable[Record]],
-    assign: Callable[[Record], str | None],
-    name: str,
-    options: ImportOptions,
-    result: Imported,
+    records: Mapping[str, Iterable[Record]], assign: Assign, name: str, options: ImportOptions, result: Imported
 ) -> dict[tuple[str, str], list[Record]]:
     """Return the drawn records by task and split; all records, and those left out, are counted in ``result``."""
     drawn: dict[tuple[str, str], list[Record]] = defaultdict(list)
@@ -204,9 +202,8 @@ def answer_words(records: Iterable[Record]) -> list[str]:
     for answer, count in answers.items():
         # As MMF's processor splits answers into words.
         counts.update(dict.fromkeys(re.sub("[,?]", "", answer.lower()).replace("'s", " 's").split(), count))
-    for special in SPECIALS:
-        del counts[special]
-    return [*SPECIALS, *(word for word, _ in counts.most_common(VOCABULARY_WORDS))]
+    words = [word for word, _ in counts.most_common() if word not in SPECIALS]
+    return [*SPECIALS, *words[:VOCABULARY_WORDS]]
 
 
 def _filled(pattern: str, **fields: Any) -> str:
@@ -248,10 +245,8 @@ def _task_choice(args: argparse.Namespace, files: Iterable[QuestionFiles], findi
         assigned = read_json(args.assign)
         if not isinstance(assigned, dict) or not set(map(type, assigned.values())) <= {str}:
             raise DataError(f"{args.assign}: is not a table of tasks by question id")
-        unknown_question_ids = [
-            f"{args.assign}: {question_id}" for question_id in assigned if question_id not in questions
-        ]
-        findings |= {"assignments without a question": unknown_question_ids} if unknown_question_ids else {}
+        places = [f"{args.assign}: {question_id}" for question_id in assigned if question_id not in questions]
+        findings["assignments without a question"] = places
         return lambda question_id, row: assigned.get(question_id)
     values = {value_at(row, args.by) for row in questions.values()} - {None}
     fields = ", ".join(_fields(next(iter(questions.values()))))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +51,7 @@ class QuestionFiles:
         DataError: a file is missing or has another form, or the files have no questions, or none with an answer.
     """
 
-    def __init__(self, paths: Iterable[str | os.PathLike[str]], findings: Findings) -> None:
+    def __init__(self, paths: Sequence[str | os.PathLike[str]], findings: Findings) -> None:
         self.findings = findings
         self.questions: dict[str, Row] = {}
         self.uses_true_graphs = False
@@ -60,9 +60,8 @@ class QuestionFiles:
         self._ocr: dict[str, dict[str, Any]] = {}
         self._predicted: dict[str, list[str]] = {}
         self._items: dict[str, list[tuple[str, frozenset[str]]]] = {}
-        paths = list(map(Path, paths))
         for path in paths:
-            self._read(path)
+            self._read(Path(path))
         for question_id, annotation in self._annotations.items():
             if question_id in self.questions:
                 self.questions[question_id] = annotation | self.questions[question_id]
@@ -139,10 +138,9 @@ class QuestionFiles:
         return Coercions().apply(record, question_id)
 
     def _graph(self, question_id: str, row: Row, image: str) -> tuple[list[str], list[int]]:
-        if not self._graphs:
-            return [], []
         if image not in self._graphs:
-            self._find("questions without the scene graph of their image", question_id)
+            if self._graphs:
+                self._find("questions without the scene graph of their image", question_id)
             return [], []
         graph = self._graphs[image]
         if image not in self._items:
