@@ -6,6 +6,7 @@ import argparse
 import importlib
 import sys
 from collections.abc import Sequence
+from functools import partial
 
 from mmclvqa.clove.text import run_command
 
@@ -31,16 +32,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         description="The CLOVE benchmark: generate, import, check, describe and download data.",
     )
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    run = None
     for name, (module_name, text) in COMMANDS.items():
         command = subparsers.add_parser(name, help=text, description=text)
         if argv[:1] == [name]:
             # Only the module of the selected command is imported, because importing libraries takes time.
             module = importlib.import_module(module_name)
             module.add_arguments(command)
-            run = module.run
-    args = parser.parse_args(argv)
-    return run_command(lambda: run(args))
+            # Flags may stand between the other arguments, which parsers with subparsers do not allow.
+            args = command.parse_intermixed_args(argv[1:])
+            return run_command(partial(module.run, args))
+    parser.parse_args(argv)
+    parser.error("the command must come first")
 
 
 if __name__ == "__main__":

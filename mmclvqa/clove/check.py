@@ -1,8 +1,9 @@
 """Verify a data root: files, records, features, vocabulary, prompts and the numbers of records.
 
 A setting is checked if one of its annotation files exists, if the manifest names it, or if ``--setting`` requires it;
-then all its files must exist. A root without annotation files of any known setting is a problem. Deviations from the
-published format that are accepted on reading are notes, not problems.
+then all its files must exist, but not the prompts of a task without related scene-graph items, which only SRM needs. A
+root without annotation files of any known setting is a problem. Deviations from the published format that are accepted
+on reading are notes, not problems.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from mmclvqa.clove.features import FeatureDatabase, databases, feature_path, sha
 from mmclvqa.clove.prompts import load_prompts
 from mmclvqa.clove.records import Coercions, describe, read_annotations, record_problems
 from mmclvqa.clove.tasks import Task, find_setting, has_image, setting_names, tasks
-from mmclvqa.clove.text import counted, format_table
+from mmclvqa.clove.text import counted, first_of, format_table
 
 PRETRAINED = (data_root.BERT, data_root.DISTILGPT2, data_root.FASTTEXT, data_root.FC7_WEIGHT, data_root.FC7_BIAS)
 SAMPLES = 32
@@ -56,6 +57,9 @@ class Checker:
         self.rows: list[tuple[str, str]] = []
         self.findings: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
         self.notes: list[str] = []
+        # Annotation files with related scene-graph items, and tasks whose train records have none.
+        self._related: set[str] = set()
+        self._graphless: set[Task] = set()
         # For each database, with whether it has boxes, and feature path: the first record that refers to it.
         self._referenced: dict[tuple[str, bool], dict[str, str]] = defaultdict(dict)
 
@@ -161,6 +165,8 @@ class Checker:
             label = describe(record, f"record {index}")
             converted = coercions.apply(record, label)
             self._record(file, describe(converted, f"record {index}"), converted, task)
+        if split == "train" and records and file not in self._related:
+            self._graphless.add(task)
         self.notes += [f"{file}: {line}" for line in coercions.lines()]
         self.rows.append((file, counted(len(records), "record")))
         for source, size in expected.items():
@@ -174,6 +180,8 @@ class Checker:
             invalid_fields.add(name)
             field = f"field {name}" if name else ""
             self._add(file, field or "record", f"{label}: {f'{field} {problem}'.lstrip()}")
+        if invalid_fields & {"", "gt_scene_graph_mask"} or any(record["gt_scene_graph_mask"]):
+            self._related.add(file)
         if invalid_fields & {"", "stage", "image_source", "feature_path"}:
             return
         stage = record["stage"]
@@ -191,13 +199,23 @@ class Checker:
 
     def _prompts(self, setting: str, expected: list[Task]) -> None:
         file = data_root.prompts_path(setting)
-        prompts = self._load(file, load_prompts, self.root / file, setting)
+        exists = (self.root / file).exists()
+        prompts = self._load(file, load_prompts, self.root / file, setting) if exists else {}
         if prompts is None:
             return
-        self.rows.append((file, counted(sum(map(len, prompts.values())), "prompt")))
-        for task in expected:
-            if not prompts.get(task.name):
-                self._add(file, "task", f"has no prompt for task {task.name}")
+        self.rows.append((file, counted(sum(map(len, prompts.values())), "prompt") if exists else "absent"))
+        without_prompts = [task for task in expected if not prompts.get(task.name)]
+        graphless = [task.name for task in without_prompts if task in self._graphless]
+        if graphless:
+            reason = f"no train record of {first_of(graphless, 3)} has a related scene-graph item (mask 1)"
+            self.notes.append(f"{file}: SRM cannot be used: {reason}")
+        if exists:
+            for task in without_prompts:
+                if task.name not in graphless:
+                    self._add(file, "task", f"has no prompt for task {task.name}")
+        elif not graphless:
+            advice = "`python -m sg_generation` samples the prompts, which SRM needs"
+            self._add(file, "file", f"there is no such file; {advice}")
 
     def _database(self, file: str, has_boxes: bool, referenced: dict[str, str]) -> None:
         more = f", referenced by {counted(len(referenced), 'image')}"

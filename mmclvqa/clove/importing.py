@@ -10,7 +10,7 @@ import os
 import random
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from mmclvqa.clove.errors import DataError
 from mmclvqa.clove.files import atomic_write, read_json
 from mmclvqa.clove.question_files import Findings, QuestionFiles, Row, value_at
 from mmclvqa.clove.records import check_record, describe, save_records
-from mmclvqa.clove.tasks import default_data_root, new_setting
+from mmclvqa.clove.tasks import default_data_root, find_setting, new_setting
 from mmclvqa.clove.text import did_you_mean, format_table, positive
 
 VOCABULARY_WORDS = 6000
@@ -31,6 +31,8 @@ VOCABULARY_WORDS = 6000
 FEATURE_PATH = "{image_id}.npy"
 
 Record = dict[str, Any]
+Assign = Callable[[Record], str | None]
+"""Returns the task of a record, None to leave it out."""
 TaskOf = Callable[[str, Record], str | None]
 """Returns the task of a question, given its id and published form."""
 
@@ -46,6 +48,7 @@ class Imported:
         unassigned: number of records without a task, which are left out.
         findings: places of what was left out or is incomplete, by kind.
         vocabulary: the answer vocabulary if it was written, None if the data root has one.
+        notes: options without effect, and absent feature databases.
         unknown_words: words of the train answers that the data root's own vocabulary lacks, the most frequent first.
     """
 
@@ -55,6 +58,7 @@ class Imported:
     unassigned: int = 0
     findings: Findings = field(default_factory=dict)
     vocabulary: Path | None = None
+    notes: list[str] = field(default_factory=list)
     unknown_words: list[str] = field(default_factory=list)
 
     def summary(self) -> str:
@@ -62,7 +66,7 @@ class Imported:
         counts = self.counts
         rows = [(task, *(counts[task][split] for split in SPLITS), self.related[task]) for task in counts]
         lines = [format_table(("task", *SPLITS, "train records that SRM learns from"), rows)]
-        lines += [f"note: {line}" for line in finding_lines(self.findings)]
+        lines += [f"note: {line}" for line in (*finding_lines(self.findings), *self.notes)]
         if self.unassigned:
             lines.append(f"note: questions without a task, left out: {self.unassigned}")
         if self.unknown_words:
@@ -75,21 +79,37 @@ class Imported:
         return "\n".join(lines)
 
 
+@dataclass(frozen=True)
+class ImportOptions:
+    """Options of :func:`import_records`.
+
+    Attributes:
+        tasks: the tasks in their base order; if empty, those that occur, in order of appearance.
+        features: feature databases below ``features`` of the data root: of objects, then possibly of OCR tokens.
+        feature_path: for records without one, with ``{image_id}`` and ``{split}``.
+        sizes: at most this number of records of each task, by split, drawn at random.
+        strict: reject records that would be left out, and other problems.
+        replace: replace a setting of that name; its scene-graph prompts, which are of other records, are removed.
+    """
+
+    tasks: Sequence[str] = ()
+    features: Sequence[str] = ()
+    feature_path: str = FEATURE_PATH
+    sizes: Mapping[str, int | None] | None = None
+    seed: int = 0
+    description: str = ""
+    strict: bool = False
+    replace: bool = False
+
+
 def import_records(
     records: Mapping[str, Iterable[Record]],
-    assign: Callable[[Record], str | None],
+    assign: Assign,
     root: str | os.PathLike[str],
     name: str,
     *,
-    tasks: Sequence[str] = (),
-    features: Sequence[str] = (),
-    feature_path: str = FEATURE_PATH,
-    sizes: Mapping[str, int | None] | None = None,
-    seed: int = 0,
-    description: str = "",
-    strict: bool = False,
-    replace: bool = False,
     findings: Findings | None = None,
+    **options: Any,
 ) -> Imported:
     """Write records as the tasks of a new setting: annotation files, the setting file, and a vocabulary if none exists.
 
@@ -98,13 +118,8 @@ def import_records(
         assign: returns the task of a record, None to leave the record out; it becomes the ``stage``.
         root: the data root; the setting is ``settings/<name>.yaml`` in it.
         name: name of the setting, also of its image source and the folder of its annotation files.
-        tasks: the tasks in their base order; if empty, those that occur, in order of appearance.
-        features: feature databases below ``features`` of the data root: of objects, then possibly of OCR tokens.
-        feature_path: for records without one, with ``{image_id}`` and ``{split}``.
-        sizes: at most this number of records of each task, by split, drawn at random.
-        strict: reject records that would be left out, and other problems.
-        replace: replace a setting of that name; its scene-graph prompts, which are of other records, are removed.
         findings: problems found so far.
+        options: attributes of :class:`ImportOptions`.
 
     Raises:
         DataError: problems in strict mode, a task without records in a split, a setting that exists, or a damaged
@@ -112,63 +127,72 @@ def import_records(
         RecordError: a record does not match the schema.
         TaskError: a name of the setting or of a task is not allowed.
     """
+    chosen, root = ImportOptions(**options), Path(root)
     if Path(name).name != name:
         raise DataError(f"{name}: the name of a setting must not contain a folder")
-    path = Path(root) / "settings" / f"{name}.yaml"
-    if path.exists() and not replace:
-        raise DataError(f"{path}: already exists; choose another name, or replace it (--replace)")
+    path = root / "settings" / f"{name}.yaml"
+    if path.exists() and not chosen.replace:
+        advice = "choose another name, or replace it (--replace; in Python, replace=True)"
+        raise DataError(f"{path}: already exists; {advice}")
     # The records may add problems while they are read.
     result = Imported(path, findings={} if findings is None else findings)
-    sampled_records: dict[tuple[str, str], list[Record]] = defaultdict(list)
-    for split in SPLITS:
-        rng = random.Random(f"{seed}/import/{name}/{split}")
-        for index, record in enumerate(records[split]):
-            where = f"{split} record {index}"
-            check_record(record, where)
-            task, image = assign(record), record["image_id"]
-            if task is None:
-                result.unassigned += 1
-            elif record["feature_path"] is None and image in (None, ""):
-                result.findings.setdefault("questions without an image", []).append(describe(record, where))
-            else:
-                file = record["feature_path"] or _filled(feature_path, image_id=image, split=split)
-                source = record["image_source"] or name
-                changed = {"stage": task, "set_name": split, "feature_path": file, "image_source": source}
-                result.counts[task][split] += 1
-                sample, size = sampled_records[task, split], (sizes or {}).get(split)
-                # A uniform sample of the records seen so far (reservoir sampling).
-                if size is None or len(sample) < size:
-                    sample.append({**record, **changed})
-                elif (slot := rng.randrange(result.counts[task][split])) < size:
-                    sample[slot] = {**record, **changed}
-    tasks = list(tasks or result.counts)
+    drawn = _drawn_records(records, assign, name, chosen, result)
+    tasks = list(chosen.tasks or result.counts)
     content = {
-        "description": description,
+        "description": chosen.description,
         "tasks": [{"name": task} for task in tasks],
-        "image_sources": {name: {"features": list(features) or [f"{name}/objects.lmdb"]}},
+        "image_sources": {name: {"features": list(chosen.features) or [f"{name}/objects.lmdb"]}},
     }
-    _check(result, tasks, strict)
+    _check(result, tasks, chosen.strict)
     setting = new_setting(path, content)
-    vocabulary = Path(root) / VOCABULARY
-    words = answer_words(record for task in tasks for record in sampled_records[task, "train"])
+    words = answer_words(record for task in tasks for record in drawn[task, "train"])
+    vocabulary = root / VOCABULARY
     if vocabulary.exists():
         known = set(data_root.load_vocabulary(vocabulary))
         result.unknown_words = [word for word in words if word not in known]
     if path.exists():
-        (Path(root) / data_root.prompts_path(name)).unlink(missing_ok=True)
+        (root / data_root.prompts_path(name)).unlink(missing_ok=True)
     for task in setting.tasks.values():
         for split in SPLITS:
-            save_records(Path(root) / task.annotation_path(split), sampled_records[task.name, split])
-            result.counts[task.name][split] = len(sampled_records[task.name, split])
-        result.related[task.name] = sum(
-            any(record["gt_scene_graph_mask"]) for record in sampled_records[task.name, "train"]
-        )
+            save_records(root / task.annotation_path(split), drawn[task.name, split])
+            result.counts[task.name][split] = len(drawn[task.name, split])
+        result.related[task.name] = sum(any(record["gt_scene_graph_mask"]) for record in drawn[task.name, "train"])
     if not vocabulary.exists():
         result.vocabulary = vocabulary
         data_root.save_vocabulary(vocabulary, words)
     with atomic_write(path) as file:
         yaml.safe_dump(content, file, sort_keys=False, allow_unicode=True)
     return result
+
+
+def _drawn_records(
+    records: Mapping[str, Iterable[Record]], assign: Assign, name: str, options: ImportOptions, result: Imported
+) -> dict[tuple[str, str], list[Record]]:
+    """Return the drawn records by task and split; all records, and those left out, are counted in ``result``."""
+    drawn: dict[tuple[str, str], list[Record]] = defaultdict(list)
+    for split in SPLITS:
+        rng = random.Random(f"{options.seed}/import/{name}/{split}")
+        size = (options.sizes or {}).get(split)
+        for index, record in enumerate(records[split]):
+            where = f"{split} record {index}"
+            check_record(record, where)
+            task, image, file = assign(record), record["image_id"], record["feature_path"]
+            if task is None:
+                result.unassigned += 1
+                continue
+            if file is None and image in (None, ""):
+                result.findings.setdefault("questions without an image", []).append(describe(record, where))
+                continue
+            file = file or _filled(options.feature_path, image_id=image, split=split)
+            source = record["image_source"] or name
+            record = {**record, "stage": task, "set_name": split, "feature_path": file, "image_source": source}
+            result.counts[task][split] += 1
+            # A uniform sample of the records seen so far (reservoir sampling).
+            if size is None or len(drawn[task, split]) < size:
+                drawn[task, split].append(record)
+            elif (slot := rng.randrange(result.counts[task][split])) < size:
+                drawn[task, split][slot] = record
+    return drawn
 
 
 def answer_words(records: Iterable[Record]) -> list[str]:
@@ -178,16 +202,18 @@ def answer_words(records: Iterable[Record]) -> list[str]:
     for answer, count in answers.items():
         # As MMF's processor splits answers into words.
         counts.update(dict.fromkeys(re.sub("[,?]", "", answer.lower()).replace("'s", " 's").split(), count))
-    for special in SPECIALS:
-        del counts[special]
-    return [*SPECIALS, *(word for word, _ in counts.most_common(VOCABULARY_WORDS))]
+    words = [word for word, _ in counts.most_common() if word not in SPECIALS]
+    return [*SPECIALS, *words[:VOCABULARY_WORDS]]
 
 
 def _filled(pattern: str, **fields: Any) -> str:
     try:
-        return pattern.format(**fields)
+        path = pattern.format(**fields)
     except (KeyError, IndexError, ValueError, AttributeError, TypeError) as error:
         raise DataError(f"feature path {pattern!r}: cannot be filled with {fields} ({error})") from None
+    if "{image_id" not in pattern:
+        raise DataError(f"feature path {pattern!r}: has no {{image_id}}, so that all images would share it")
+    return path
 
 
 def _check(result: Imported, tasks: Sequence[str], strict: bool) -> None:
@@ -201,9 +227,8 @@ def _check(result: Imported, tasks: Sequence[str], strict: bool) -> None:
     for task in tasks:
         for split in SPLITS:
             if not result.counts[task][split]:
-                raise DataError(
-                    f"task {task!r} has no {split} records; nothing was written; merge it with another task (--task)"
-                )
+                advice = "merge it with another task (--task; in Python, assign)"
+                raise DataError(f"task {task!r} has no {split} records; nothing was written; {advice}")
 
 
 def finding_lines(findings: Findings) -> list[str]:
@@ -220,13 +245,9 @@ def _task_choice(args: argparse.Namespace, files: Iterable[QuestionFiles], findi
         assigned = read_json(args.assign)
         if not isinstance(assigned, dict) or not set(map(type, assigned.values())) <= {str}:
             raise DataError(f"{args.assign}: is not a table of tasks by question id")
-        unknown_question_ids = [
-            f"{args.assign}: {question_id}" for question_id in assigned if question_id not in questions
-        ]
-        findings |= {"assignments without a question": unknown_question_ids} if unknown_question_ids else {}
+        places = [f"{args.assign}: {question_id}" for question_id in assigned if question_id not in questions]
+        findings["assignments without a question"] = places
         return lambda question_id, row: assigned.get(question_id)
-    if not questions:
-        raise DataError("--train and --val contain no questions; name a file with questions for each split")
     values = {value_at(row, args.by) for row in questions.values()} - {None}
     fields = ", ".join(_fields(next(iter(questions.values()))))
     if not values:
@@ -304,6 +325,19 @@ def _group(text: str) -> tuple[str, list[str]]:
     return name, [value.strip() for value in values.split(",")]
 
 
+def _notes(args: argparse.Namespace, files: Iterable[QuestionFiles], root: Path, result: Imported) -> Iterator[str]:
+    """Yield which options had no effect, and which feature databases do not exist."""
+    for split in SPLITS:
+        size, most = getattr(args, f"{split}_size"), max(count[split] for count in result.counts.values())
+        if size and size > most:
+            yield f"--{split}-size {size} has no effect: no task has more than {most} {split} records"
+    if args.true_graphs and not any(one.uses_true_graphs for one in files):
+        yield "--true-graphs has no effect: no record has a true graph but no predicted one"
+    for database in find_setting(result.setting).image_sources[args.name].features:
+        if not (path := root / data_root.FEATURES / database).exists():
+            yield f"there is no feature database {path}, which training reads"
+
+
 def run(args: argparse.Namespace) -> int:
     """Import published files, print the tasks and what was left out, and return 0."""
     root = Path(args.dir) if args.dir else default_data_root()
@@ -325,5 +359,6 @@ def run(args: argparse.Namespace) -> int:
         replace=args.replace,
         findings=findings,
     )
+    result.notes += _notes(args, files.values(), root, result)
     print(result.summary())
     return 0

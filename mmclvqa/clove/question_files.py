@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,25 +43,35 @@ class QuestionFiles:
             (TextVQA), or predicted scene graphs as lists of items by image id; files of the same kind are merged.
         findings: receives what is incomplete or inconsistent.
 
+    Attributes:
+        questions: the questions by id.
+        uses_true_graphs: whether a record that was read has its true graph as the predicted one.
+
     Raises:
-        DataError: a file is missing or has another form.
+        DataError: a file is missing or has another form, or the files have no questions, or none with an answer.
     """
 
-    def __init__(self, paths: Iterable[str | os.PathLike[str]], findings: Findings) -> None:
+    def __init__(self, paths: Sequence[str | os.PathLike[str]], findings: Findings) -> None:
         self.findings = findings
         self.questions: dict[str, Row] = {}
+        self.uses_true_graphs = False
         self._annotations: dict[str, Row] = {}
         self._graphs: dict[str, dict[str, Any]] = {}
         self._ocr: dict[str, dict[str, Any]] = {}
         self._predicted: dict[str, list[str]] = {}
         self._items: dict[str, list[tuple[str, frozenset[str]]]] = {}
-        for path in map(Path, paths):
-            self._read(path)
+        for path in paths:
+            self._read(Path(path))
         for question_id, annotation in self._annotations.items():
             if question_id in self.questions:
                 self.questions[question_id] = annotation | self.questions[question_id]
             else:
                 self._find("annotations without a question", question_id)
+        names = ", ".join(map(str, paths))
+        if not self.questions:
+            raise DataError(f"{names}: no questions; name the file of the questions beside it")
+        if not any({"answer", "answers"} & row.keys() for row in self.questions.values()):
+            raise DataError(f"{names}: no question has an answer; name the file of their annotations beside it")
 
     def records(self, task_of: Callable[[str, Row], str | None], true_graphs: bool = False) -> Iterator[Row]:
         """Yield a record for each question that has a text and answers; without a task, it has no field but its id.
@@ -107,6 +117,7 @@ class QuestionFiles:
         predicted = [item.removesuffix(ITEM_END) + ITEM_END for item in self._predicted.get(str(image), ())]
         if true_graphs and str(image) not in self._predicted:
             predicted = items
+            self.uses_true_graphs |= bool(items)
         record = new_record(
             question=row["question"],
             question_id=question_id,
@@ -127,10 +138,9 @@ class QuestionFiles:
         return Coercions().apply(record, question_id)
 
     def _graph(self, question_id: str, row: Row, image: str) -> tuple[list[str], list[int]]:
-        if not self._graphs:
-            return [], []
         if image not in self._graphs:
-            self._find("questions without the scene graph of their image", question_id)
+            if self._graphs:
+                self._find("questions without the scene graph of their image", question_id)
             return [], []
         graph = self._graphs[image]
         if image not in self._items:

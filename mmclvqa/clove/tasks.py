@@ -42,6 +42,9 @@ IMAGE_SOURCES: dict[str, ImageSource] = {}
 _files: dict[str, Path] = {}
 """Files of other settings by name, in data roots that this process uses."""
 
+_folders: dict[Path, None] = {}
+"""The folders in which these files were looked for, in order."""
+
 _given: dict[str, Path] = {}
 """Files of settings that were given as paths, by name; they come before those of the same name in a data root."""
 
@@ -68,7 +71,9 @@ def setting_names(root: str | os.PathLike[str]) -> list[str]:
     Raises:
         TaskError: a file of the data root has the name of one of this package's settings.
     """
-    found = {path.stem: path for path in sorted(Path(root, "settings").absolute().glob("*.yaml"))}
+    folder = Path(root, "settings")
+    _folders[folder] = None
+    found = {path.stem: path for path in sorted(folder.absolute().glob("*.yaml"))}
     for path in found.values():
         _check_file_name(path)
     _files.update(found)
@@ -92,12 +97,11 @@ def find_setting(setting: str | os.PathLike[str]) -> Setting:
         return _read(PACKAGE_FOLDER / f"{name}.yaml")
     if name in _given and _given[name].is_file():
         return _read(_given[name])
-    root = default_data_root()
-    if not (name in _files and _files[name].is_file()) and name not in setting_names(root):
+    if not (name in _files and _files[name].is_file()) and name not in setting_names(default_data_root()):
         names = [*SETTINGS, *sorted({*_files, *_given})]
         raise TaskError(
             f"unknown setting {name!r}; the settings are {', '.join(names)}{did_you_mean(name, names)}; others are "
-            f"YAML files, given by their path or in {root / 'settings'}"
+            f"YAML files, given by their path or in {' or '.join(map(str, _folders))}"
         )
     return _read(_files[name])
 

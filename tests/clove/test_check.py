@@ -23,7 +23,9 @@ from mmclvqa.clove.data_root import (
     VOCABULARY,
     prompts_path,
 )
+from mmclvqa.clove.prompts import save_prompts
 from mmclvqa.clove.records import load_records, save_records
+from mmclvqa.clove.tasks import tasks
 
 OBJECT_TRAIN = "functional/fcl_mmf_object_train.npy"
 Run = Callable[..., tuple[int, str, str]]
@@ -244,6 +246,25 @@ def test_prompts_of_a_missing_task_are_found(data_root: Path) -> None:
     del prompts["logical"]
     path.write_text(json.dumps(prompts), encoding="utf-8")
     only(data_root, "scene_graph_prompts/functional.json", "no prompt for task logical")
+
+
+def test_missing_prompts_are_found_with_the_command_that_samples_them(data_root: Path) -> None:
+    (data_root / prompts_path("functional")).unlink()
+    only(data_root, "functional.json: there is no such file; `python -m sg_generation` samples the prompts, which SRM")
+
+
+@pytest.mark.parametrize("graphless", [["object"], [task.name for task in tasks("functional").values()]])
+def test_tasks_without_related_items_need_no_prompts(data_root: Path, graphless: list[str]) -> None:
+    for name in graphless:
+        records = [make_record(name, number, gt_scene_graph_mask=[0, 0]) for number in range(3)]
+        save_records(data_root / f"functional/fcl_mmf_{name}_train.npy", records)
+    path = data_root / prompts_path("functional")
+    save_prompts(path, {task.name: [["dog"]] for task in tasks("functional").values() if task.name not in graphless})
+    note = f"SRM cannot be used: no train record of {graphless[0]}"
+    for _ in range(2):
+        report = Checker(data_root).run()
+        assert not report.count() and len(report.notes) == 1 and note in report.notes[0]
+        path.unlink(missing_ok=True)
 
 
 def test_no_root_is_an_error_of_one_line(tmp_path: Path, run_clove: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -41,6 +41,12 @@ def test_wrong_usage_ends_with_exit_code_2(arguments: list[str], capsys: pytest.
     assert left.value.code == 2 and "error: " in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("words", [["DIR", "--dry-run", "fasttext"], ["--dry-run", "DIR", "fasttext"]])
+def test_flags_may_stand_between_the_other_arguments(tmp_path: Path, run_clove: Run, words: list[str]) -> None:
+    code, out, _ = run_clove("download", *(str(tmp_path) if word == "DIR" else word for word in words))
+    assert code == 0 and out.startswith("fasttext: ") and "to fetch: 1 of 1" in out
+
+
 def test_what_the_system_refuses_is_one_line(tmp_path: Path, run_clove: Run) -> None:
     (tmp_path / "file").write_text("", encoding="utf-8")
     code, _, err = run_clove("download", tmp_path / "file" / "root", "fasttext", "--base-url", "http://127.0.0.1:9")

@@ -47,11 +47,7 @@ def write_vqa(folder: Path, questions: list[Any] | None = None, annotations: lis
     if questions is None:
         questions = [vqa_question(0), vqa_question(1, "Is it big?"), vqa_question(2, "What color is it?")]
     if annotations is None:
-        annotations = [
-            vqa_annotation(0),
-            vqa_annotation(1, "is it", "yes"),
-            vqa_annotation(2, "what color"),
-        ]
+        annotations = [vqa_annotation(0), vqa_annotation(1, "is it", "yes"), vqa_annotation(2, "what color")]
     info = {"info": {"version": "2.0", "year": 2017}, "data_subtype": "train2014", "license": {"name": "CC BY 4.0"}}
     words = []
     for split in SPLITS:
@@ -294,6 +290,7 @@ def test_tasks_are_assigned_by_a_file(tmp_path: Path, run_clove: Run) -> None:
         (["--by", "data_type"], "--by data_type: every question has the value 'real', which makes one task"),
         (["--by", "answer_type", "--task", "a=other,yes/no", "--task", "b=other"], "'other' is in 'a' and in 'b'"),
         (["--by", "answer_type", "--feature-path", "{img}.npy"], "feature path '{img}.npy': cannot be filled with"),
+        (["--by", "answer_type", "--feature-path", "{split}.npy"], "feature path '{split}.npy': has no {image_id}, "),
     ],
 )
 def test_a_mistaken_choice_is_refused_and_nothing_is_written(
@@ -302,6 +299,28 @@ def test_a_mistaken_choice_is_refused_and_nothing_is_written(
     code, _, error = run_clove("import", "x", tmp_path / "data", *words, *write_vqa(tmp_path))
     assert code == 1 and message in error and error.count("\n") == 1
     assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize("choice", ["--by", "--assign"])
+@pytest.mark.parametrize(
+    ("forgotten", "message"),
+    [
+        ([2], "train2014_questions.json: no question has an answer; name the file of their annotations beside it"),
+        ([5, 2], "train2014_questions.json: no question has an answer; name the file of their annotations beside it"),
+        ([5], "val2014_questions.json: no question has an answer; name the file of their annotations beside it"),
+        ([4], "val2014_annotations.json: no questions; name the file of the questions beside it"),
+    ],
+)
+def test_a_forgotten_file_is_named(
+    tmp_path: Path, run_clove: Run, choice: str, forgotten: list[int], message: str
+) -> None:
+    words = write_vqa(tmp_path)
+    for position in forgotten:
+        del words[position]
+    (tmp_path / "tasks.json").write_text(json.dumps({"458752000": "a", "458752001": "b"}))
+    words += [choice, "answer_type" if choice == "--by" else tmp_path / "tasks.json"]
+    code, _, error = run_clove("import", "x", tmp_path / "data", *words)
+    assert code == 1 and message in error and error.count("\n") == 1
 
 
 def test_values_that_would_be_one_task_are_refused(tmp_path: Path, run_clove: Run) -> None:
@@ -324,6 +343,23 @@ def test_a_number_of_records_is_drawn_and_the_seed_decides_which(tmp_path: Path,
         drawn[name] = {record["question_id"] for record in load_records(tmp_path / name / "x/other_train.npy")}
     assert len(drawn["a"]) == len(drawn["b"]) == 4 and drawn["a"] != drawn["b"]
     assert len(load_records(tmp_path / "a/x/other_val.npy")) == 30
+
+
+def test_options_without_effect_and_absent_features_are_noted(tmp_path: Path, run_clove: Run) -> None:
+    words = ["import", "x", tmp_path, "--replace", "--by", "types.structural", *write_gqa(tmp_path)]
+    notes = {
+        ("--train-size", 3): "--train-size 3 has no effect: no task has more than 2 train records",
+        ("--val-size", 2): None,
+        ("--true-graphs",): None,
+    }
+    absent = f"note: there is no feature database {tmp_path}/features/x/objects.lmdb, which training reads\n"
+    for options, note in notes.items():
+        code, out, _ = run_clove(*words, *options)
+        assert code == 0 and absent in out and (f"note: {note}\n" in out) == ("no effect" in out) == bool(note)
+    (tmp_path / "features/x/objects.lmdb").mkdir(parents=True)
+    assert "note:" not in run_clove(*words)[1]
+    code, out, _ = run_clove("import", "y", tmp_path, "--by", "answer_type", "--true-graphs", *write_vqa(tmp_path))
+    assert code == 0 and "note: --true-graphs has no effect: no record has a true graph but no predicted one\n" in out
 
 
 # ------------------------------------------------------------------------------ bad input
@@ -412,7 +448,7 @@ def test_an_existing_setting_is_replaced_only_on_request(tmp_path: Path, run_clo
     words = ["import", "x", tmp_path, "--by", "answer_type", *write_vqa(tmp_path)]
     assert run_clove(*words)[0] == 0
     code, _, error = run_clove(*words)
-    assert code == 1 and "settings/x.yaml: already exists; choose another name, or replace it (--replace)" in error
+    assert code == 1 and "settings/x.yaml: already exists; choose another name, or replace it (--replace; in " in error
     assert run_clove(*words, "--replace")[0] == 0
 
 
@@ -456,7 +492,8 @@ def test_records_that_do_not_match_the_schema_are_refused(tmp_path: Path) -> Non
 
 def test_a_task_without_records_of_a_split_or_beside_the_named_ones_is_refused(tmp_path: Path) -> None:
     both = [make_record("a"), make_record("b")]
-    assert "task 'b' has no val records" in refused(tmp_path, both, both[:1])
+    message = refused(tmp_path, both, both[:1])
+    assert "task 'b' has no val records" in message and "another task (--task; in Python, assign)" in message
     assert "task 'b' is not one of a, c" in refused(tmp_path, both, both, tasks=["a", "c"])
 
 

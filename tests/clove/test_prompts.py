@@ -299,6 +299,14 @@ def test_the_command_writes_a_file_that_srm_reads(
     assert load_prompts(out, setting) == setting_prompts(clove_mini, setting, 9, 4)
 
 
+def test_an_unknown_setting_is_looked_for_in_the_given_data_root(
+    data_root: Path, sg_generation: Sample, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CLOVE_ROOT", "/elsewhere")
+    code, _, err = sg_generation("--setting", "mines", "--data_dir", data_root)
+    assert code == 1 and f"{data_root}/settings or /elsewhere/settings\n" in err
+
+
 def test_errors_of_the_command_are_one_line(data_root: Path, tmp_path: Path, sg_generation: Sample) -> None:
     def message(*arguments: object) -> str:
         code, _, error = sg_generation(*arguments)
