@@ -59,7 +59,8 @@ def check_overrides(config: Any, overrides: Mapping[str, Any]) -> list[str]:
             keys = [f"training.CL.{name}.{one.name}", f"training.CL.{one.metadata.get('published')}"]
             values = [overrides[key] for key in keys if key in overrides]
             if len(values) == 2 and values[0] != values[1]:
-                both = " and ".join(f"{key}={value}" for key, value in zip(keys, values, strict=True))
+                texts = ["null" if value is None else value for value in values]
+                both = " and ".join(f"{key}={text}" for key, text in zip(keys, texts, strict=True))
                 raise ConfigError(f"{both} contradict each other: both set the same hyperparameter; leave one out")
         missing = [f"{key}={legal}" for key, legal in cls.selected_by.items() if not _matches(config, key, legal)]
         if missing and name not in _names(config.training.CL.get("method")):

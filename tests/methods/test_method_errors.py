@@ -14,6 +14,7 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from mmclvqa.clove.errors import ConfigError
+from mmclvqa.methods.base import parse_method
 from mmclvqa.methods.importances import Importances, write_importances
 from mmclvqa.methods.selection import select_methods
 
@@ -38,8 +39,29 @@ KMEANS = ("training.CL.use_replay=True", "training.CL.replay_method=kmeans")
         ("object", GEM, ("has no memories", "object is the first task")),
         ("attribute", (*GEM, "training.trainer=mmf"), ("replay_method=gem", "training.trainer=GEM")),
         ("attribute", (*GEM, "training.CL.gem_variant=egem"), ("gem_variant=egem", "gem, agem")),
-        ("attribute", (*GEM, "training.CL.replay_rate=null"), ("training.CL.replay_rate is missing",)),
-        ("attribute", (*GEM, "training.CL.gem_memory_batch=0"), ("gem_memory_batch=0",)),
+        ("attribute", (*GEM, "training.CL.replay_rate=null"), ("training.CL.replay_rate=null: it must be a number",)),
+        ("attribute", (*GEM, "training.CL.gem_memory_batch=0"), ("training.CL.gem_memory_batch=0: ", "0, or null")),
+        (
+            "attribute",
+            ("training.CL.method=agem", "training.CL.agem.gem_memory_batch=nul"),
+            ("training.CL.agem.gem_memory_batch=nul: it must be a whole number",),
+        ),
+        (
+            "object",
+            ("training.CL.method=agem", "training.CL.agem.gem_memory_batch=0"),
+            ("agem.gem_memory_batch=0: it",),
+        ),
+        ("object", ("training.CL.method=derpp", "training.CL.derpp.alpha=null"), ("derpp.alpha=null: it must be a",)),
+        (
+            "object",
+            ("training.CL.method=random", "training.CL.random.mask_images=null"),
+            ("training.CL.random.mask_images=null: it must be a value other than null",),
+        ),
+        (
+            "attribute",
+            ("training.CL.method=agem", "training.CL.agem.gem_memory_batch=null", "training.CL.gem_memory_batch=4"),
+            ("training.CL.agem.gem_memory_batch=null and training.CL.gem_memory_batch=4 contradict each other",),
+        ),
         ("attribute", (*GEM, "training.CL.replay_method=random"), ("replay_method=random", "replay_method=gem")),
         ("object", (*KMEANS, "training.CL.replay_rate=0.1"), ("k-means replay", "model_config.unicl.use_cls=True")),
         ("object", (*KMEANS, "model_config.unicl.use_cls=True", "training.CL.replay_rate=2"), ("replay_rate=2",)),
@@ -59,6 +81,13 @@ KMEANS = ("training.CL.use_replay=True", "training.CL.replay_method=kmeans")
 def test_one_clear_line(methods: Methods, task: str, words: tuple[str, ...], said: tuple[str, ...]) -> None:
     line = methods.error(task, *words)
     assert all(part in line for part in said), line
+
+
+def test_null_is_legal_where_it_is_the_default() -> None:
+    _, settings = parse_method("agem:gem_memory_batch=null")
+    assert settings.gem_memory_batch is None
+    with pytest.raises(ConfigError, match="alpha must be a number"):
+        parse_method("derpp:alpha=null")
 
 
 def test_settings_of_another_method_and_a_later_task_without_a_start_are_warned_of(methods: Methods) -> None:
