@@ -16,6 +16,7 @@ from omegaconf import OmegaConf, open_dict, read_write
 
 from mmclvqa.clove.errors import ConfigError
 from mmclvqa.clove.files import atomic_write
+from mmclvqa.configuration import default_config_path, package_defaults
 from mmclvqa.methods.base import Method
 from mmclvqa.methods.selection import select_methods, selection_warnings
 from mmclvqa.random_state import seed_all
@@ -120,7 +121,8 @@ class BaseTrainer:
         self._settle_seed()
         if self.trains and not self.start.finished:
             self.methods = select_methods(self.config)
-            for line in selection_warnings(self.config, self.methods, self.start.path is not None):
+            defaults = package_defaults(default_config_path()).training.CL
+            for line in selection_warnings(self.config, self.methods, self.start.path is not None, defaults):
                 self._warn(line)
         # The data set builder, to which MMF passes only the configuration of the data set, gets replays from them.
         registry.register("continual_methods", self.methods)

@@ -91,12 +91,22 @@ def test_null_is_legal_where_it_is_the_default() -> None:
 
 
 def test_settings_of_another_method_and_a_later_task_without_a_start_are_warned_of(methods: Methods) -> None:
-    folder = methods.learn("attribute", "training.CL.ewc.reg_lambda=5", "training.max_updates=1")
+    words = ("training.CL.ewc.reg_lambda=5", "training.CL.restore_rate=3", "training.CL.replay_rate=0.3")
+    folder = methods.learn("attribute", *words, "training.max_updates=1")
     log = (folder / "train.log").read_text()
-    assert "training.CL.ewc.reg_lambda=5 has no effect: the methods of this run are ft" in log
+    for word in words:
+        assert log.count(f"{word} has no effect: the methods of this run are ft") == 1
+    assert "training.CL.reg_lambda" not in log and "training.CL.random.replay_rate" not in log
     assert "attribute is task 2 of the order but starts from the initial weights" in log
     folder = methods.learn("object", "training.max_updates=1")
     assert "WARNING" not in (folder / "train.log").read_text()
+
+
+def test_a_published_key_is_used_by_any_method_that_has_it(methods: Methods) -> None:
+    words = ("training.CL.method=random", "training.CL.replay_rate=0.3", "training.CL.reg_lambda=5")
+    log = (methods.learn("attribute", *words, "training.max_updates=1") / "train.log").read_text()
+    assert "replay_rate=0.3 has no effect" not in log
+    assert "training.CL.reg_lambda=5 has no effect: the methods of this run are random" in log
 
 
 def test_a_published_key_that_selects_no_method_is_warned_of(methods: Methods) -> None:
