@@ -102,6 +102,15 @@ def test_settings_of_another_method_and_a_later_task_without_a_start_are_warned_
     assert "WARNING" not in (folder / "train.log").read_text()
 
 
+def test_a_single_task_model_does_not_start_from_another_model(methods: Methods) -> None:
+    alone = ("training.CL.method=stand_alone", "training.max_updates=1")
+    first = methods.learn("object", *alone)
+    line = methods.error("attribute", *alone, methods.resume_file("object"))
+    assert f"checkpoint.resume_file={first / 'unicl_final.pth'}" in line and "training.CL.method=stand_alone" in line
+    (first / "unicl_final.pth").unlink()
+    methods.learn("object", *alone)  # resumes its own checkpoint
+
+
 def test_a_published_key_is_used_by_any_method_that_has_it(methods: Methods) -> None:
     words = ("training.CL.method=random", "training.CL.replay_rate=0.3", "training.CL.reg_lambda=5")
     log = (methods.learn("attribute", *words, "training.max_updates=1") / "train.log").read_text()
