@@ -316,13 +316,15 @@ def use_setting(config: DictConfig) -> None:
     try:
         setting = find_setting(selection.cl_setting)
         selection.cl_setting = setting.name
-        data = OmegaConf.select(config, "dataset_config.clvqa")
-        if data is None or data.annotations.train or not selection.cur_task:
+        if not selection.cur_task:
             return
         is_multitask = selection.cur_task == ALL_TASKS
         tasks = list(setting.tasks.values()) if is_multitask else [task(setting.name, selection.cur_task)]
     except CloveError as error:
         raise ConfigError(f"training.CL.cl_setting={selection.cl_setting}: {error}") from None
+    data = OmegaConf.select(config, "dataset_config.clvqa")
+    if data is None or data.annotations.train:
+        return
     data.annotations.train = [one.annotation_path("train") for one in tasks]
     data.annotations.val = [one.annotation_path("val") for one in tasks]
     if setting.image_sources and not setting.in_package:
@@ -446,7 +448,8 @@ def suggest(key: str, known: DictConfig) -> str:
     close = difflib.get_close_matches(key, dotted, n=3, cutoff=0.75)
     leaf = key.rpartition(".")[2]
     same_leaf = [d for d in dotted if difflib.SequenceMatcher(None, d.rpartition(".")[2], leaf).ratio() > 0.85]
-    return suggestion(list(dict.fromkeys(close + same_leaf))[:3])
+    found = sorted(dict.fromkeys(close + same_leaf), key=lambda d: d.rpartition(".")[2] != leaf)
+    return suggestion(found[:3])
 
 
 def _dotted(config: Mapping, prefix: str = "") -> Iterator[str]:
