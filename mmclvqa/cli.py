@@ -58,7 +58,8 @@ def _parse(opts: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("-co", "--config_override", help="JSON object merged into the configuration file")
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="configuration overrides of the form key=value")
-    args = parser.parse_args(opts)
+    # Words after the first override are not options, except this one.
+    args = parser.parse_args(["--help"] if {"-h", "--help"}.intersection(opts) else opts)
     if not args.opts:
         parser.error("no configuration overrides (key=value) are given")
     return args
@@ -87,7 +88,11 @@ def _main(args: argparse.Namespace, predict: bool) -> None:
         if predict:
             # Prediction does not train, so the train split is not read.
             run_types = [part for part in config.run_type.split("_") if part != "train"]
-            config.run_type = "_".join(run_types) or "inference"
+            if not run_types:
+                raise CloveError(
+                    f"run_type={config.run_type}: mmf_predict does not train; set it to val, test or val_test"
+                )
+            config.run_type = "_".join(run_types)
         _check_trainer(config.training.trainer, registry.mapping["trainer_name_mapping"])
         config = build_config(configuration)
         # The trainer checks run_type before the logger makes the save folder.

@@ -85,7 +85,7 @@ class PluginConfiguration:
     def __init__(self, args: argparse.Namespace | None = None, default_only: bool = False) -> None:
         self.args = args or argparse.Namespace(opts=[], config_override=None)
         _register_resolvers()
-        self._default_config = self._defaults = _package_defaults(default_config_path())
+        self._default_config = self._defaults = package_defaults(default_config_path())
         self._own_defaults = [self._default_config]
         self._names: dict[str, str] = {}
         with_others = args and not default_only
@@ -205,7 +205,7 @@ class PluginConfiguration:
         group, node = ("model", "model_config") if kind == "model" else ("dataset", "dataset_config")
         own = CONFIG_DIR / f"{group}s" / name / "defaults.yaml"
         if name.isidentifier() and own.exists():
-            defaults = _package_defaults(str(own))
+            defaults = package_defaults(str(own))
             self._own_defaults.append(defaults)
             if "mmf" not in sys.modules:
                 return defaults
@@ -216,7 +216,7 @@ class PluginConfiguration:
             raise ConfigError(f"no {group} named {name!r} is registered{did_you_mean(name, registered)}")
         path = registered[name].config_path()
         if path == str(own):
-            return _package_defaults(path)
+            return package_defaults(path)
         return mmf_configuration.load_yaml(path) if path else OmegaConf.create({node: {name: {}}})
 
     def _build_override(self, text: str | None) -> DictConfig:
@@ -316,13 +316,15 @@ def use_setting(config: DictConfig) -> None:
     try:
         setting = find_setting(selection.cl_setting)
         selection.cl_setting = setting.name
-        data = OmegaConf.select(config, "dataset_config.clvqa")
-        if data is None or data.annotations.train or not selection.cur_task:
+        if not selection.cur_task:
             return
         is_multitask = selection.cur_task == ALL_TASKS
         tasks = list(setting.tasks.values()) if is_multitask else [task(setting.name, selection.cur_task)]
     except CloveError as error:
         raise ConfigError(f"training.CL.cl_setting={selection.cl_setting}: {error}") from None
+    data = OmegaConf.select(config, "dataset_config.clvqa")
+    if data is None or data.annotations.train:
+        return
     data.annotations.train = [one.annotation_path("train") for one in tasks]
     data.annotations.val = [one.annotation_path("val") for one in tasks]
     if setting.image_sources and not setting.in_package:
@@ -330,7 +332,7 @@ def use_setting(config: DictConfig) -> None:
 
 
 @cache
-def _package_defaults(path: str) -> DictConfig:
+def package_defaults(path: str) -> DictConfig:
     """Return the content of one of the package's own files, read once; callers must not change it."""
     return read_config(path)
 
@@ -446,7 +448,8 @@ def suggest(key: str, known: DictConfig) -> str:
     close = difflib.get_close_matches(key, dotted, n=3, cutoff=0.75)
     leaf = key.rpartition(".")[2]
     same_leaf = [d for d in dotted if difflib.SequenceMatcher(None, d.rpartition(".")[2], leaf).ratio() > 0.85]
-    return suggestion(list(dict.fromkeys(close + same_leaf))[:3])
+    found = sorted(dict.fromkeys(close + same_leaf), key=lambda d: d.rpartition(".")[2] != leaf)
+    return suggestion(found[:3])
 
 
 def _dotted(config: Mapping, prefix: str = "") -> Iterator[str]:

@@ -40,7 +40,8 @@ class CloveBuilder(BaseDatasetBuilder):
         paths = config.annotations[dataset_type]
         if not paths:
             raise DataError(
-                f"dataset_config.clvqa.annotations.{dataset_type} is empty; use a file of EXP_CONFIG, which names it"
+                f"dataset_config.clvqa.annotations.{dataset_type} is empty: set training.CL.cl_setting and "
+                "training.CL.cur_task, which name its files, or use a file of EXP_CONFIG, which sets them"
             )
         paths = [paths] if isinstance(paths, str) else list(paths)
         records = read_split(config.data_dir, paths)

@@ -19,6 +19,7 @@ from mmclvqa.clove.data_root import FASTTEXT_WIDTH, check_fasttext, load_vocabul
 from mmclvqa.clove.errors import DataError
 from mmclvqa.clove.files import read_json, read_text
 from mmclvqa.clove.text import one_line
+from mmclvqa.hub import hub_answers
 
 MAX_MATCHES = 20
 """Maximum number of index sequences per answer, as in M4C."""
@@ -28,13 +29,16 @@ PLAIN_SETTINGS = {"do_lower_case", "model_max_length", "tokenizer_class"}
 """Entries of a ``tokenizer_config.json`` that do not change BERT's tokens, as ``do_lower_case`` is always given."""
 
 
-def load_tokenizer(source: str, do_lower_case: bool = True, **params: Any) -> tuple[Tokenizer, int, int]:
+def load_tokenizer(
+    source: str, data_dir: str | None = None, do_lower_case: bool = True, **params: Any
+) -> tuple[Tokenizer, int, int]:
     """Return a tokenizer and the ids of the tokens before and after a text.
 
     Importing transformers takes a second, so a folder with BERT's own vocabulary is read without it.
 
     Args:
         source: a folder, or a name on the hub.
+        data_dir: the data root, for the error message.
         params: other arguments of transformers' ``AutoTokenizer.from_pretrained``.
 
     Raises:
@@ -49,14 +53,17 @@ def load_tokenizer(source: str, do_lower_case: bool = True, **params: Any) -> tu
             return plain._tokenizer, plain.token_to_id("[CLS]"), plain.token_to_id("[SEP]")
     from transformers import AutoTokenizer
 
+    is_folder = Path(source).is_dir()
+    params = {"local_files_only": is_folder or not hub_answers(source)} | params
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, do_lower_case=do_lower_case, **params)
     except (OSError, ValueError) as error:  # ValueError: a folder of other files
-        if Path(source).is_dir():
+        if is_folder:
             raise DataError(f"{source}: contains no tokenizer (BERT's has vocab.txt): {one_line(error)}") from None
+        folders = " or ".join(dict.fromkeys((str(Path(data_dir or ".", "pretrained", source)), source)))
         raise DataError(
-            f"tokenizer {source} is neither a folder, as $CLOVE_ROOT/pretrained has them, nor available from the hub: "
-            f"{one_line(error)}"
+            f"dataset_config.clvqa.processors.*.params.tokenizer_config.type={source}: no folder {folders} exists, and "
+            f"it cannot be downloaded; put BERT there (config.json, vocab.txt): {one_line(error)}"
         ) from None
     return tokenizer.backend_tokenizer, tokenizer.cls_token_id, tokenizer.sep_token_id
 
@@ -74,10 +81,10 @@ def _is_plain_bert(folder: Path) -> bool:
 class CloveBertTokenizer(BaseProcessor):
     """MMF's BERT tokenizer for one text, without masked language modelling: the same ids in a tenth of the time."""
 
-    def __init__(self, config: Any, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, config: Any, *args: Any, data_dir: str | None = None, **kwargs: Any) -> None:
         self._max_seq_length = config.max_seq_length
         params = config.tokenizer_config.get("params") or {}
-        self._tokenizer, self._cls, self._sep = load_tokenizer(config.tokenizer_config.type, **params)
+        self._tokenizer, self._cls, self._sep = load_tokenizer(config.tokenizer_config.type, data_dir, **params)
 
     def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
         """Tokenize ``item["text"]``.

@@ -30,7 +30,7 @@ class AGEM(GradientProjection):
 
     def projected(self, trainer: Trainer, gradient: Tensor) -> Tensor:
         """Return the gradient without its component that increases the loss on the memories."""
-        size = self._memory_batch or trainer.training.batch_size
+        size = self.settings.gem_memory_batch or trainer.training.batch_size
         return project_average(gradient, self.memory_gradient(trainer, range(len(self.memory.datasets)), size))
 
 

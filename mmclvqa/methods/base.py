@@ -28,9 +28,11 @@ import inspect
 import math
 import re
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
+
+from omegaconf import OmegaConf
 
 from mmclvqa.clove.errors import ConfigError
 from mmclvqa.clove.experiment_paths import MODEL
@@ -65,7 +67,7 @@ def setting(default: Any, help: str, published: str | None = None, legal: Legal 
         default: value if the configuration does not set it.
         help: description, with the unit.
         published: key of ``training.CL`` that the published code uses for it, whose value is then the default.
-        legal: its legal values, which are checked where a method is given as ``name:setting=value``; None means all.
+        legal: its legal values; None means all.
     """
     return field(default=default, metadata={"help": help, "published": published, "legal": legal})
 
@@ -318,18 +320,22 @@ class Method:
         """Build ``Settings`` from a mapping.
 
         Raises:
-            ConfigError: a key is not a setting of the method, or a value has another type than the default.
+            ConfigError: a key is not a setting of the method, or a value is illegal or not of the declared type.
         """
         declared = {one.name: one for one in fields(cls.Settings)}
         fitting = {}
-        for key, value in values.items():
-            if key not in declared:
-                hint = did_you_mean(key, declared)
-                raise ConfigError(f"training.CL.{cls.name}.{key}: {cls.name} has no such setting{hint}")
-            kind = declared[key].default
-            if type(kind) is int and declared[key].type not in (int, "int"):
-                kind = float(kind)
-            fitting[key] = fit(f"training.CL.{cls.name}.{key}", value, kind)
+        for name, value in values.items():
+            key = f"training.CL.{cls.name}.{name}"
+            if name not in declared:
+                raise ConfigError(f"{key}: {cls.name} has no such setting{did_you_mean(name, declared)}")
+            if OmegaConf.is_config(values) and OmegaConf.is_interpolation(values, name):
+                key = f"training.CL.{declared[name].metadata['published']}"
+            kind, annotation = declared[name].default, str(declared[name].type)
+            if kind is None or type(kind) is int:
+                kind = 0.0 if "float" in annotation else 0 if "int" in annotation else kind
+            fitting[name] = fit(key, value, kind)
+            if needed := _needed(declared[name], fitting[name]):
+                raise ConfigError(f"{key}={'null' if value is None else value}: it must be {needed}")
         return cls.Settings(**fitting)
 
     @classmethod
@@ -422,9 +428,8 @@ def parse_method(text: str) -> tuple[type[Method], Any]:
         if key in values:
             raise ConfigError(f"{text}: {key} is given more than once; keep one value")
         values[key] = _parse_value(text, key, value, declared[key].default)
-        is_legal, what = declared[key].metadata.get("legal") or (lambda _: True, "")
-        if not is_legal(values[key]):
-            raise ConfigError(f"{text}: {key} must be {what}")
+        if needed := _needed(declared[key], values[key]):
+            raise ConfigError(f"{text}: {key} must be {needed}")
         if special := SHELL_SPECIAL & set(value):
             raise ConfigError(f"{text}: {key}: commands cannot contain {min(special)!r}; choose another value")
     return cls, cls.read_settings(values)
@@ -461,15 +466,12 @@ def stated_settings(match: re.Match[str], keys: Iterable[str] | None = None) -> 
     return [f"{key} {match[key]}" for key in keys or match.groupdict() if match[key] is not None]
 
 
-def require_number(key: str, value: Any, what: str, is_legal: Callable[[float], bool]) -> float:
-    """Return ``value`` if it is a finite number that ``is_legal`` accepts.
-
-    Raises:
-        ConfigError: it is not; ``what`` describes the legal values in the message.
-    """
-    if isinstance(value, bool) or not isinstance(value, int | float) or math.isinf(value) or not is_legal(value):
-        raise ConfigError(f"{key}={value}: it must be {what}")
-    return float(value)
+def _needed(declared: Field, value: Any) -> str | None:
+    """Return what the value of a setting must be, None if it is legal. Null is legal where it is the default."""
+    is_legal, what = declared.metadata.get("legal") or (lambda _: True, "a value other than null")
+    if declared.default is None if value is None else is_legal(value):
+        return None
+    return f"{what}, or null" if declared.default is None else what
 
 
 def _parse_value(text: str, key: str, value: str, default: Any) -> Any:
@@ -479,6 +481,8 @@ def _parse_value(text: str, key: str, value: str, default: Any) -> Any:
         return value.lower() == "true"
     if isinstance(default, str):
         return value
+    if default is None and value == "null":
+        return None
     try:
         number = float(value)
     except ValueError:

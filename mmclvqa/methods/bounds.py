@@ -45,6 +45,18 @@ class SingleTask(Bound):
     label = "single-task models"
     steps = "single_task"
 
+    def on_task_start(self, trainer: Trainer) -> None:
+        """Refuse to start from another model.
+
+        Raises:
+            ConfigError: the run starts from all weights of ``checkpoint.resume_file``.
+        """
+        if trainer.start.path and not trainer.start.is_own_checkpoint and not self.config.checkpoint.resume_pretrained:
+            raise ConfigError(
+                f"checkpoint.resume_file={trainer.start.path}: training.CL.method=stand_alone starts from the initial "
+                "weights; leave out one of the two keys (training.CL.method=ft is fine-tuning)"
+            )
+
 
 @register_method
 class Multitask(Bound):

@@ -21,7 +21,7 @@ from mmclvqa.clove.files import atomic_write
 from mmclvqa.clove.text import one_line
 from mmclvqa.lazy import LazyModule, torch
 from mmclvqa.methods import replay
-from mmclvqa.methods.base import ABOVE_0, AT_LEAST_0, Method, Stored, register_method, require_number, setting
+from mmclvqa.methods.base import ABOVE_0, AT_LEAST_0, Method, Stored, register_method, setting
 from mmclvqa.methods.episodic_memory import EpisodicMemory, record_key
 from mmclvqa.methods.importances import without_dropout
 
@@ -55,12 +55,9 @@ class DERPlusPlus(Method):
 
     def on_task_start(self, trainer: Trainer) -> None:
         """Read the buffer of the previous task."""
-        for name, value in (("alpha", self.settings.alpha), ("beta", self.settings.beta)):
-            require_number(f"training.CL.derpp.{name}", value, "a number of at least 0", lambda weight: weight >= 0)
-        self._rate = replay.replay_rate(self.settings.replay_rate, "derpp.replay_rate", "method derpp")
         self._position = replay.order_position(self.config.training.CL, "method derpp")
         self._root = self.config.dataset_config.clvqa.data_dir
-        self._kept = replay.choose_real_records(self._root, self._position, self._rate).by_task()
+        self._kept = replay.choose_real_records(self._root, self._position, self.settings.replay_rate).by_task()
         self._records, self._scores, self._memory = sum(self._kept.values(), []), {}, None
         if self._kept:
             if not self.config.training.CL.previous_dir:
@@ -89,8 +86,8 @@ class DERPlusPlus(Method):
         if number + 1 == len(order):
             return
         records = replay.real_records(self._root, current)
-        sizes = [split_size(self._root, one, "train") for one in order]
-        chosen = [records[i] for i in replay.ceiling_choice(len(records), self._rate, sizes, number, number + 1)]
+        rate, sizes = self.settings.replay_rate, [split_size(self._root, one, "train") for one in order]
+        chosen = [records[i] for i in replay.ceiling_choice(len(records), rate, sizes, number, number + 1)]
         memory, size = EpisodicMemory(trainer, {current.name: chosen}), trainer.training.batch_size
         with torch.no_grad(), without_dropout(trainer.network):
             for start in range(0, len(chosen), size):

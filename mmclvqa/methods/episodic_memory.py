@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mmclvqa.clove.errors import ConfigError
 from mmclvqa.lazy import torch
 from mmclvqa.methods.replay import Record
 from mmclvqa.random_state import seed_all
@@ -101,14 +100,3 @@ def record_key(record: dict[str, Any]) -> str:
 def flatten(tensors: Iterator[Tensor]) -> Tensor:
     """Concatenate tensors into one float32 vector."""
     return torch.cat([tensor.reshape(-1).float() for tensor in tensors])
-
-
-def memory_batch_size(value: Any, key: str) -> int | None:
-    """Check and return a number of records per update; None means all.
-
-    Raises:
-        ConfigError: it is neither None nor a whole number of at least 1.
-    """
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-        raise ConfigError(f"{key}={value}: it must be a whole number of records, or null for all")
-    return value

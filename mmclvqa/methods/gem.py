@@ -22,8 +22,8 @@ import numpy as np
 from mmclvqa.clove.errors import ConfigError
 from mmclvqa.lazy import torch
 from mmclvqa.methods.base import ABOVE_0, COUNT, Method, StepContext, Stored, register_method, setting
-from mmclvqa.methods.episodic_memory import EpisodicMemory, flatten, memory_batch_size
-from mmclvqa.methods.replay import choose_real_records, order_position, real_record_files, replay_rate, stored_records
+from mmclvqa.methods.episodic_memory import EpisodicMemory, flatten
+from mmclvqa.methods.replay import choose_real_records, order_position, real_record_files, stored_records
 from mmclvqa.random_state import random_state_kept
 
 if TYPE_CHECKING:
@@ -66,13 +66,11 @@ class GradientProjection(Method):
         """Read the memories.
 
         Raises:
-            ConfigError: a setting is invalid, or there is no earlier task.
+            ConfigError: there is no earlier task.
             CloveError: the records of an earlier task cannot be read.
         """
-        self._memory_batch = memory_batch_size(self.settings.gem_memory_batch, "training.CL.gem_memory_batch")
-        rate = replay_rate(self.settings.replay_rate, "replay_rate", "replay_method=gem")
-        position = order_position(self.config.training.CL, "replay")
-        self._kept = choose_real_records(self.config.dataset_config.clvqa.data_dir, position, rate).by_task()
+        position, root = order_position(self.config.training.CL, "replay"), self.config.dataset_config.clvqa.data_dir
+        self._kept = choose_real_records(root, position, self.settings.replay_rate).by_task()
         if not self._kept:
             raise ConfigError(
                 f"training.trainer=GEM has no memories: {position.current.name} is the first task of "
@@ -149,9 +147,8 @@ class GEM(GradientProjection):
 
     def projected(self, trainer: Trainer, gradient: Tensor) -> Tensor:
         """Return the nearest gradient that conflicts with no gradient of a memory."""
-        memories = [
-            self.memory_gradient(trainer, [number], self._memory_batch) for number in range(len(self.memory.datasets))
-        ]
+        size, tasks = self.settings.gem_memory_batch, range(len(self.memory.datasets))
+        memories = [self.memory_gradient(trainer, [number], size) for number in tasks]
         return project(gradient, torch.stack(memories))
 
 

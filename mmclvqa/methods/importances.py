@@ -27,7 +27,7 @@ from mmclvqa.clove.errors import ConfigError, DataError, UnsafePickleError
 from mmclvqa.clove.files import atomic_write
 from mmclvqa.clove.text import first_of, one_line
 from mmclvqa.lazy import torch
-from mmclvqa.methods.base import AT_LEAST_0, Method, StepContext, Stored, require_number, setting
+from mmclvqa.methods.base import AT_LEAST_0, Method, StepContext, Stored, setting
 from mmclvqa.methods.replay import OrderPosition, order_position
 from mmclvqa.random_state import random_state_kept
 
@@ -107,13 +107,11 @@ class WeightRegularizer(Method):
         """Read Ω and θ* of the earlier tasks.
 
         Raises:
-            ConfigError: λ is negative, a task after the first has no file, or the file belongs to another method or is
-                the file that this run will write.
+            ConfigError: a task after the first has no file, or the file belongs to another method or is the file that
+                this run will write.
             ConfigError, TaskError: the configuration does not specify the position in the task order.
             DataError: the file does not exist, is damaged or belongs to another model.
         """
-        key = "training.CL.reg_lambda" if self.selected_by else f"training.CL.{self.name}.reg_lambda"
-        self._weight = require_number(key, self.settings.reg_lambda, "a number of at least 0", lambda value: value >= 0)
         position = order_position(self.config.training.CL, f"method {self.name}")
         self.previous = self._read_previous(trainer, position) if position.earlier else None
         self._terms: dict[Tensor, tuple[Tensor, Tensor]] = {}
@@ -151,7 +149,7 @@ class WeightRegularizer(Method):
 
     def after_step(self, trainer: Trainer) -> None:
         """Apply the penalty: move every parameter towards θ*."""
-        if not self._terms or not self._weight or getattr(trainer.optimizer, "step_was_skipped", False):
+        if not self._terms or not self.settings.reg_lambda or getattr(trainer.optimizer, "step_was_skipped", False):
             return
         rates = [(parameter, group["lr"]) for group in trainer.optimizer.param_groups for parameter in group["params"]]
         with torch.no_grad():
@@ -159,7 +157,7 @@ class WeightRegularizer(Method):
                 if parameter in self._terms:
                     omega, anchor = self._terms[parameter]
                     # A factor beyond float32 would become infinite, and NaN for Ω = 0.
-                    factor = min(2 * rate * self._weight, torch.finfo(omega.dtype).max)
+                    factor = min(2 * rate * self.settings.reg_lambda, torch.finfo(omega.dtype).max)
                     parameter.lerp_(anchor, (factor * omega).clamp(max=1))
 
     def on_task_end(self, trainer: Trainer) -> None:

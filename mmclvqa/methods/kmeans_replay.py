@@ -24,7 +24,7 @@ from mmclvqa.clove.experiment_paths import MODEL
 from mmclvqa.clove.records import load_filled, load_records, save_records
 from mmclvqa.clove.tasks import REPLAY_SUFFIX, Task
 from mmclvqa.lazy import torch
-from mmclvqa.methods.base import POSITIVE_SHARE, StepContext, Stored, register_method, require_number, setting
+from mmclvqa.methods.base import POSITIVE_SHARE, StepContext, Stored, register_method, setting
 from mmclvqa.methods.importances import PUBLISHED_BATCH_SIZE, without_dropout
 from mmclvqa.methods.replay import (
     SELECTION_SEED,
@@ -91,8 +91,7 @@ class KMeansReplay(ReplayMethod):
         """Check the settings that are otherwise used only at the end of training.
 
         Raises:
-            ConfigError: the model returns no ``cls_output``, or the rate is illegal or too small for one exemplar per
-                task.
+            ConfigError: the model returns no ``cls_output``, or the rate is too small for one exemplar per task.
         """
         if not getattr(trainer.network, "has_cls_output", False):
             model = self.config.model
@@ -103,8 +102,6 @@ class KMeansReplay(ReplayMethod):
                     "has_cls_output = True; see docs/model.md"
                 )
             raise ConfigError(f"k-means replay clusters cls_output: {needed}")
-        require_number("training.CL.replay_rate", self.settings.replay_rate,
-                       "a number above 0 and up to 1 for k-means replay", lambda rate: 0 < rate <= 1)  # fmt: skip
         if self._shares()[1] < 1:
             position = self.position
             raise ConfigError(

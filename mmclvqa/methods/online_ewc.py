@@ -11,13 +11,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mmclvqa.methods.base import AT_LEAST_0, SHARE, register_method, require_number, setting
+from mmclvqa.methods.base import AT_LEAST_0, SHARE, register_method, setting
 from mmclvqa.methods.ewc import EWC
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from mmclvqa.training.trainer import Trainer
 
 
 @register_method
@@ -36,12 +34,6 @@ class OnlineEWC(EWC):
         gamma: float = setting(
             0.95, "γ, factor by which earlier importances are multiplied after each task", legal=SHARE
         )
-
-    def on_task_start(self, trainer: Trainer) -> None:
-        """Check γ, then read Ω and θ* of the earlier tasks."""
-        require_number("training.CL.online_ewc.gamma", self.settings.gamma, "a number from 0 to 1",
-                       lambda gamma: 0 <= gamma <= 1)  # fmt: skip
-        super().on_task_start(trainer)
 
     def accumulate(self, previous: Tensor, new: Tensor) -> Tensor:
         """Return γ · previous + new."""

@@ -15,14 +15,7 @@ from typing import Any
 
 from mmclvqa.clove.tasks import MASKED_SUFFIX, REPLAY_SUFFIX
 from mmclvqa.methods.base import ABOVE_0, StepContext, Stored, register_method, setting
-from mmclvqa.methods.replay import (
-    ReplayMethod,
-    Replays,
-    choose_real_records,
-    real_record_files,
-    replay_rate,
-    stored_records,
-)
+from mmclvqa.methods.replay import ReplayMethod, Replays, choose_real_records, real_record_files, stored_records
 
 _EXPERIMENT = re.compile(r"(?P<gt>gtsg_)?(?P<mask>maskimg_)?rnd_replay_(?P<rate>[0-9.]+)")
 
@@ -52,8 +45,7 @@ class RandomReplay(ReplayMethod):
 
     def replays(self, root: str) -> Replays:
         """Return real train records of every earlier task, with their stage marked as replayed."""
-        rate = replay_rate(self.settings.replay_rate, "replay_rate", "replay_method=random")
-        chosen = choose_real_records(root, self.position, rate)
+        chosen = choose_real_records(root, self.position, self.settings.replay_rate)
         suffix = REPLAY_SUFFIX + (MASKED_SUFFIX if self.settings.mask_images else "")
         records = [record | {"stage": record["stage"] + suffix} for record in chosen.records]
         self._chosen = replace(chosen, records=records)

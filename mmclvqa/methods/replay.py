@@ -20,7 +20,7 @@ from mmclvqa.clove.data_root import annotation_file, existing_annotation_file, s
 from mmclvqa.clove.errors import ConfigError, DataError, TaskError
 from mmclvqa.clove.records import describe, load_filled
 from mmclvqa.clove.tasks import Task, find_setting, has_image, task
-from mmclvqa.methods.base import Method, StepContext, Stored, require_number
+from mmclvqa.methods.base import Method, StepContext, Stored
 
 SELECTION_SEED = 1234
 """Seed that the published code sets before every selection."""
@@ -100,18 +100,6 @@ def required_key(settings: Mapping[str, Any], name: str, needed_by: str) -> Any:
     if value is None or value == "":
         raise ConfigError(f"training.CL.{name} is missing; {needed_by} needs it")
     return value
-
-
-def replay_rate(value: Any, name: str, needed_by: str) -> float:
-    """Check and return a number of replays per real record.
-
-    Raises:
-        ConfigError: it is missing or not a number above 0.
-    """
-    value = required_key({name: value}, name, needed_by)
-    return require_number(
-        f"training.CL.{name}", value, "a number above 0 (replays per real record)", lambda rate: rate > 0
-    )
 
 
 def choose(count: int, wanted: int) -> np.ndarray:

@@ -59,7 +59,8 @@ def check_overrides(config: Any, overrides: Mapping[str, Any]) -> list[str]:
             keys = [f"training.CL.{name}.{one.name}", f"training.CL.{one.metadata.get('published')}"]
             values = [overrides[key] for key in keys if key in overrides]
             if len(values) == 2 and values[0] != values[1]:
-                both = " and ".join(f"{key}={value}" for key, value in zip(keys, values, strict=True))
+                texts = ["null" if value is None else value for value in values]
+                both = " and ".join(f"{key}={text}" for key, text in zip(keys, texts, strict=True))
                 raise ConfigError(f"{both} contradict each other: both set the same hyperparameter; leave one out")
         missing = [f"{key}={legal}" for key, legal in cls.selected_by.items() if not _matches(config, key, legal)]
         if missing and name not in _names(config.training.CL.get("method")):
@@ -69,23 +70,29 @@ def check_overrides(config: Any, overrides: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def selection_warnings(config: Any, methods: list[Method], has_start: bool) -> list[str]:
+def selection_warnings(config: Any, methods: list[Method], has_start: bool, defaults: Mapping[str, Any]) -> list[str]:
     """Return warnings about settings without effect, and about a later task that starts from the initial weights.
 
-    ``has_start`` tells whether the run starts from a checkpoint.
+    Args:
+        config: the whole configuration.
+        methods: the methods of the run.
+        has_start: whether the run starts from a checkpoint.
+        defaults: the default of each published key of ``training.CL``.
 
     Raises:
         ConfigError, TaskError: ``task_order`` is given, but it or the task is unknown.
     """
     settings, selected = config.training.CL, [method.name for method in methods]
-    lines = []
+    used = {one.metadata.get("published") for method in methods for one in fields(method.Settings)}
+    unused: dict[str, tuple[Any, Any]] = {}  # key -> value and default
     for name, cls in registered_methods().items():
         for one in fields(cls.Settings) if name not in selected else ():
             published = one.metadata.get("published")
-            value, default = settings[name][one.name], settings[published] if published else one.default
-            if value != default:
-                key = f"training.CL.{name}.{one.name}"
-                lines.append(f"{key}={value} has no effect: the methods of this run are {', '.join(selected)}")
+            unused[f"{name}.{one.name}"] = settings[name][one.name], settings[published] if published else one.default
+            if published and published not in used:
+                unused[published] = settings[published], defaults[published]
+    effect = f"has no effect: the methods of this run are {', '.join(selected)}"
+    lines = [f"training.CL.{key}={value} {effect}" for key, (value, default) in unused.items() if value != default]
     if settings.task_order and settings.cur_task not in (None, "", ALL_TASKS) and not has_start:
         position = order_position(settings, "training.CL.task_order")
         if position.earlier:

@@ -39,7 +39,6 @@ from mmclvqa.methods.replay import (
     Replays,
     choose,
     choose_by_ceiling,
-    replay_rate,
     replayed_task,
     required_key,
 )
@@ -98,7 +97,7 @@ class SymbolicReplay(ReplayMethod):
         files = self.source_files(root)
         if self.config.training.CL.replay_method == "restore_with_number":
             return self._by_number(position, files)
-        rate = replay_rate(self.settings.restore_rate, "restore_rate", "replay_method=restore_with_prob")
+        rate = self.settings.restore_rate
         return choose_by_ceiling(root, position, rate, lambda past: _read_replays(files[past], position.order[past]))
 
     def _by_number(self, position: OrderPosition, files: list[Path]) -> Replays:

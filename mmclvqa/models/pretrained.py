@@ -19,6 +19,7 @@ from mmclvqa.clove.data_root import pretrained_source
 from mmclvqa.clove.errors import ConfigError, DataError
 from mmclvqa.clove.files import safe_load
 from mmclvqa.clove.text import one_line
+from mmclvqa.hub import hub_answers
 
 #: A child of MMF's logger, so that train.log records where the weights come from.
 logger = logging.getLogger("mmf.univqa")
@@ -117,10 +118,11 @@ def _bert_file(source: str, data_dir: Path) -> Path:
         return files[0]
     from transformers.utils import cached_file
 
+    options = {"local_files_only": not hub_answers(source), "_raise_exceptions_for_missing_entries": False}
     for name in BERT_FILES:
         try:
-            cached = cached_file(source, name, _raise_exceptions_for_missing_entries=False)
-        except (OSError, ValueError):  # no such repository, or no network
+            cached = cached_file(source, name, **options)
+        except (OSError, ValueError):  # no such repository
             break
         if cached:
             return Path(cached)

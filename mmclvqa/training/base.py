@@ -16,6 +16,7 @@ from omegaconf import OmegaConf, open_dict, read_write
 
 from mmclvqa.clove.errors import ConfigError
 from mmclvqa.clove.files import atomic_write
+from mmclvqa.configuration import default_config_path, package_defaults
 from mmclvqa.methods.base import Method
 from mmclvqa.methods.selection import select_methods, selection_warnings
 from mmclvqa.random_state import seed_all
@@ -109,8 +110,6 @@ class BaseTrainer:
         register_device(self.accelerator)
         # Fast checks come before the data sets are read.
         self.metrics = Metrics(self.config.evaluation.metrics, self.config.evaluation.use_cpu)
-        if self.trains:
-            self.metrics.check_criteria(self.early_stopping.criteria)
         self.callbacks = Callbacks(self.training.callbacks)
         checkpoint = self.config.checkpoint
         self.files = CheckpointFiles(self.config.env.save_dir, self.config.model, checkpoint.max_to_keep)
@@ -120,7 +119,8 @@ class BaseTrainer:
         self._settle_seed()
         if self.trains and not self.start.finished:
             self.methods = select_methods(self.config)
-            for line in selection_warnings(self.config, self.methods, self.start.path is not None):
+            defaults = package_defaults(default_config_path()).training.CL
+            for line in selection_warnings(self.config, self.methods, self.start.path is not None, defaults):
                 self._warn(line)
         # The data set builder, to which MMF passes only the configuration of the data set, gets replays from them.
         registry.register("continual_methods", self.methods)
@@ -130,6 +130,8 @@ class BaseTrainer:
             load_start(self, self.start)
             if self.optimizer is not None:
                 self.start_methods(self.start.state.get("methods", {}) if self.start.is_own_checkpoint else {})
+                if "val" in self.splits:
+                    self._check_criteria()
         # Frees the checkpoint, which is as large as the model and its optimizer state.
         self.start.state = {k: v for k, v in (self.start.state or {}).items() if k == "num_updates"}
         self._save_config()
@@ -223,6 +225,13 @@ class BaseTrainer:
         ]
 
     # ---------------------------------------------------------------------------- evaluation
+
+    def _check_criteria(self) -> None:
+        """Refuse a criterion of early stopping that is not among the values of the first batches of the val split."""
+        names = all_values(self._evaluator().evaluate(self.splits["val"], lambda line: None, most_batches=1))
+        criteria = self.early_stopping.criteria
+        if criteria.rpartition("/")[0] not in names:  # records of a part of a metric may be in other batches
+            self.early_stopping.require_criteria(*names)
 
     def inference(self) -> None:
         """Evaluate the splits of ``run_type`` or, with ``evaluation.predict``, write predictions."""

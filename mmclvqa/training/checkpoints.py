@@ -437,7 +437,7 @@ def _batches_done(trainer: Any, start: Start) -> int:
         trainer.writer.write(f"{start.path}: number of records changed from {previous_sizes} to {records}", "warning")
     size = trainer.config.training.batch_size
     previous_batch_size = start.state.get("batch_size", size)
-    if previous_batch_size != size:
+    if previous_batch_size != size and not start.is_own_checkpoint:  # of its own run, all changed settings are listed
         trainer.writer.write(f"{start.path}: batch_size changed from {previous_batch_size} to {size}", "warning")
     return done * previous_batch_size // size
 

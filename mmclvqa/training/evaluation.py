@@ -146,19 +146,6 @@ class Metrics:
         self._metrics = dict(_build(setting) for setting in settings or [])
         self.start("", "")
 
-    def check_criteria(self, criteria: str) -> None:
-        """Check that a value such as ``val/clvqa/textvqa_accuracy`` is evaluated, if it is that of a metric.
-
-        Raises:
-            ConfigError: it is the value of a registered metric that ``evaluation.metrics`` does not list.
-        """
-        name = criteria.rpartition("/")[2]
-        if name in registry.mapping["metric_name_mapping"] and name not in self._metrics:
-            raise ConfigError(
-                f"training.early_stop.criteria={criteria}: evaluation.metrics does not list {name} but "
-                f"{', '.join(self._metrics) or 'no metric'}; name the value of a metric that is evaluated"
-            )
-
     def start(self, split: str, dataset: str) -> None:
         """Reset the metrics; the following batches belong to this split and data set."""
         self._split, self._dataset = split, dataset
@@ -326,13 +313,17 @@ class Evaluator:
         self._visible = is_main and on_terminal()
         self._verbose_dump = verbose_dump
 
-    def evaluate(self, split: Split, warn: Callable[[str], None]) -> list[Evaluation]:
+    def evaluate(self, split: Split, warn: Callable[[str], None], most_batches: int | None = None) -> list[Evaluation]:
         """Return metrics and losses of each data set of a split, identical in all processes.
 
-        ``warn`` is called with one line for each metric that is skipped.
+        Args:
+            split: the split.
+            warn: called with one line for each metric that is skipped.
+            most_batches: number of batches of each data set that are evaluated; None means all.
         """
         with evaluating(self._model):
-            return [self._evaluate(split.only(i), dataset, warn) for i, dataset in enumerate(split.datasets)]
+            parts = [split.only(number, most_batches) for number in range(len(split.datasets))]
+            return [self._evaluate(part, part.datasets[0], warn) for part in parts]
 
     def _evaluate(self, part: Split, dataset: Any, warn: Callable[[str], None]) -> Evaluation:
         start = time.monotonic()

@@ -232,10 +232,12 @@ class Split:
     def _evaluation_numbers(self) -> range:
         return range(self._rank, len(self._evaluation), self._world_size)
 
-    def only(self, number: int) -> Split:
-        """Return the split restricted to one data set, for evaluation."""
+    def only(self, number: int, most_batches: int | None = None) -> Split:
+        """Return the split restricted to one data set and, if it is given, to a number of batches, for evaluation."""
         dataset, place = self.datasets[number], (self._rank, self._world_size)
-        return Split(self.name, [dataset], self._training, self._seed, *place, self._sent_as)
+        part = Split(self.name, [dataset], self._training, self._seed, *place, self._sent_as)
+        part._evaluation = part._evaluation[:most_batches]
+        return part
 
     def close(self) -> None:
         """End the training processes; otherwise garbage collection would wait for them."""

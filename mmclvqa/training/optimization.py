@@ -112,17 +112,21 @@ class EarlyStopping:
         self.best_update = 0
         self.stopped = False
 
-    def update(self, num_updates: int, values: Mapping[str, float]) -> bool:
-        """Add an evaluation; returns True if it is the best so far.
+    def require_criteria(self, *names: str) -> None:
+        """Check that ``training.early_stop.criteria`` is one of the values of the val split.
 
         Raises:
-            ConfigError: ``values`` does not include ``training.early_stop.criteria``.
+            ConfigError: it is not.
         """
-        if self.criteria not in values:
+        if self.criteria not in names:
             raise ConfigError(
                 f"training.early_stop.criteria={self._settings.criteria} is not evaluated on the val split; "
-                f"there are {', '.join(values) or 'no values'}"
+                f"there are {', '.join(names) or 'no values'}"
             )
+
+    def update(self, num_updates: int, values: Mapping[str, float]) -> bool:
+        """Add an evaluation, which must have the criterion; returns True if it is the best so far."""
+        self.require_criteria(*values)
         value = values[self.criteria]
         if not math.isnan(value) and self._is_better(value):
             self.best_value, self.best_update = value, num_updates

@@ -14,6 +14,7 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from mmclvqa.clove.errors import ConfigError
+from mmclvqa.methods.base import parse_method
 from mmclvqa.methods.importances import Importances, write_importances
 from mmclvqa.methods.selection import select_methods
 
@@ -38,8 +39,29 @@ KMEANS = ("training.CL.use_replay=True", "training.CL.replay_method=kmeans")
         ("object", GEM, ("has no memories", "object is the first task")),
         ("attribute", (*GEM, "training.trainer=mmf"), ("replay_method=gem", "training.trainer=GEM")),
         ("attribute", (*GEM, "training.CL.gem_variant=egem"), ("gem_variant=egem", "gem, agem")),
-        ("attribute", (*GEM, "training.CL.replay_rate=null"), ("training.CL.replay_rate is missing",)),
-        ("attribute", (*GEM, "training.CL.gem_memory_batch=0"), ("gem_memory_batch=0",)),
+        ("attribute", (*GEM, "training.CL.replay_rate=null"), ("training.CL.replay_rate=null: it must be a number",)),
+        ("attribute", (*GEM, "training.CL.gem_memory_batch=0"), ("training.CL.gem_memory_batch=0: ", "0, or null")),
+        (
+            "attribute",
+            ("training.CL.method=agem", "training.CL.agem.gem_memory_batch=nul"),
+            ("training.CL.agem.gem_memory_batch=nul: it must be a whole number",),
+        ),
+        (
+            "object",
+            ("training.CL.method=agem", "training.CL.agem.gem_memory_batch=0"),
+            ("agem.gem_memory_batch=0: it",),
+        ),
+        ("object", ("training.CL.method=derpp", "training.CL.derpp.alpha=null"), ("derpp.alpha=null: it must be a",)),
+        (
+            "object",
+            ("training.CL.method=random", "training.CL.random.mask_images=null"),
+            ("training.CL.random.mask_images=null: it must be a value other than null",),
+        ),
+        (
+            "attribute",
+            ("training.CL.method=agem", "training.CL.agem.gem_memory_batch=null", "training.CL.gem_memory_batch=4"),
+            ("training.CL.agem.gem_memory_batch=null and training.CL.gem_memory_batch=4 contradict each other",),
+        ),
         ("attribute", (*GEM, "training.CL.replay_method=random"), ("replay_method=random", "replay_method=gem")),
         ("object", (*KMEANS, "training.CL.replay_rate=0.1"), ("k-means replay", "model_config.unicl.use_cls=True")),
         ("object", (*KMEANS, "model_config.unicl.use_cls=True", "training.CL.replay_rate=2"), ("replay_rate=2",)),
@@ -61,13 +83,39 @@ def test_one_clear_line(methods: Methods, task: str, words: tuple[str, ...], sai
     assert all(part in line for part in said), line
 
 
+def test_null_is_legal_where_it_is_the_default() -> None:
+    _, settings = parse_method("agem:gem_memory_batch=null")
+    assert settings.gem_memory_batch is None
+    with pytest.raises(ConfigError, match="alpha must be a number"):
+        parse_method("derpp:alpha=null")
+
+
 def test_settings_of_another_method_and_a_later_task_without_a_start_are_warned_of(methods: Methods) -> None:
-    folder = methods.learn("attribute", "training.CL.ewc.reg_lambda=5", "training.max_updates=1")
+    words = ("training.CL.ewc.reg_lambda=5", "training.CL.restore_rate=3", "training.CL.replay_rate=0.3")
+    folder = methods.learn("attribute", *words, "training.max_updates=1")
     log = (folder / "train.log").read_text()
-    assert "training.CL.ewc.reg_lambda=5 has no effect: the methods of this run are ft" in log
+    for word in words:
+        assert log.count(f"{word} has no effect: the methods of this run are ft") == 1
+    assert "training.CL.reg_lambda" not in log and "training.CL.random.replay_rate" not in log
     assert "attribute is task 2 of the order but starts from the initial weights" in log
     folder = methods.learn("object", "training.max_updates=1")
     assert "WARNING" not in (folder / "train.log").read_text()
+
+
+def test_a_single_task_model_does_not_start_from_another_model(methods: Methods) -> None:
+    alone = ("training.CL.method=stand_alone", "training.max_updates=1")
+    first = methods.learn("object", *alone)
+    line = methods.error("attribute", *alone, methods.resume_file("object"))
+    assert f"checkpoint.resume_file={first / 'unicl_final.pth'}" in line and "training.CL.method=stand_alone" in line
+    (first / "unicl_final.pth").unlink()
+    methods.learn("object", *alone)  # resumes its own checkpoint
+
+
+def test_a_published_key_is_used_by_any_method_that_has_it(methods: Methods) -> None:
+    words = ("training.CL.method=random", "training.CL.replay_rate=0.3", "training.CL.reg_lambda=5")
+    log = (methods.learn("attribute", *words, "training.max_updates=1") / "train.log").read_text()
+    assert "replay_rate=0.3 has no effect" not in log
+    assert "training.CL.reg_lambda=5 has no effect: the methods of this run are random" in log
 
 
 def test_a_published_key_that_selects_no_method_is_warned_of(methods: Methods) -> None:

@@ -100,7 +100,8 @@ def pulled(optimizer: torch.optim.Optimizer, omega: list[float], anchor: list[fl
     """Apply the pull to the one parameter of an optimizer, as after its step."""
     method = EWC.__new__(EWC)
     parameter = optimizer.param_groups[0]["params"][0]
-    method._weight, method._terms = weight, {parameter: (torch.tensor(omega), torch.tensor(anchor))}
+    method.settings = EWC.Settings(weight)
+    method._terms = {parameter: (torch.tensor(omega), torch.tensor(anchor))}
     method.after_step(SimpleNamespace(optimizer=optimizer))
 
 

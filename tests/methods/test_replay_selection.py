@@ -35,7 +35,7 @@ def replays(past: Task, count: int, stage: str | None = None) -> list[dict[str, 
 
 def select_replays(root: Path, settings: dict[str, Any]) -> Replays:
     """The replays of the methods that ``training.CL`` selects."""
-    continual = dict.fromkeys(UNSET) | {"gem_variant": "gem"} | settings
+    continual = dict.fromkeys(UNSET) | {"gem_variant": "gem", "replay_rate": 0.2, "replay_mask_img": False} | settings
     trainer = "GEM" if settings["replay_method"] == "gem" else "mmf"
     training = {"training": {"trainer": trainer, "CL": continual}, "optimizer": {"type": "Adam"}}
     config = OmegaConf.merge(OmegaConf.create(method_defaults()), OmegaConf.create(training))
@@ -260,11 +260,11 @@ def test_a_kmeans_memory_with_the_current_task_in_it_is_refused(root: Path, setu
         ({"cl_setting": "visual"}, ("cl_setting=visual", "functional, scene")),
         ({"task_order": None}, ("training.CL.task_order is missing",)),
         ({"cur_task": None}, ("training.CL.cur_task is missing",)),
-        ({"restore_rate": None}, ("training.CL.restore_rate is missing", "restore_with_prob")),
+        ({"restore_rate": None}, ("training.CL.restore_rate=null: it must be a number above 0",)),
         ({"restore_rate": 0}, ("restore_rate=0", "above 0")),
         ({"restore_dir": None}, ("training.CL.restore_dir is missing",)),
         ({"replay_method": "restore_with_number"}, ("training.CL.max_restore_per_stage is missing",)),
-        ({"replay_method": "random"}, ("training.CL.replay_rate is missing",)),
+        ({"replay_method": "random", "replay_rate": None}, ("training.CL.replay_rate=null: it must be a number",)),
         ({"replay_method": "kmeans"}, ("training.CL.replay_dir is missing",)),
         ({"replay_method": "randon"}, ("replay_method=randon", "restore_with_prob", "kmeans", "mean random?")),
         ({"replay_method": None}, ("replay_method=None", "restore_with_number")),

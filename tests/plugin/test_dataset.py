@@ -18,7 +18,7 @@ from mmf.common.registry import registry
 from mmf.common.sample import SampleList
 from mmf.utils.distributed import byte_tensor_to_object
 
-from mmclvqa.clove.errors import CloveError, ConfigError, DataError
+from mmclvqa.clove.errors import CloveError, ConfigError
 from mmclvqa.clove.records import load_records, save_records
 from mmclvqa.datasets.prepared import scene_graph_text
 from mmclvqa.datasets.processors import dense_targets
@@ -442,16 +442,6 @@ def test_a_missing_fasttext_model_says_what_to_do(build: Build, clove_mini: Path
     )
     assert not null[0].context_feature_0.any()
     assert any("zero vectors" in line for line in null.writer.lines)
-
-
-def test_a_tokenizer_that_cannot_be_had_is_named(
-    build: Build, clove_mini: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    root = with_records(clove_mini, tmp_path, "object", lambda records: None)
-    shutil.rmtree(root / "pretrained" / "bert-base-uncased")
-    with pytest.raises(DataError, match="tokenizer bert-base-uncased"):
-        build("object", "train", root=root)
 
 
 @pytest.mark.parametrize("split", ["train", "val"])

@@ -160,6 +160,12 @@ def test_a_wrong_word_is_one_line(refused: Refused, words: tuple[str, ...], mess
     refused(message, *words, *SHORT)
 
 
+@pytest.mark.parametrize("words", [(), ("training.CL.cl_setting=functional",), ("training.CL.cur_task=object",)])
+def test_a_task_that_is_not_given_is_named_by_its_keys(refused: Refused, words: tuple[str, ...]) -> None:
+    message = "annotations.train is empty: set training.CL.cl_setting and training.CL.cur_task, which name its files"
+    refused(message, *SHORT, *words, config="EXP_CONFIG/mini/setting.yaml")
+
+
 def test_a_wrong_run_type_leaves_no_folder(refused: Refused, tmp_path: Path) -> None:
     refused("trian is not one of train, val", *SHORT, "run_type=trian", f"env.save_dir={tmp_path / 'run'}")
     assert not (tmp_path / "run").exists()

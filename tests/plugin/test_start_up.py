@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from mmclvqa import cli
 from tests.plugin.conftest import Runner
 
 CONFIG = "config=EXP_CONFIG/functional/cl_object_unicl_standalone.yaml"
@@ -50,6 +51,16 @@ def test_wrong_arguments_are_answered_before_torch_and_mmf_are_imported(
     assert done.returncode == 1 and message in done.stderr, done.stderr
     assert len(done.stderr.splitlines()) == 1
     assert json.loads(done.stdout) == []
+
+
+@pytest.mark.parametrize("word", ["--help", "-h"])
+@pytest.mark.parametrize("overrides", [[], ["config=nowhere.yaml", "model=unicl"]])
+def test_help_is_shown_wherever_it_is_asked_for(
+    word: str, overrides: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.run([*overrides, word])
+    assert ended.value.code == 0 and "usage: mmf_run config=" in capsys.readouterr().out
 
 
 def prints(code: str, project: Path) -> list[str]:

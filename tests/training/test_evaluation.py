@@ -10,6 +10,7 @@ import pytest
 import torch
 from tiny_runs import MakeTiny, TinyRun
 
+from mmclvqa import cli
 from mmclvqa.training.evaluation import Metrics
 
 
@@ -101,6 +102,16 @@ def test_predictions_are_written_as_mmf_writes_them(tiny: MakeTiny, trained: Tin
     assert [entry["index"] for entry in entries] == list(range(21))
     assert set(entries[0]) == {"index", "answer"}
     assert not (run.save_dir / "results.json").exists()
+
+
+def test_mmf_predict_predicts_the_splits_of_run_type_and_refuses_to_train(tiny: MakeTiny, trained: TinyRun) -> None:
+    words = (f"checkpoint.resume_file={trained.save_dir / 'tiny_final.pth'}", "run_type=train")
+    with pytest.raises(SystemExit, match="error: run_type=train: mmf_predict does not train; "):
+        cli.predict(tiny("train").opts(*words))
+    run = tiny("val")
+    cli.predict(run.opts(*words, "run_type=train_val"))
+    (file,) = (run.save_dir / "tiny_tiny_5" / "reports").iterdir()
+    assert "_val_" in file.name and not (run.save_dir / "tiny_final.pth").exists()
 
 
 def test_predictions_as_csv_in_report_dir(tiny: MakeTiny, trained: TinyRun, tmp_path: Path) -> None:

@@ -157,5 +157,7 @@ def test_another_batch_size_goes_on_at_the_same_record(tiny: MakeTiny) -> None:
     state = run.load("current.ckpt")
     assert (state["current_epoch"], state["batch"]) == (2, 3)
     run.run(RESUME, "training.batch_size=4", "training.max_updates=11")
-    assert "batch_size changed from 8 to 4" in run.log
+    assert "training.batch_size=4 (was 8)" in run.log and "batch_size changed" not in run.log
     assert run.load("current.ckpt")["batch"] == 7
+    other = tiny("other").run(f"checkpoint.resume_file={run.save_dir / 'current.ckpt'}", "training.max_updates=12")
+    assert "current.ckpt: batch_size changed from 4 to 8" in other.log

@@ -62,9 +62,18 @@ def test_early_stopping_ends_the_run_after_patience_updates(tiny: MakeTiny) -> N
     assert "Early stopping" in run.log
 
 
-def test_criteria_that_is_not_evaluated_is_refused_with_those_there_are(tiny: MakeTiny) -> None:
-    line = tiny().error("training.early_stop.criteria=tiny/vqa")
-    assert "early_stop.criteria=tiny/vqa" in line and "val/tiny/tiny_accuracy" in line
+@pytest.mark.parametrize("criteria", ["tiny/vqa", "tiny/accuracy", "tini/tiny_accuracy", "tiny/loss", "total_los"])
+def test_criteria_that_is_not_evaluated_is_refused_before_training(tiny: MakeTiny, criteria: str) -> None:
+    run = tiny()
+    line = run.error(f"training.early_stop.criteria={criteria}")
+    assert f"early_stop.criteria={criteria}" in line and "val/tiny/tiny_accuracy, val/tiny/tiny_accuracy/cl" in line
+    assert "Starting training" not in run.log and not (run.save_dir / "config.yaml").exists()
+
+
+@pytest.mark.parametrize("criteria", ["val/tiny/logit_bce", "tiny/tiny_accuracy/class_0", "total_loss"])
+def test_losses_and_values_of_records_that_the_first_batch_lacks_are_criteria(tiny: MakeTiny, criteria: str) -> None:
+    run = tiny().run(f"training.early_stop.criteria={criteria}", "training.eval_batch_size=1", "training.max_updates=2")
+    assert f"best_val/{criteria.removeprefix('val/')}: " in run.log
 
 
 def test_max_epochs_counts_epochs_and_goes_before_max_updates(tiny: MakeTiny) -> None:
