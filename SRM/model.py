@@ -12,9 +12,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from huggingface_hub import file_exists
 from huggingface_hub.constants import HF_HUB_CACHE
-from huggingface_hub.errors import HfHubHTTPError
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer, GenerationConfig
 
@@ -22,6 +20,7 @@ from mmclvqa.clove.data_root import pretrained_source
 from mmclvqa.clove.errors import ConfigError
 from mmclvqa.clove.experiment_paths import language_model_name
 from mmclvqa.clove.files import write_json
+from mmclvqa.hub import hub_answers
 from SRM.batches import Batch, Layout, PairLayout, Seq2SeqLayout, TreeLayout
 from SRM.settings import PUBLISHED_MODELS
 from SRM.tokens import IGNORED, Example, Tokens
@@ -53,7 +52,7 @@ def find_model(root: Path, name: str) -> str:
         return local
     hub = PUBLISHED_MODELS[name][0] if name in PUBLISHED_MODELS else name
     try:
-        AutoConfig.from_pretrained(hub, trust_remote_code=False, local_files_only=not _hub_answers(hub))
+        AutoConfig.from_pretrained(hub, trust_remote_code=False, local_files_only=not hub_answers(hub))
         return hub
     except (OSError, ValueError) as error:
         folders = " and ".join(dict.fromkeys((str(root / "pretrained" / name), str(Path(name).absolute()))))
@@ -64,17 +63,6 @@ def find_model(root: Path, name: str) -> str:
             f"{HF_HUB_CACHE} and on the hub ({_first_line(error)}); place the model files in the first folder, or "
             f"connect to the internet{hint}"
         ) from None
-
-
-def _hub_answers(name: str) -> bool:
-    """Return whether the hub can be asked for a model, by one request; transformers would repeat it for 25 seconds."""
-    try:
-        file_exists(name, "config.json")
-    except HfHubHTTPError:
-        return True
-    except Exception:  # without a connection, of a class that depends on the version of huggingface_hub
-        return False
-    return True
 
 
 def _read_config(source: str | Path) -> Any:
