@@ -288,6 +288,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def report() -> None:
         entries = read_all(args.runs)
+        for warning in dict.fromkeys(warning for entry in entries for warning in entry.warnings):
+            print(f"warning: {warning}", file=sys.stderr)
         page = write_report(entries, args.out)
         print(format_table(HEADER, [comparison_row(*group).cells() for group in grouped_by_seed(entries)]))
         print(f"\nreport: {page}")
