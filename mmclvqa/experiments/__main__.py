@@ -115,13 +115,13 @@ def _run(args: argparse.Namespace, extra: list[str]) -> int:
         if not (config / name).is_file():
             raise ConfigError(f"--config {args.config}: there is no file {config / name}; choose another folder")
     sharing = job_sharing(profile)
-    if args.profile or extra:
-        _check_snakemake(["--profile", str(profile), *extra])
-    if not args.dry_run:
-        if importlib.util.find_spec("snakemake") is None:
-            raise ConfigError(f"running experiments needs Snakemake: {INSTALL}")
-        if is_mini:
-            make_mini(data)
+    if importlib.util.find_spec("snakemake"):
+        if args.profile or extra:
+            _check_snakemake(["--profile", str(profile), *extra])
+    elif not args.dry_run:
+        raise ConfigError(f"running experiments needs Snakemake: {INSTALL}")
+    if is_mini and not args.dry_run:
+        make_mini(data)
     if data.is_dir() or not args.dry_run:
         check_root(root, data, mark=not args.dry_run)
     if data.is_dir():
@@ -172,17 +172,16 @@ def _checked(args: argparse.Namespace) -> list[str]:
 
 
 def _check_snakemake(arguments: list[str]) -> None:
-    """Check arguments of Snakemake and the options of a profile, if Snakemake is installed.
+    """Check arguments of Snakemake and the options of a profile.
 
     Raises:
         ConfigError: Snakemake refuses them.
     """
     code = "import sys; from snakemake.cli import parse_args; parse_args(sys.argv[1:])"
-    if importlib.util.find_spec("snakemake"):
-        done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
-        if done.returncode:
-            reason = done.stderr.strip().rpartition("\n")[2].partition("error: ")
-            raise ConfigError(f"Snakemake refuses its arguments or the profile: {reason[2] or reason[0]}")
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
+    if done.returncode:
+        reason = done.stderr.strip().rpartition("\n")[2].partition("error: ")
+        raise ConfigError(f"Snakemake refuses its arguments or the profile: {reason[2] or reason[0]}")
 
 
 def _runs(args: argparse.Namespace, more_methods: list[str]) -> list[planning.Run]:

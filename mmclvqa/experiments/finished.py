@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import shlex
+import warnings
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import chdir, suppress
@@ -38,16 +39,16 @@ def unfinished(steps: Sequence[Step], root: Path) -> tuple[list[Step], list[str]
     pending: list[Step] = []
     older: dict[str, str] = {}
     changing: set[str] = set()  # outputs that will be written, and those that depend on them
+    written: dict[str, float] = {}
     for step in steps:
         output = root / below_root(step.output)
+        is_finished = output.is_file() and output.stat().st_size > 0
         changes = not changing.isdisjoint(step.inputs)
-        if not output.is_file() or not output.stat().st_size:
+        written[step.output] = output.stat().st_mtime if is_finished else 0.0
+        if not is_finished or (step.kind == "evaluate" and (changes or changed_checkpoints(output))):
             pending.append(step)
-        elif step.kind == "evaluate":
-            if changes or changed_checkpoints(output):
-                pending.append(step)
-        elif changes or any(
-            path in older or _modified(root / below_root(path)) > _modified(output) for path in step.inputs
+        elif step.kind != "evaluate" and (
+            changes or any(path in older or written[path] > written[step.output] for path in step.inputs)
         ):
             older[step.output] = folder_of(step)
         if changes or step in pending[-1:]:
@@ -58,10 +59,6 @@ def unfinished(steps: Sequence[Step], root: Path) -> tuple[list[Step], list[str]
 def folder_of(step: Step) -> str:
     """Return the folder of a step's output, relative to ``ROOT``; with it, all that the step has written is deleted."""
     return str(Path(below_root(step.output)).parent)
-
-
-def _modified(path: Path) -> float:
-    return path.stat().st_mtime if path.exists() else 0.0
 
 
 def warnings_of(
@@ -106,7 +103,8 @@ def _changes(step: Step, root: Path, variables: Mapping[str, str]) -> str:
 
         if not (folder / CONFIG_FILE).is_file():
             return ""
-        with chdir(PROJECT):
+        # The step itself warns of ignored keys and missing GPUs.
+        with chdir(PROJECT), warnings.catch_warnings(action="ignore"):
             arguments = argparse.Namespace(opts=_words(step, variables), config_override=None)
             return changes_since_start(folder, PluginConfiguration(arguments).get_config())
     settings = folder / "settings.json"

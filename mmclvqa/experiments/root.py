@@ -71,7 +71,8 @@ def _used_only(data: Path, save: Path) -> bool:
         if not config.is_file() or config.stat().st_mtime < (data / MANIFEST).stat().st_mtime:
             return False
         content = read_yaml(config)
-        if not isinstance(content, dict) or (content.get("env") or {}).get("clove_root") != str(data):
+        stated = Path(str((content.get("env") or {}).get("clove_root")) if isinstance(content, dict) else "")
+        if not stated.is_absolute() or stated.resolve() != data.resolve():
             return False
     return True
 
