@@ -10,6 +10,7 @@ from pathlib import Path
 
 from mmclvqa.clove import experiment_paths as experiments
 from mmclvqa.clove.data_root import existing_root
+from mmclvqa.clove.errors import DataError
 from mmclvqa.clove.files import atomic_write, check_output_file
 from mmclvqa.clove.tasks import default_data_root
 from mmclvqa.clove.text import run_command
@@ -40,8 +41,15 @@ def _run(args: argparse.Namespace) -> None:
 
 
 def save_folder(save_dir: str) -> str:
-    """Return the folder of all models: ``save`` below the published ``save_dir``, or a path that already ends in it."""
+    """Return the folder of all models: ``save`` below the published ``save_dir``, or a path that already ends in it.
+
+    Raises:
+        DataError: ``save_dir`` is ``$ROOT``, with the models further below.
+    """
     path, name = Path(save_dir), Path(experiments.SAVE).name
+    below = path / experiments.SAVE
+    if below.is_dir() and not (path / name).is_dir():
+        raise DataError(f"save_dir={save_dir}: the models are in {below}; did you mean {below.parent}?")
     return str(path if path.name == name else path / name)
 
 

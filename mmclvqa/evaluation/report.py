@@ -207,6 +207,11 @@ def _equally_weighted(sweep: SweepResult) -> dict[str, float]:
     }
 
 
+def all_warnings(entries: Sequence[Run | Bound]) -> list[str]:
+    """Return the warnings about some runs; runs may share trainings, and thus warnings."""
+    return list(dict.fromkeys(warning for entry in entries for warning in entry.warnings))
+
+
 def write_report(entries: Sequence[Run | Bound], out: str | Path) -> Path:
     """Write the HTML report, its images and the numbers of the comparison; return the path of the HTML report.
 
@@ -241,6 +246,7 @@ def write_report(entries: Sequence[Run | Bound], out: str | Path) -> Path:
         comparison=comparison,
         published=published_comparisons([[run.sweep for run in group] for group in groups if group[0] in runs]),
         total_acceptance=total_acceptance,
+        warnings=all_warnings(entries),
     )
     for figure in [*(f for drawn in figures.values() for f in drawn), *([comparison] if comparison else [])]:
         with atomic_write(out / f"{figure.name}.png", "wb") as file:
@@ -288,6 +294,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def report() -> None:
         entries = read_all(args.runs)
+        for warning in all_warnings(entries):
+            print(f"warning: {warning}", file=sys.stderr)
         page = write_report(entries, args.out)
         print(format_table(HEADER, [comparison_row(*group).cells() for group in grouped_by_seed(entries)]))
         print(f"\nreport: {page}")

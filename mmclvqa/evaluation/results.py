@@ -41,6 +41,7 @@ PARTIAL_FILE = "partial.json"
 
 MOST_SUGGESTIONS = 3
 """Number of results that the message about a missing one names."""
+AGAIN = "delete it and run `python eval_os.py`, which writes it again"
 
 
 class EvaluationResult:
@@ -257,7 +258,7 @@ def read_sweep(path: str | os.PathLike[str]) -> SweepResult:
     try:
         text = file.read_text(encoding="utf-8")
         if not text.strip():
-            raise DataError(f"{file}: is empty; delete it and run `python eval_os.py`, which writes it again")
+            raise DataError(f"{file}: is empty; {AGAIN}")
         content = json.loads(text)
         sweep = SweepResult(
             setting=setting_of_result(content),
@@ -274,7 +275,7 @@ def read_sweep(path: str | os.PathLike[str]) -> SweepResult:
         raise DataError(f"{file}: no such file{'' if file.suffix == '.json' else ' or folder'}{hint}") from None
     except (UnicodeDecodeError, ValueError, KeyError, TypeError, AttributeError) as error:
         reason = f"it has no {error}" if isinstance(error, KeyError) else one_line(error)
-        raise DataError(f"{file}: not a valid result of a sweep ({reason})") from None
+        raise DataError(f"{file}: not a valid result of a sweep ({reason}); correct the path, or {AGAIN}") from None
     try:
         count = len(sweep.matrix)
     except CloveError as error:

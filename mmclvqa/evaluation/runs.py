@@ -22,6 +22,7 @@ from mmclvqa.clove.records import ITEM_END, load_records
 from mmclvqa.clove.tasks import default_data_root
 from mmclvqa.clove.text import one_line
 from mmclvqa.evaluation.results import METRIC, RESULTS_FILE, SweepResult, read_sweep, setting_of_result, sweep_file
+from mmclvqa.evaluation.sweep import changed_checkpoints
 from mmclvqa.methods.base import method_of_experiment
 from mmclvqa.methods.symbolic_replay import replays_folder
 
@@ -115,6 +116,7 @@ class Run:
             optional entries, with the replayed task ``past`` and the next task ``before``.
         samples: replays as text: the replayed task ``past``, ``prompt``, scene ``graph``, ``question`` and ``answer``.
         notes: sentences for the HTML report about what was not found.
+        warnings: files that are damaged, or no longer belong to the sweep.
         seed: of a run below a folder ``seed_<n>``, None for other runs.
     """
 
@@ -124,6 +126,7 @@ class Run:
     replays: list[dict[str, Any]] = field(default_factory=list)
     samples: list[dict[str, str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
     cost: Cost = field(default_factory=Cost)
     seed: Seed | None = None
 
@@ -152,6 +155,7 @@ class Bound:
         accuracies: fractions in [0, 1] by task name.
         average: their average, weighted by val size.
         model: registered name of the answer model.
+        warnings: see :class:`Run`.
     """
 
     kind: str
@@ -161,6 +165,7 @@ class Bound:
     cost: Cost
     seed: Seed | None = None
     model: str = experiments.MODEL
+    warnings: list[str] = field(default_factory=list)
 
     @property
     def label(self) -> str:
@@ -232,8 +237,8 @@ def read_run(path: str | Path, used_names: Sequence[str] = ()) -> Run:
     if folder.name != expected_folder or len(folder.parents) < 3:
         note = f"Trainings and replays are not shown: the sweep is not in its run's folder {expected_folder}."
         return Run(sweep, name, notes=[note], seed=seed)
-    save, notes = str(folder.parents[2]), []
-    curves = _training_curves(sweep, save)
+    save, notes, warnings = str(folder.parents[2]), [], _stale(sweep_file(path))
+    curves = _training_curves(sweep, save, warnings)
     tasks_without_curve = [task.name for task in sweep.tasks if task.name not in {curve.task for curve in curves}]
     if tasks_without_curve:
         notes.append(f"No validation results from training were found for: {', '.join(tasks_without_curve)}.")
@@ -243,7 +248,8 @@ def read_run(path: str | Path, used_names: Sequence[str] = ()) -> Run:
     expected = len(sweep.tasks) * (len(sweep.tasks) - 1) // 2
     if replay_folder and len(replays) < expected:
         notes.append(f"Statistics of {len(replays)} of {expected} replay files were found.")
-    return Run(sweep, name, curves, replays, samples, notes, _run_cost(sweep, save, curves, replay_folder), seed)
+    cost = _run_cost(sweep, save, curves, replay_folder)
+    return Run(sweep, name, curves, replays, samples, notes, warnings, cost, seed)
 
 
 def read_bound(path: str | Path) -> Bound | None:
@@ -261,16 +267,18 @@ def read_bound(path: str | Path) -> Bound | None:
     if kind not in ("chance", "multitask"):
         return None
     try:
+        warnings: list[str] = []
         if kind == "chance":
             accuracies = {task["name"]: float(task["accuracy"]) for task in content["tasks"]}
             cost = Cost(0, 0, 0.0)
         else:
             accuracies = {name: float(number) for name, number in content["accuracies"].items()}
             training = path.parent.with_name(path.parent.name.removeprefix("val_"))
-            cost = Cost(seconds=_training_seconds(training / RESULTS_FILE), everything=True)
+            warnings = _stale(path)
+            cost = Cost(seconds=_seconds(_read_results(training / RESULTS_FILE, warnings)), everything=True)
         average = float(content["weighted_average_accuracy"])
         model = str(content.get("model", experiments.MODEL))
-        return Bound(kind, setting_of_result(content), accuracies, average, cost, _seed(path), model)
+        return Bound(kind, setting_of_result(content), accuracies, average, cost, _seed(path), model, warnings)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{path}: not a valid result of `eval_os.py {kind}` ({one_line(error)})") from None
 
@@ -323,7 +331,30 @@ def _read_json(file: Path) -> Any:
     return json.loads(file.read_text(encoding="utf-8"))
 
 
-def _training_curves(sweep: SweepResult, save: str) -> list[TrainingCurve]:
+def _stale(result: Path) -> list[str]:
+    """Return a warning if checkpoints have changed since they were evaluated."""
+    changed = [str(path.parent) for path in changed_checkpoints(result)]
+    if not changed:
+        return []
+    remedy = "run `python eval_os.py` again"
+    return [f"{result}: these models have changed since their evaluation: {', '.join(changed)}; {remedy}"]
+
+
+def _read_results(file: Path, warnings: list[str]) -> dict[str, Any]:
+    """Read the ``results.json`` of a training; empty if there is none or, with a warning, if it is damaged."""
+    try:
+        results = _read_json(file)
+        results["run"], results["evaluations"]
+        return results
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    except _INVALID as error:
+        effect = "curve and duration of this training are left out"
+        warnings.append(f"{file}: is empty or damaged ({one_line(error)}), so that {effect}; restore it or train again")
+        return {}
+
+
+def _training_curves(sweep: SweepResult, save: str, warnings: list[str]) -> list[TrainingCurve]:
     """Read the training of each task along the order; tasks without a valid ``results.json`` are absent."""
     single_task = experiments.stand_alone_folder(sweep.setting, save)
     run = experiments.run_folder(sweep.setting, sweep.order, sweep.experiment, save)
@@ -333,15 +364,15 @@ def _training_curves(sweep: SweepResult, save: str) -> list[TrainingCurve]:
         if position == 0 and not sweep.stand_alone:
             folders.append(single_task)  # most methods do not train the first task themselves
         files = (Path(folder, experiments.task_folder(task, sweep.model), RESULTS_FILE) for folder in folders)
-        curve = next(filter(None, (_training_curve(task.name, file) for file in files)), None)
+        curves_found = (_training_curve(task.name, _read_results(file, warnings)) for file in files)
+        curve = next(filter(None, curves_found), None)
         if curve:
             curves.append(curve)
     return curves
 
 
-def _training_curve(task: str, file: Path) -> TrainingCurve | None:
+def _training_curve(task: str, results: Mapping[str, Any]) -> TrainingCurve | None:
     try:
-        results = _read_json(file)
         points = sorted(
             (int(entry["update"]), float(entry["metrics"][METRIC]))
             for entry in results["evaluations"]
@@ -351,12 +382,12 @@ def _training_curve(task: str, file: Path) -> TrainingCurve | None:
         losses = {int(update): float(loss) for update, loss in results.get("training_losses", []) if loss is not None}
     except _INVALID:  # without points, unpacking raises ValueError
         return None
-    return TrainingCurve(task, updates, accuracies, _training_seconds(file), losses)
+    return TrainingCurve(task, updates, accuracies, _seconds(results), losses)
 
 
-def _training_seconds(file: Path) -> float | None:
+def _seconds(results: Mapping[str, Any]) -> float | None:
     try:
-        return float(_read_json(file)["run"]["training"]["seconds"])
+        return float(results["run"]["training"]["seconds"])
     except _INVALID:
         return None
 

@@ -14,6 +14,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -42,8 +43,13 @@ PUBLISHED_DATA = "CLOVE"
 FIXED_KEYS = ("config", "model", "dataset", "datasets", "run_type", "env.save_dir", "training.device")
 """Configuration keys that the evaluation sets itself, so that they cannot be overridden."""
 DATA_OVERRIDE = "env.clove_root="
+WITHOUT_EFFECT = (DATA_OVERRIDE, "training.CL.restore_", "training.CL.previous_dir=", "training.CL.replay_dir=")
+"""Overrides that do not change an evaluation: the content of the data counts, not its folder, and only training reads
+files of earlier tasks."""
 CODE_OVERRIDE = "env.user_dir="
 DEVICES = ("auto", "cpu", "cuda")
+SAVE_MARK = f"/{Path(experiments.SAVE).name}/"
+"""What the paths of all checkpoints and results contain before the part that does not depend on ``save_dir``."""
 LISTED = 5
 """Number of existing folders that the message about a missing one lists."""
 
@@ -147,8 +153,7 @@ class EvaluationConfig:
             files += sorted(file.parent.rglob("*.py")) if file.name == "__init__.py" else [file]
         for path in [*files, *([records] if records else [])]:
             digest.update(f"{path.name} {file_sha256(path)}\n".encode())
-        # The content of the data set counts, not the folder it is in.
-        digest.update("\0".join(o for o in self.overrides if not o.startswith(DATA_OVERRIDE)).encode())
+        digest.update("\0".join(o for o in self.overrides if not o.startswith(WITHOUT_EFFECT)).encode())
         return digest.hexdigest()
 
 
@@ -235,6 +240,24 @@ class Pair:
         """
         run = {"learned": self.learned, "tested": self.tested.name, **identity}
         write_json(self.folder / RESULTS_FILE, {"run": run, "evaluations": [entry]})
+
+
+def changed_checkpoints(result: Path) -> list[Path]:
+    """Return the checkpoints that have changed since a result file was written, from the pairs beside it.
+
+    A checkpoint is read only if its time of modification is later than that of the result.
+    """
+    evaluated = result.stat().st_mtime
+    save, mark, _ = str(result.absolute()).rpartition(SAVE_MARK)
+    changed: dict[Path, None] = {}
+    for file in sorted(result.parent.glob(f"*2*/{RESULTS_FILE}")):
+        with suppress(OSError, ValueError, KeyError, TypeError, IndexError):  # as in Pair.read
+            content = json.loads(file.read_text(encoding="utf-8"))
+            path = Path(save + mark + content["evaluations"][-1]["weights"].rpartition(SAVE_MARK)[2])
+            is_newer = path.stat().st_mtime > evaluated
+            if is_newer and file_sha256(path) != content["run"]["checkpoint_sha256"]:
+                changed[path] = None
+    return list(changed)
 
 
 def checkpoints(

@@ -7,7 +7,6 @@ import hashlib
 import importlib.util
 import json
 import os
-import re
 import shlex
 import subprocess
 import sys
@@ -22,9 +21,19 @@ from mmclvqa.clove.tasks import SETTINGS, setting_names
 from mmclvqa.clove.text import run_command
 from mmclvqa.experiments import planning
 from mmclvqa.experiments.costs import cost_lines
+from mmclvqa.experiments.finished import check_prompts, unfinished, warnings_of
 from mmclvqa.experiments.profiles import JobSharing, job_sharing, profile_folder, profile_runtimes, read_profile
 from mmclvqa.experiments.progress import Journal
-from mmclvqa.experiments.root import check_root, config_folder, make_mini, read_preset, shell_exports, step_variables
+from mmclvqa.experiments.root import (
+    GPU,
+    check_device,
+    check_root,
+    config_folder,
+    make_mini,
+    read_preset,
+    shell_exports,
+    step_variables,
+)
 from mmclvqa.experiments.scripts import command
 from mmclvqa.experiments.steps import DEFAULT_METHODS, Step
 from mmclvqa.user_code import import_user_code
@@ -34,8 +43,6 @@ WORKFLOW = Path(__file__).parent / "workflow"
 INSTALL = "pip install -r workflow_requirements.txt"
 MINI = PROJECT / "EXP_CONFIG/mini"
 """Configuration files of clove-mini, which is generated for them."""
-GPU = re.compile(r"\d+|(?:GPU|MIG)-[\w/-]+")
-"""A GPU as in ``CUDA_VISIBLE_DEVICES``."""
 PROGRAMS = Path(sys.executable).parent
 """Folder that comes first in ``PATH``, so that steps use this environment's ``mmf_run`` and ``python``."""
 POLL_SECONDS = 1.0
@@ -71,7 +78,10 @@ def _parser() -> argparse.ArgumentParser:
         "--config", default=str(PROJECT / "EXP_CONFIG"), help="folder of configuration files (default: EXP_CONFIG)"
     )
     run.add_argument("--model", default=MODEL, metavar="NAME", help=f"registered answer model (default: {MODEL})")
-    run.add_argument("--user_dir", metavar="PATH", help="Python file or package with custom methods and models")
+    run.add_argument(
+        "--user_dir", default=os.environ.get("MMF_USER_DIR"), metavar="PATH",
+        help="Python file or package with custom methods and models (default: $MMF_USER_DIR)",
+    )  # fmt: skip
     run.add_argument("--cores", type=int, help="steps to run in parallel on this machine (default: cores, at most 4)")
     run.add_argument("--gpus", help="GPUs to distribute steps to, such as 0,1,2,3 (0,0: two steps per GPU)")
     run.add_argument("--profile", help="Snakemake profile: a folder, or a name in profiles/")
@@ -90,6 +100,7 @@ def _run(args: argparse.Namespace, extra: list[str]) -> int:
     root = Path(os.environ.get("ROOT") or PROJECT / "runs" / ("demo" if is_mini else "clvqa")).absolute()
     data = Path(os.environ.get("CLOVE_ROOT") or PROJECT / ("runs/clove-mini" if is_mini else "data/clove")).absolute()
     setting_names(data)
+    check_device()
     variables = step_variables(config) | {
         "ROOT": str(root), "CLOVE_ROOT": str(data), "CONFIG": str(config),
         "DEVICE": gpus[0] if gpus else os.environ.get("DEVICE", "0"),
@@ -98,12 +109,25 @@ def _run(args: argparse.Namespace, extra: list[str]) -> int:
         variables["MMF_USER_DIR"] = str(Path(args.user_dir).absolute())
     runs = _runs(args, read_preset(config).get("more_methods", []))
     steps = planning.plan(runs)
-    pending = [step for step in steps if not (root / planning.below_root(step.output)).exists()]
+    pending, older = unfinished(steps, root)
     for file in dict.fromkeys(step.arguments[0] for step in pending if step.arguments[0].startswith("config=")):
         name = file.removeprefix("config=$CONFIG/")
         if not (config / name).is_file():
             raise ConfigError(f"--config {args.config}: there is no file {config / name}; choose another folder")
     sharing = job_sharing(profile)
+    if importlib.util.find_spec("snakemake"):
+        if args.profile or extra:
+            _check_snakemake(["--profile", str(profile), *extra])
+    elif not args.dry_run:
+        raise ConfigError(f"running experiments needs Snakemake: {INSTALL}")
+    if is_mini and not args.dry_run:
+        make_mini(data)
+    if data.is_dir() or not args.dry_run:
+        check_root(root, data, mark=not args.dry_run)
+    if data.is_dir():
+        check_prompts(pending, variables)
+        for line in warnings_of(steps, pending, older, root, variables):
+            print(f"warning: {line}", file=sys.stderr)
     if args.dry_run:
         if pending:
             print(f"# variables and folder of the commands, for bash\n{shell_exports(variables)}")
@@ -113,18 +137,16 @@ def _run(args: argparse.Namespace, extra: list[str]) -> int:
         runtimes = {} if is_mini and not args.profile else profile_runtimes(profile)
         lines = cost_lines(pending, Journal(root), runtimes, f"profile {profile.name}", parallel)
         if sharing.steps_per_job > 1:
-            unfinished = set(pending)
-            num_jobs = sum(not unfinished.isdisjoint(group) for group in planning.job_groups(steps, sharing))
+            repeated = set(pending)
+            num_jobs = sum(not repeated.isdisjoint(group) for group in planning.job_groups(steps, sharing))
             lines.append(f"{num_jobs} jobs of at most {sharing.steps_per_job} steps")
         for line in lines:
             print(f"# {line}")
         return 0
-    if importlib.util.find_spec("snakemake") is None:
-        raise ConfigError(f"running experiments needs Snakemake: {INSTALL}")
-    if is_mini:
-        make_mini(data)
-    check_root(root, data)
     code = 0
+    for output in (root / planning.below_root(step.output) for step in pending):
+        if output.is_file():  # Snakemake would not run the step
+            output.unlink()
     if pending:
         environment = variables | {
             "GPUS": " ".join(gpus), "PROFILE": str(profile / "config.yaml"), "PROJECT": str(PROJECT),
@@ -147,6 +169,19 @@ def _checked(args: argparse.Namespace) -> list[str]:
     if wrong := [gpu for gpu in gpus if not GPU.fullmatch(gpu)]:
         raise ConfigError(f"--gpus {args.gpus}: {wrong[0]} is not a GPU; give numbers, such as 0,1, or names (GPU-...)")
     return gpus
+
+
+def _check_snakemake(arguments: list[str]) -> None:
+    """Check arguments of Snakemake and the options of a profile.
+
+    Raises:
+        ConfigError: Snakemake refuses them.
+    """
+    code = "import sys; from snakemake.cli import parse_args; parse_args(sys.argv[1:])"
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
+    if done.returncode:
+        reason = done.stderr.strip().rpartition("\n")[2].partition("error: ")
+        raise ConfigError(f"Snakemake refuses its arguments or the profile: {reason[2] or reason[0]}")
 
 
 def _runs(args: argparse.Namespace, more_methods: list[str]) -> list[planning.Run]:

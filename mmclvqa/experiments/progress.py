@@ -84,7 +84,7 @@ class Journal:
                 left = _time_left(events, pending, parallel)
                 print(f"[{len(kinds) - len(pending)}/{len(kinds)}] {event.title}{left}", flush=True)
             elif event.what == "failed":
-                print(f"  failed: {event.title}: {event.message}{self._log(event)}", flush=True)
+                print(f"  failed: {event.title}", flush=True)
             elif event.message not in {one.message for one in events[self.opened : place] if one.what == "refused"}:
                 print(f"  not submitted: {event.title}: {event.message}", flush=True)
         return len(events)

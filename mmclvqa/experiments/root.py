@@ -7,6 +7,7 @@ and prints shell code that sets the variables which a workflow's steps have with
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -23,20 +24,28 @@ MADE_WITH = "exp/clvqa/data_manifest.json"
 PRESET = "workflow.yaml"
 """File in a folder of configuration files with arguments of all steps, and methods that run by default."""
 PRESET_KEYS = {"MMF_ARGS": list, "SRM_ARGS": list, "more_methods": list, "environment": dict}
+GPU = re.compile(r"\d+|(?:GPU|MIG)-[\w/-]+")
+"""A GPU as in ``CUDA_VISIBLE_DEVICES``."""
 ARGUMENTS = ("MMF_ARGS", "SRM_ARGS")
 """Environment variables with further arguments of the steps' programs."""
 
 
-def check_root(root: Path, data: Path) -> None:
+def check_root(root: Path, data: Path, mark: bool = True) -> None:
     """Check that experiments in ``root`` used the same generated data; otherwise their steps would count as finished.
+
+    Args:
+        mark: whether a manifest is copied to a folder that lacks one, if it has no experiments or only those whose
+            configurations name ``data``.
 
     Raises:
         ConfigError: the manifest of the data differs from that of the experiments.
     """
     manifest, made_with = data / MANIFEST, root / MADE_WITH
-    if manifest.is_file() and not made_with.is_file() and not (root / "exp/clvqa/save").is_dir():
-        with atomic_write(made_with, "wb") as file:
-            file.write(manifest.read_bytes())
+    if manifest.is_file() and not made_with.is_file() and _used_only(data, root / "exp/clvqa/save"):
+        if mark:
+            with atomic_write(made_with, "wb") as file:
+                file.write(manifest.read_bytes())
+        return
     contents = [path.read_bytes() if path.is_file() else None for path in (manifest, made_with)]
     if contents[0] != contents[1]:
         if not data.is_dir():
@@ -49,6 +58,46 @@ def check_root(root: Path, data: Path) -> None:
             f"if its experiments used CLOVE_ROOT={data}, copy {manifest} to {made_with}; "
             "otherwise choose another ROOT"
         )
+
+
+def _used_only(data: Path, save: Path) -> bool:
+    """Tell whether a folder has no experiments, or only those that state ``data``, unchanged since they began.
+
+    A training by hand leaves its configuration beside its weights, but does not mark ``ROOT``.
+    """
+    patterns = ("config.yaml", "*_final.pth", "current.ckpt", "results.json", "sweep.json", "chance/*.json")
+    for folder in {file.parent for pattern in patterns for file in save.rglob(pattern)}:
+        config = folder / "config.yaml"
+        if not config.is_file() or config.stat().st_mtime < (data / MANIFEST).stat().st_mtime:
+            return False
+        content = read_yaml(config)
+        stated = Path(str((content.get("env") or {}).get("clove_root")) if isinstance(content, dict) else "")
+        if not stated.is_absolute() or stated.resolve() != data.resolve():
+            return False
+    return True
+
+
+def check_device() -> None:
+    """Check ``DEVICE``: CUDA ignores a name that it does not know, and the step would run on the CPU.
+
+    Raises:
+        ConfigError: it is neither ``cpu`` nor a list of GPUs.
+    """
+    device = os.environ.get("DEVICE", "")
+    if device not in ("", "-1", "cpu") and not all(map(GPU.fullmatch, device.split(","))):
+        raise ConfigError(f"DEVICE={device}: give cpu, or GPUs by number, such as 0, or by name (GPU-...)")
+
+
+def check_outputs(root: Path) -> None:
+    """Check that no output of a step is empty, for example because a disk was full: it would count as finished.
+
+    Raises:
+        ConfigError: one is.
+    """
+    for pattern in ("save/**/*_final.pth", "save/chance/*.json", "QAG_seq/**/*.npy"):
+        for path in root.glob(f"exp/clvqa/{pattern}"):
+            if not path.stat().st_size:
+                raise ConfigError(f"{path}: is empty; delete it, so that its step runs again")
 
 
 def make_mini(data: Path) -> None:
@@ -127,7 +176,10 @@ def main(argv: list[str]) -> int:
 
     def check_and_print() -> None:
         variables = step_variables(config_folder(argv[2], "CONFIG=")) if argv[2:] else {}
-        check_root(*(Path(folder).absolute() for folder in argv[:2]))
+        check_device()
+        root, data = (Path(folder).absolute() for folder in argv[:2])
+        check_root(root, data)
+        check_outputs(root)
         print(shell_exports(variables))
 
     return run_command(check_and_print)

@@ -44,7 +44,7 @@ CONFIG=${{CONFIG:-EXP_CONFIG}}
 MMF_ARGS=${{MMF_ARGS:-}}
 SRM_ARGS=${{SRM_ARGS:-}}
 export ROOT CLOVE_ROOT CONFIG MMF_ARGS SRM_ARGS
-cd {project}
+{user_code}cd {project}
 PATH=$PWD/.venv/bin:$PATH
 # Stops if ROOT has experiments on other data. Arguments in $CONFIG/workflow.yaml come before MMF_ARGS and SRM_ARGS.
 VARIABLES=$(python -m mmclvqa.experiments.root "$ROOT" "$CLOVE_ROOT" "$CONFIG")
@@ -54,19 +54,23 @@ eval "$VARIABLES"
 _PLAIN = re.compile(r"[A-Za-z0-9_./=:,@%+-]+")
 
 
-def script(experiment: Experiment, project: str) -> str:
+def script(experiment: Experiment, project: str, user_dir: str | None = None) -> str:
     """Return the text of an experiment's script.
 
     Args:
         experiment: the method and its task order.
         project: the project's folder as a quoted shell word.
+        user_dir: Python file or package with the user's own method or model.
     """
     where = f"{experiment.setting} setting"
     if experiment.method.steps in ("sequence", "single_task"):
         where += f", task order {experiment.order} ({order_index(experiment.setting, experiment.order)})"
     answer_model = "UniVQA" if experiment.model == MODEL else f"Answer model {experiment.model}"
     blocks = [_block(step) for step in experiment_steps(experiment)]
-    return "\n".join([_HEAD.format(title=f"{answer_model}, {experiment.title}: {where}", project=project), *blocks])
+    title, code = f"{answer_model}, {experiment.title}: {where}", ""
+    if user_dir:
+        code = f"export MMF_USER_DIR=${{MMF_USER_DIR:-{shlex.quote(str(Path(user_dir).absolute()))}}}\n"
+    return "\n".join([_HEAD.format(title=title, user_code=code, project=project), *blocks])
 
 
 def command(step: Step) -> str:
@@ -101,8 +105,10 @@ def published_experiments() -> Iterator[Experiment]:
         yield Experiment.of(setting, REPORTED_ORDERS[setting][0], "multitask")
 
 
-def write_script(experiment: Experiment, folder: Path, project: Path) -> Path:
+def write_script(experiment: Experiment, folder: Path, project: Path, user_dir: str | None = None) -> Path:
     """Write the executable script of an experiment, which runs in the project's folder, and return its path.
+
+    Arguments as for :func:`script`; ``folder`` is that of all scripts.
 
     Raises:
         OSError: the file is not writable.
@@ -112,7 +118,7 @@ def write_script(experiment: Experiment, folder: Path, project: Path) -> Path:
     if path.parent.resolve().is_relative_to(project.resolve()):
         project_word = f'"$(dirname "${{BASH_SOURCE[0]}}")/{os.path.relpath(project, path.parent)}"'
     with atomic_write(path) as file:
-        file.write(script(experiment, project_word))
+        file.write(script(experiment, project_word, user_dir))
     path.chmod(path.stat().st_mode | 0o111)
     return path
 
@@ -157,7 +163,7 @@ def _run(args: argparse.Namespace, project: Path) -> int:
                 "state; write their scripts to different folders (--out)"
             )
     for experiment in by_name.values():
-        path = write_script(experiment, folder, project)
+        path = write_script(experiment, folder, project, args.user_dir)
         if args.method is not None:
             print(path)
     print(f"{len(by_name)} script{'s' * (len(by_name) != 1)} written below {folder}")
@@ -175,7 +181,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--order", help="task order, any permutation (default: the reported ones of the setting)")
     parser.add_argument("--out", metavar="DIR", help=f"folder to write into (default: {FOLDER})")
     parser.add_argument("--model", default=MODEL, metavar="NAME", help=f"registered answer model (default: {MODEL})")
-    parser.add_argument("--user_dir", metavar="PATH", help="Python file or package with your own methods and models")
+    parser.add_argument(
+        "--user_dir", default=os.environ.get("MMF_USER_DIR"), metavar="PATH",
+        help="Python file or package with your own methods and models (default: $MMF_USER_DIR)",
+    )  # fmt: skip
     parser.add_argument("--list", action="store_true", help="list the methods with their settings and exit")
     return parser
 

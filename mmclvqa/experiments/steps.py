@@ -1,7 +1,7 @@
 """The steps of an experiment with their commands, inputs and outputs.
 
 Shell scripts and the workflow are both rendered from this description. A step is finished if and only if its output
-file exists.
+file exists and is not empty.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from mmclvqa.clove import experiment_paths as places
+from mmclvqa.clove.errors import ConfigError
 from mmclvqa.clove.settings import Task, order_text
 from mmclvqa.clove.tasks import find_setting, order_index, parse_order, setting_argument
-from mmclvqa.methods.base import Method, Step, StepContext, parse_method
+from mmclvqa.methods.base import Method, Step, StepContext, parse_method, registered_methods
 
 CHECKPOINT_INTERVAL = 4000
 """Checkpoint interval, in updates, of the published commands."""
@@ -44,8 +45,16 @@ class Experiment:
             ConfigError: the method or one of its settings is unknown, or a value is illegal.
             TaskError: the setting is unknown, or the task order is illegal.
         """
-        found = find_setting(setting)
-        return cls(found.name, order_text(found.parse_order(order)), *parse_method(method), model)
+        found, name = find_setting(setting), method.partition(":")[0]
+        if "," in name:
+            combined = f"only mmf_run combines them (training.CL.method={name})"
+            raise ConfigError(f"method={name}: separate methods by spaces: {name.replace(',', ' ')}; {combined}")
+        try:
+            parsed = parse_method(method)
+        except ConfigError as error:
+            own = "" if name in registered_methods() else "; --user_dir FILE adds your own"
+            raise ConfigError(f"{error}{own}") from None
+        return cls(found.name, order_text(found.parse_order(order)), *parsed, model)
 
     @property
     def name(self) -> str:

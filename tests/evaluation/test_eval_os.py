@@ -17,7 +17,7 @@ from worlds import LIMIT, ORDER, SETTING, World
 
 import eval_os  # its functions start with test_, so they are not imported by name
 from mmclvqa.clove import experiment_paths as experiments
-from mmclvqa.clove.errors import CloveError, TaskError
+from mmclvqa.clove.errors import CloveError, DataError, TaskError
 from mmclvqa.clove.records import load_records, new_record, save_records
 from mmclvqa.clove.tasks import order_index, tasks
 from mmclvqa.evaluation.chance import chance_level
@@ -257,6 +257,11 @@ def test_the_published_call_evaluates_the_multitask_model_on_each_task(
 @pytest.mark.parametrize("save_dir", ["/exp/clvqa", "/exp/clvqa/", "/exp/clvqa/save", "/exp/clvqa/save/"])
 def test_save_dir_is_the_folder_of_experiments_or_its_save(save_dir: str) -> None:
     assert save_folder(save_dir) == "/exp/clvqa/save"
+
+
+def test_a_save_dir_that_is_root_gets_a_hint(swept_once: World) -> None:
+    with pytest.raises(DataError, match=f"^save_dir={swept_once.root}: .* did you mean {swept_once.root}/exp/clvqa\\?"):
+        save_folder(str(swept_once.root))
 
 
 def test_chance_is_the_accuracy_of_the_most_frequent_train_answer(

@@ -143,12 +143,25 @@ def test_a_mistyped_result_is_named(published: SweepResult, tmp_path: Path, path
     assert str(error.value) == f"{tmp_path}/{message}"
 
 
+@pytest.mark.parametrize("content", ["", '{"run": {', "[]"])
+def test_damaged_results_of_a_training_are_named(
+    published: SweepResult, tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str
+) -> None:
+    folder = write_trained_run(tmp_path, published, "ft")
+    damaged = folder.with_name("ft") / "unicl_logical/results.json"
+    damaged.write_text(content)
+    assert main([str(folder), "--out", str(tmp_path / "out")]) == 0
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"warning: {damaged}: is empty or damaged (") and line.endswith("restore it or train again")
+    assert f"{damaged}: is empty or damaged" in (tmp_path / "out/index.html").read_text()
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         (None, "no such file"),
         ("", "is empty; delete it and run `python eval_os.py`, which writes it again"),
-        ("{", "not a valid result of a sweep"),
+        ("{", "; correct the path, or delete it and run `python eval_os.py`, which writes it again"),
         ("[1]", "not a valid result of a sweep"),
         ('{"cl_setting": "functional"}', "it has no 'task_order'"),
         ({"matrix": {"x2y": 0.5}}, "'x2y' is not a pair"),

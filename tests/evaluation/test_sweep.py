@@ -93,6 +93,8 @@ def test_the_identity_of_a_pair_covers_overrides_but_not_the_device(world: World
     first, config = pair.identity(world.config), world.config
     assert first == pair.identity(EvaluationConfig(config.config_dir, config.overrides, "cuda"))
     assert first != pair.identity(EvaluationConfig(config.config_dir, (*config.overrides, "training.precision=bf16")))
+    without_effect = ("training.CL.restore_dir=/nowhere", "env.clove_root=" + config.overrides[0].partition("=")[2])
+    assert first == pair.identity(EvaluationConfig(config.config_dir, (*config.overrides, *without_effect)))
 
 
 def test_an_unfinished_run_names_the_missing_steps(world: World) -> None:

@@ -108,7 +108,7 @@ def test_the_workflow_runs_every_step_of_names_with_spaces_and_other_letters(
     for place, current in enumerate(order):
         for past in order[:place]:
             (replays / replay_file(order_text(order), past, current)).parent.mkdir(parents=True, exist_ok=True)
-            (replays / replay_file(order_text(order), past, current)).touch()
+            (replays / replay_file(order_text(order), past, current)).write_text("done")
     words = ["run", "--setting", "odd", "--order", "Ω,rot #1,grün + b", "--method", "ft", "srm", "kmeans"]
     assert command_line.main(words) == 0, capsys.readouterr()
     done = calls(tmp_path / "log")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -23,8 +25,9 @@ def generated(folder: Path, content: str = "{}") -> Path:
 
 
 def with_experiments(folder: Path) -> Path:
-    """Return a folder with experiments of unknown data."""
+    """Return a folder with a model of unknown data."""
     (folder / "exp/clvqa/save").mkdir(parents=True)
+    (folder / "exp/clvqa/save/unicl_final.pth").write_text("weights")
     return folder
 
 
@@ -56,6 +59,35 @@ def test_experiments_of_unknown_data_are_kept_by_copying_the_manifest(tmp_path: 
     source, target = re.search(pattern, str(refused.value)).groups()
     Path(target).write_bytes(Path(source).read_bytes())
     check_root(root, data)
+
+
+def test_a_training_by_hand_does_not_close_a_root_to_scripts(
+    clove_mini: Path, programs: dict[str, str], project: Path, tmp_path: Path
+) -> None:
+    root = tmp_path / "root"
+    command = "mmf_run config=EXP_CONFIG/mini/functional/cl_object_unicl_standalone.yaml model=unicl dataset=clvqa"
+    command += " run_type=train training.device=cpu training.max_updates=1 training.batch_size=8"
+    places = {"ROOT": str(root), "CLOVE_ROOT": str(clove_mini)}
+    subprocess.run(command.split(), env=programs | places, cwd=project, check=True, capture_output=True, timeout=120)
+    save = root / "exp/clvqa/save"
+    [config] = save.rglob("config.yaml")
+    copy = generated(tmp_path / "copy", (clove_mini / MANIFEST).read_text())
+    with pytest.raises(ConfigError, match="their data is unknown"):
+        check_root(root, copy)  # the configuration names another folder
+    check_root(root, clove_mini, mark=False)
+    assert not (root / MADE_WITH).exists()
+    began = config.stat().st_mtime
+    os.utime(config, (0, 0))
+    with pytest.raises(ConfigError, match="their data is unknown"):
+        check_root(root, clove_mini)  # the data was generated after the training
+    os.utime(config, (began, began))
+    (save / "other").mkdir()
+    shutil.copy(config.with_name("unicl_final.pth"), save / "other")
+    with pytest.raises(ConfigError, match="their data is unknown"):
+        check_root(root, clove_mini)  # a model without a configuration
+    shutil.rmtree(save / "other")
+    check_root(root, clove_mini)
+    assert (root / MADE_WITH).read_bytes() == (clove_mini / MANIFEST).read_bytes()
 
 
 def test_clove_mini_is_not_generated_among_other_data(tmp_path: Path) -> None:

@@ -65,6 +65,9 @@ def test_scripts_of_any_method_and_order_are_written_on_request(
     ("words", "message"),
     [
         (["--method", "ewx"], "method=ewx: there is no such method; did you mean ewc?"),
+        (["--method", "nope"], "expected one of: chance, stand_alone, multitask, ft, ewc, online_ewc, mas, gem, agem"),
+        (["--method", "nope"], "; --user_dir FILE adds your own"),
+        (["--method", "ewc,random"], "method=ewc,random: separate methods by spaces: ewc random; only mmf_run"),
         (["--method", "ewc:reg_lamda=1"], "ewc has no setting 'reg_lamda'; did you mean reg_lambda?"),
         (["--method", "ewc:reg_lambda=big"], "reg_lambda must be a number"),
         (["--method", "random:replay_rate=0"], "random:replay_rate=0: replay_rate must be a number above 0"),
@@ -118,6 +121,21 @@ def test_settings_of_a_users_method_may_be_plain_and_contain_underscores(
     assert "\n    weight=0.1\n" in capsys.readouterr().out
     experiment = Experiment.of("functional", "oarlks", "plain:mode=x_y,weight=0.25")
     assert experiment.title == "Plain (mode x_y, weight 0.25)"
+
+
+def test_the_script_of_a_users_method_imports_it(project: Path, tmp_path: Path) -> None:
+    own, other = tmp_path / "it's mine" / "imported_by_a_script.py", tmp_path / "other.py"
+    own.parent.mkdir()
+    own.write_text(OWN_METHOD.replace('"plain"', '"plainer"'))
+    words = ["--user_dir", str(own), "--method", "plainer", "--setting", "functional", "--order", "oarlks"]
+    assert main(project, [*words, "--out", str(tmp_path)]) == 0
+    (script,) = tmp_path.rglob("*.sh")
+    [line] = re.findall("^export MMF_USER_DIR=.*$", script.read_text(), re.MULTILINE)
+    for environment, expected in (({}, own), ({"MMF_USER_DIR": str(other)}, other)):
+        shown = subprocess.run(
+            ["bash", "-c", f'{line}; printf %s "$MMF_USER_DIR"'], env=environment, capture_output=True, text=True
+        )
+        assert shown.stdout == str(expected)
 
 
 def test_a_name_with_a_space_is_quoted_once() -> None:

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Run a shell command unless its output exists: [GPU=0] run_step.sh OUTPUT TITLE COMMAND
+# Run a shell command unless its output exists and is not empty: [GPU=0] run_step.sh OUTPUT TITLE COMMAND
 # A lock ensures that only one process writes an output; another process waits for it, for example if a step outlives
 # the Snakemake that started it. Unless GPU=0, the command gets a free GPU of $GPUS ("0 1"; with "0 0", two steps share
 # a GPU); under SLURM, the scheduler assigns the GPU. The kernel releases the locks when the last process of the step
@@ -19,7 +19,7 @@ lock=$(dirname "$output")/.running
 reason=$({ mkdir -p "$(dirname "$output")" && : >>"$lock" && : >>"$log"; } 2>&1) || fail "$(tail -n 1 <<<"$reason")"
 exec 8>>"$lock"
 flock 8
-[[ ! -e $output ]] || exit 0
+[[ ! -s $output ]] || exit 0
 if [[ ${GPU:-1} != 0 && -n ${GPUS-} && -z ${SLURM_JOB_ID-} ]]; then
   read -r -a gpus <<<"$GPUS"
   while [[ -z ${chosen-} ]]; do
@@ -46,7 +46,7 @@ if (
   printf '%s\n' "$command"
   eval "$command"
 ) >>"$log" 2>&1 </dev/null; then
-  [[ -e $ROOT/$output ]] || fail "the command ended without writing its output"
+  [[ -s $ROOT/$output ]] || fail "the command ended without writing its output"
   journal end
   exit 0
 fi
