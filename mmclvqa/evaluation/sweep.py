@@ -32,7 +32,7 @@ from mmclvqa.configuration import CONFIG_DIR, PluginConfiguration
 from mmclvqa.evaluation.matrix import sweep_key, val_weights
 from mmclvqa.evaluation.results import METRIC, PARTIAL_FILE, RESULTS_FILE, SWEEP_FILE, MultitaskResult, SweepResult
 from mmclvqa.lazy import prepare_libraries
-from mmclvqa.methods.base import method_of_experiment
+from mmclvqa.methods.base import Method, method_of_experiment
 from mmclvqa.user_code import import_user_code, user_file
 
 SPLIT = "val"
@@ -78,7 +78,8 @@ class EvaluationConfig:
         Args:
             device: as above, or the number of a GPU as ``CUDA_VISIBLE_DEVICES`` counts (the first of a list); None
                 means ``auto``.
-            overrides: configuration overrides; ``env.user_dir`` is imported if the model is not UniVQA.
+            overrides: configuration overrides; ``env.user_dir`` is imported if the model is not UniVQA, and for
+                experiments of methods that are not part of this package.
 
         Raises:
             ConfigError: no such model is registered.
@@ -305,6 +306,14 @@ def print_progress(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
+def _method(experiment: str, config: EvaluationConfig) -> type[Method] | None:
+    """Return the method that an experiment's folder names; the user's own code is imported if no other has the name."""
+    if method_of_experiment(experiment) is None and config.user_dir:
+        prepare_libraries()
+        import_user_code(config.user_dir)
+    return method_of_experiment(experiment)
+
+
 def evaluate_sweep(
     setting: str,
     order: str,
@@ -333,7 +342,7 @@ def evaluate_sweep(
     order_tasks = parse_order(setting, order)
     found = find_setting(setting)
     setting, order = found.name, order_text(order_tasks)
-    method = method_of_experiment(experiment)
+    method = _method(experiment, config)
     method_overrides = [] if method is None else method.evaluation_overrides(method.Settings(), config.model)
     # A method's evaluation overrides, such as use_cls, change the model, so that a single-task checkpoint does not fit.
     regularised = regularised or (bool(method_overrides) and not stand_alone)

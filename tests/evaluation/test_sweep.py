@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from mmclvqa.evaluation import sweep as sweep_module
 from mmclvqa.evaluation.matrix import sweep_pairs
 from mmclvqa.evaluation.results import METRIC, read_sweep
 from mmclvqa.evaluation.sweep import EvaluationConfig, Pair, checkpoints, evaluate_pairs, evaluate_sweep
+from mmclvqa.methods.base import registered_methods
 
 
 def entry(folder: Path) -> dict[str, Any]:
@@ -205,3 +207,29 @@ def test_k_means_replay_is_evaluated_with_its_own_first_task(world: World, tmp_p
     save = str(tmp_path / SAVE)
     with pytest.raises(DataError, match="no checkpoint yet .*setting_1_oarlks/kmeans_replay_0.02/unicl_object/"):
         evaluate_sweep("functional", "oarlks", "kmeans_replay_0.02", save, world.config, regularised=regularised)
+
+
+POOLED = """
+from mmclvqa.methods.base import Method, register_method
+
+
+@register_method
+class Pooled(Method):
+    name = label = "pooled"
+
+    @classmethod
+    def evaluation_overrides(cls, settings, model):
+        return ["model_config.unicl.use_cls=True"]
+"""
+
+
+def test_a_method_of_the_user_is_evaluated_with_its_own_overrides(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mmclvqa.methods.base._registered", dict(registered_methods()))
+    code = tmp_path / "pooled_method.py"
+    code.write_text(POOLED)
+    config = replace(world.config, overrides=(*world.config.overrides, f"env.user_dir={code}"))
+    # With other overrides than the single-task model's, it has a first task of its own.
+    with pytest.raises(DataError, match="no checkpoint yet .*setting_1_oarlks/pooled/unicl_object/"):
+        evaluate_sweep("functional", "oarlks", "pooled", str(tmp_path / SAVE), config)
