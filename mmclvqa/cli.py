@@ -116,8 +116,8 @@ def forget_earlier_run() -> None:
 
     from mmclvqa.training.progress import LOGGERS
 
-    config = registry.get("config", no_warning=True)
-    prefixes = tuple(f"{dataset.strip()}_" for dataset in config.datasets.split(",")) if config else ()
+    # The registered configuration may be a later one than that of the run.
+    prefixes = tuple(f"{dataset}_" for dataset in registry.mapping["builder_name_mapping"])
     for key in [key for key in registry.mapping["state"] if key.startswith(prefixes)]:
         registry.unregister(key)
     logging.captureWarnings(False)

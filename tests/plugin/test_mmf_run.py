@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from mmf.common.registry import registry
+from omegaconf import OmegaConf
 
 from mmclvqa import cli
 from mmclvqa.clove.records import load_records
@@ -120,6 +122,13 @@ def test_a_second_run_in_one_process_has_its_own_vocabulary(here: Here, clove_mi
         logs.append((tmp_path / "all/train.log").read_text())
     assert rows == [len(answers), 50]
     assert logs[0] == logs[1]
+
+
+def test_processors_of_an_earlier_data_set_are_removed_after_a_run_on_another_one() -> None:
+    registry.register("clvqa_text_processor", object())
+    registry.register("config", OmegaConf.create({"datasets": "vqa2"}))
+    cli.forget_earlier_run()
+    assert registry.get("clvqa_text_processor", no_warning=True) is None
 
 
 Refused = Callable[..., None]
