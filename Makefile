@@ -1,6 +1,6 @@
-# make demo         install into .venv; on clove-mini, fine-tuning and SRM along a task order, a table and an HTML report
-# make compare      the methods of the published comparison on clove-mini, through the workflow (installs Snakemake)
-# make test         install the same way, with Snakemake, and run the tests
+# make demo         install into .venv, with Snakemake; on clove-mini, fine-tuning and SRM along a task order, a table and an HTML report
+# make compare      the methods of the published comparison on clove-mini
+# make test         install the same way and run the tests
 # make check-long   all tests, also those that take minutes; as root on Debian with check-slurm
 # make check-slurm  as root on Debian: install SLURM, run a grid on a SLURM cluster of this machine alone
 # make bench        compare with a baseline at reduced size: fails if a speed-up fell by more than a third
@@ -24,7 +24,7 @@ $(VENV)/.installed: requirements.txt extra_requirements.txt constraints.txt setu
 	$(BIN)/python -m pip install --quiet --no-deps --editable .
 	touch $@
 
-demo: install
+demo: workflow
 	bash run_scripts/demo.sh
 
 # Snakemake, beside what `install` installs.

@@ -9,14 +9,9 @@ PATH=$PWD/.venv/bin:$PATH
 setting=${DEMO_SETTING:-functional}
 order=${DEMO_ORDER:-$([[ $setting == scene ]] && echo abcdef || echo oarlks)}
 export ROOT=${ROOT:-$PWD/runs/demo${SEED:+_seed_$SEED}} CLOVE_ROOT=${CLOVE_ROOT:-$PWD/runs/clove-mini}
-export CONFIG=EXP_CONFIG/mini MMF_ARGS="${SEED:+training.seed=$SEED} ${MMF_ARGS:-}"
+export MMF_ARGS="${SEED:+training.seed=$SEED} ${MMF_ARGS:-}"
 export SRM_ARGS="${SEED:+--seed $SEED} ${SRM_ARGS:-}"
 [[ $setting != scene ]] || SRM_ARGS+=" --n_train_epochs 3" # a task of the scene setting has a quarter of the records
 
-[[ -f $CLOVE_ROOT/manifest.json ]] || python -m mmclvqa.clove mini "$CLOVE_ROOT"
-scripts=$(python generate_run_scripts.py --method ft srm --setting "$setting" --order "$order" --out "$ROOT/scripts")
-grep '\.sh$' <<<"$scripts" | while read -r script; do
-  bash "$script" </dev/null # a program must not read the list of scripts
-done
-python -m mmclvqa.evaluation.report "$ROOT/exp/clvqa/save/$setting"/setting_*_"$order"/val_{ft,distilgpt2_*}/sweep.json \
-  --out "$ROOT/report/${setting}_$order"
+# The steps of both methods run in parallel on machines with several cores.
+python -m mmclvqa.experiments run --config EXP_CONFIG/mini --method ft srm --setting "$setting" --order "$order"
