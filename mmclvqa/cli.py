@@ -117,7 +117,7 @@ def forget_earlier_run() -> None:
     from mmclvqa.training.progress import LOGGERS
 
     # The registered configuration may be a later one than that of the run. Unlike keys(), iterating imports all of MMF.
-    prefixes = tuple(f"{dataset}_" for dataset in registry.mapping["builder_name_mapping"].keys())
+    prefixes = tuple(f"{dataset}_" for dataset in registry.mapping["builder_name_mapping"].keys())  # noqa: SIM118
     for key in [key for key in registry.mapping["state"] if key.startswith(prefixes)]:
         registry.unregister(key)
     logging.captureWarnings(False)
