@@ -9,30 +9,19 @@ higher. Greedy texts are the same.
 from __future__ import annotations
 
 import copy
-import importlib.util
 import tempfile
 from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
+import torch
+
 from mmclvqa.clove.errors import ConfigError
 from mmclvqa.clove.text import one_line
-from mmclvqa.lazy import torch
+from SRM.search import Report
 
-REQUIREMENTS = "ct2_requirements.txt"
-COMPUTE_TYPES = {"torch.float32": "float32", "torch.bfloat16": "bfloat16", "torch.float16": "float16"}
 CHUNK = 1024
 """Prompts of a call, which CTranslate2 sorts by length and divides into batches."""
-
-
-def check_ctranslate2() -> None:
-    """Check that CTranslate2 is installed.
-
-    Raises:
-        ConfigError: it is not; the message has the command that installs it.
-    """
-    if importlib.util.find_spec("ctranslate2") is None:
-        raise ConfigError(f"--generator ct2: CTranslate2 is not installed; install it: pip install -r {REQUIREMENTS}")
 
 
 class CT2Search:
@@ -64,7 +53,7 @@ class CT2Search:
                     f"{folder}/converted",
                     device=model.device.type,
                     device_index=model.device.index or 0,
-                    compute_type=COMPUTE_TYPES[str(dtype)],
+                    compute_type=str(dtype).removeprefix("torch."),
                     intra_threads=torch.get_num_threads(),
                 )
             except OSError:
@@ -78,7 +67,7 @@ class CT2Search:
         beams: int,
         unique_pairs: bool,
         batch_size: int,
-        report: Any = lambda count: None,
+        report: Report = lambda count: None,
     ) -> list[list[int]]:
         """Generate a continuation of every prompt, as :meth:`SRM.search.Search.run`.
 

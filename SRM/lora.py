@@ -10,26 +10,15 @@ Large Language Models", ICLR 2022; implementation: peft, which is optional.
 
 from __future__ import annotations
 
-import importlib.util
 from typing import Any
+
+import torch
 
 from mmclvqa.clove.errors import ConfigError
 from mmclvqa.clove.text import one_line
-from mmclvqa.lazy import torch
 
-REQUIREMENTS = "lora_requirements.txt"
 SCALE = 2
 """α divided by the rank."""
-
-
-def check_peft(rank: int) -> None:
-    """Check that peft is installed.
-
-    Raises:
-        ConfigError: it is not; the message has the command that installs it.
-    """
-    if importlib.util.find_spec("peft") is None:
-        raise ConfigError(f"--lora_rank {rank}: peft is not installed; install it: pip install -r {REQUIREMENTS}")
 
 
 def add_adapters(model: Any, rank: int, seed: int) -> Any:

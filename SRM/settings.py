@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import hashlib
+import importlib.util
 import math
 import os
 import shlex
@@ -21,8 +22,6 @@ from mmclvqa.clove.experiment_paths import language_model_name
 from mmclvqa.clove.settings import order_text
 from mmclvqa.clove.tasks import Task, find_setting, parse_order, task
 from mmclvqa.clove.text import did_you_mean, error_line
-from SRM.ct2 import check_ctranslate2
-from SRM.lora import check_peft
 
 PUBLISHED_MODELS = {
     "gpt2": ("gpt2", "gpt2"),
@@ -337,14 +336,24 @@ def _check(settings: Settings) -> None:
         reason = f"transformers' generate() does not know the length rule {rule}"
         raise ConfigError(f"--generator hf: {reason}; give --length_rule generated, or leave --generator out")
     if settings.generator == "ct2":
-        check_ctranslate2()
+        check_installed("--generator ct2", "CTranslate2", "ct2_requirements.txt")
     if settings.lora_rank is not None:
-        check_peft(settings.lora_rank)
+        check_installed(f"--lora_rank {settings.lora_rank}", "peft", "lora_requirements.txt")
     if not settings.model_dir_root:
         raise ConfigError("--model_dir_root must be a folder, got ''")
     target = settings.model_root
     if target.exists() and not target.is_dir():
         raise ConfigError(f"--model_dir_root {target}: is a file, not a folder")
+
+
+def check_installed(flag: str, name: str, requirements: str) -> None:
+    """Check that the optional package that a flag needs is installed.
+
+    Raises:
+        ConfigError: it is not; the message has the command that installs it.
+    """
+    if importlib.util.find_spec(name.lower()) is None:
+        raise ConfigError(f"{flag}: {name} is not installed; install it: pip install -r {requirements}")
 
 
 def environment_rank() -> tuple[int, int]:

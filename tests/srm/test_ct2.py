@@ -11,7 +11,6 @@ import torch
 from srm_runs import DEBUG, TRAINED, Runs
 
 from mmclvqa.clove.records import load_records
-from SRM import ct2
 from SRM.ct2 import CT2Search
 from SRM.folder import RunFolder
 from SRM.generate import BEAMS
@@ -101,7 +100,7 @@ def test_other_models_are_refused_before_training(srm: Runs, model: str, reason:
 
 def test_without_ctranslate2_one_line_names_the_command(srm: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
     found = importlib.util.find_spec
-    monkeypatch.setattr(ct2.importlib.util, "find_spec", lambda name: None if name == "ctranslate2" else found(name))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "ctranslate2" else found(name))
     error = srm.error("--generator", "ct2")
     assert error.endswith("CTranslate2 is not installed; install it: pip install -r ct2_requirements.txt")
     assert not srm.root.exists()

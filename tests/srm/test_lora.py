@@ -16,7 +16,6 @@ from mmclvqa.clove.experiment_paths import srm_experiment
 from mmclvqa.experiments.scripts import script_name
 from mmclvqa.experiments.steps import Experiment, experiment_steps
 from mmclvqa.methods.symbolic_replay import replays_folder
-from SRM import lora
 from SRM.folder import RunFolder
 from SRM.model import load_model
 from SRM.settings import parse
@@ -30,7 +29,7 @@ RANK = ("--lora_rank", "4")
 
 def test_without_peft_one_line_names_the_command_that_installs_it(srm: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
     found = importlib.util.find_spec
-    monkeypatch.setattr(lora.importlib.util, "find_spec", lambda name: None if name == "peft" else found(name))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "peft" else found(name))
     error = srm.error(*DEBUG, *RANK)
     assert error == "error: --lora_rank 4: peft is not installed; install it: pip install -r lora_requirements.txt"
     assert not srm.root.exists()
@@ -45,7 +44,7 @@ def test_runs_without_adapters_have_the_settings_of_before(srm: Runs) -> None:
 
 
 def test_the_rank_is_in_every_name_so_that_results_do_not_mix(srm: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("SRM.settings.check_peft", lambda rank: None)
+    monkeypatch.setattr("SRM.settings.check_installed", lambda *_: None)
     argv = srm.argv("--model_name", "HuggingFaceTB/SmolLM2-135M", *RANK)
     folder = RunFolder.of(parse(argv)).path
     assert folder.parts[-2:] == ("SmolLM2-135M_lora4_replay", "SmolLM2-135M_lora4_functional_oarlks")
