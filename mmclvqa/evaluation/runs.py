@@ -349,8 +349,8 @@ def _read_results(file: Path, warnings: list[str]) -> dict[str, Any]:
     except (FileNotFoundError, NotADirectoryError):
         return {}
     except _INVALID as error:
-        effect = "curve and duration of this training are left out"
-        warnings.append(f"{file}: is empty or damaged ({one_line(error)}), so that {effect}; restore it or train again")
+        effect = "the report omits the curve and the duration of this training"
+        warnings.append(f"{file}: is empty or damaged ({one_line(error)}); {effect}; restore it or train again")
         return {}
 
 
