@@ -27,11 +27,11 @@ $(VENV)/.installed: requirements.txt extra_requirements.txt constraints.txt setu
 demo: workflow
 	bash run_scripts/demo.sh
 
-# Snakemake, beside what `install` installs.
+# Snakemake, beside what `install` installs. pip would list the outdated requirements of MMF as conflicts.
 workflow: $(VENV)/.workflow
 
 $(VENV)/.workflow: $(VENV)/.installed workflow_requirements.txt
-	$(BIN)/python -m pip install --quiet -r workflow_requirements.txt
+	$(BIN)/python -m pip install --quiet --no-warn-conflicts -r workflow_requirements.txt
 	touch $@
 
 compare: workflow
