@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,8 @@ class RunFolder:
     """The folder of one language model trained along one task order.
 
     Attributes:
+        run: the settings of the run.
+        skipped: the tasks of ``--skip_tasks``, which are not trained.
         path: ``<model_dir_root>/<model>_replay/<model>_<setting>_<order>``; ``--train_perc p`` appends ``_tr<p>`` to
             the root, and ``--lora_rank r`` appends ``_lora<r>`` to the model's name.
         settings: the file of the settings that determine the results.
@@ -33,66 +35,63 @@ class RunFolder:
             complete.
     """
 
-    def __init__(self, path: Path, order: str) -> None:
-        self.path, self.order = path, order
-        self.settings, self.log = path / "settings.json", path / "log_train.txt"
-        self.tensorboard, self.unfinished = path / "tensorboard", path / "unfinished"
-
-    @classmethod
-    def of(cls, settings: Settings) -> RunFolder:
-        """Return the run folder of the settings."""
-        model = experiments.language_model_name(settings.model_name, settings.lora_rank)
-        folder = experiments.srm_folder(model, settings.cl_setting, settings.task_seq)
-        return cls(settings.model_root / folder, settings.task_seq)
+    def __init__(self, run: Settings) -> None:
+        model = experiments.language_model_name(run.model_name, run.lora_rank)
+        self.run, self.skipped = run, run.order[: len(run.skip_tasks)]
+        self.path = run.model_root / experiments.srm_folder(model, run.cl_setting, run.task_seq)
+        self.settings, self.log = self.path / "settings.json", self.path / "log_train.txt"
+        self.tensorboard, self.unfinished = self.path / "tensorboard", self.path / "unfinished"
 
     def replay(self, past: Task, current: Task) -> Path:
         """Return the path of the replays of ``past`` that are generated before ``current`` is trained."""
-        return self.path / experiments.replay_file(self.order, past, current)
+        return self.path / experiments.replay_file(self.run.task_seq, past, current)
 
     def joined_replay(self, current: Task) -> Path:
         """Return the path of the replays of all earlier tasks, generated before ``current`` is trained."""
-        return self.path / f"{self.order}_REPLAY_AT[{current.letter}].npy"
+        return self.path / f"{self.run.task_seq}_REPLAY_AT[{current.letter}].npy"
 
     def model(self, task: Task) -> Path:
         """Return the folder of the model, configuration and tokenizer after training on ``task``."""
         return self.path / "models" / task.name
 
-    def check_results(self, order: Sequence[Task], skipped: Sequence[Task], overwrite: bool) -> None:
+    def check_results(self) -> None:
         """Check the header and the end of files of an earlier run that this one would take for finished results.
 
         Raises:
             DataError: a replay file or the weights of a model are empty or truncated.
         """
-        for task in skipped if overwrite else order:
+        overwrite = self.run.overwrite
+        for task in self.skipped if overwrite else self.run.order:
             if self.model(task).is_dir() and not _has_weights(self.model(task)):
                 damage = f"{self.model(task)}: model.safetensors is missing, empty or truncated"
                 raise DataError(f"{damage}; remove this folder to train task {task.name} again")
-        for path in [] if overwrite else sorted(self.path.glob(f"{self.order}_REPLAY*_AT*.npy")):
+        for path in [] if overwrite else sorted(self.path.glob(f"{self.run.task_seq}_REPLAY*_AT*.npy")):
             if not _is_complete(path):
                 raise DataError(f"{path}: is empty or truncated; remove it to generate it again")
 
-    def open(self, result_settings: Mapping[str, Any], overwrite: bool, skipped: Sequence[Task]) -> None:
+    def open(self, inputs: Mapping[str, int]) -> None:
         """Create the folder, or check that the run may resume in it, and remove temporary files.
 
+        With ``--overwrite``, the files of an earlier run are deleted, except the models of skipped tasks.
+
         Args:
-            result_settings: the settings that determine the results, as JSON values.
-            overwrite: delete the files of an earlier run, except the models of ``skipped``.
-            skipped: tasks that are not trained, whose models must exist.
+            inputs: the sizes of the input files by name, which determine the results as the settings do.
 
         Raises:
             ConfigError: the folder was made with other settings (the message names them), contains replays without
                 settings, or lacks the model of a skipped task.
             OSError: the folder cannot be written.
         """
-        if overwrite:
-            self._clear(skipped)
-        for task in skipped:
+        for task in self.skipped:
             if not self.model(task).is_dir():
                 raise ConfigError(f"--skip_tasks: {self.model(task)} does not exist; train task {task.name} first")
+        if self.run.overwrite:
+            self._clear()
         self.unfinished.mkdir(parents=True, exist_ok=True)
         for stale in [*self.path.rglob(".*.tmp")]:
-            shutil.rmtree(stale) if stale.is_dir() else stale.unlink()
-        result_settings = json.loads(json.dumps(result_settings))
+            # A temporary folder that was removed may have contained a temporary file.
+            shutil.rmtree(stale) if stale.is_dir() else stale.unlink(missing_ok=True)
+        result_settings = self.run.result_settings() | inputs
         results = (*self.path.glob("models/*"), *self.path.glob("*.npy"), *self.unfinished.iterdir())
         if self.settings.exists() and results:
             self._check_settings(result_settings)
@@ -116,14 +115,12 @@ class RunFolder:
         if changes:
             raise ConfigError(f"{self.path}: was made with other settings ({'; '.join(changes)}); {ELSEWHERE}")
 
-    def _clear(self, skipped: Sequence[Task]) -> None:
-        """Delete the files that a run writes and nothing else."""
-        kept = {self.model(task) for task in skipped}
-        for path in self.path.glob(f"{self.order}_REPLAY*_AT*"):
+    def _clear(self) -> None:
+        """Delete the files that a run writes, except the models of skipped tasks, and nothing else."""
+        for path in self.path.glob(f"{self.run.task_seq}_REPLAY*_AT*"):
             path.unlink()
-        for path in self.path.glob("models/*"):
-            if path not in kept:
-                shutil.rmtree(path)
+        for path in {*self.path.glob("models/*")} - set(map(self.model, self.skipped)):
+            shutil.rmtree(path)
         for path in (self.unfinished, self.tensorboard):
             shutil.rmtree(path, ignore_errors=True)
         for path in (self.settings, self.log):

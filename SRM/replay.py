@@ -14,7 +14,7 @@ from accelerate import Accelerator
 from tqdm import tqdm
 
 from mmclvqa.clove.errors import DataError
-from mmclvqa.clove.files import write_json
+from mmclvqa.clove.files import read_json, write_json
 from mmclvqa.clove.records import load_records, save_records
 from mmclvqa.clove.tasks import Task
 from mmclvqa.clove.text import counted
@@ -43,6 +43,7 @@ class ReplayWriter:
         """Write the replays of ``past`` before ``current`` and their statistics, unless the file exists.
 
         Raises:
+            DataError: a part of the file that was generated earlier is damaged.
             OSError: a file cannot be written.
         """
         path = self.folder.replay(past, current)
@@ -80,7 +81,7 @@ class ReplayWriter:
         if not self.accelerator.is_main_process:
             return
         for past in earlier:
-            for part in [*self.folder.unfinished.glob(self._part_file(past, current, "*").name)]:
+            for part in list(self.folder.unfinished.glob(self._part_file(past, current, "*").name)):
                 part.unlink()
         if path.exists():
             return
@@ -116,7 +117,7 @@ class ReplayWriter:
         """Return the texts generated for each of the ``chosen`` prompts, and how many of these prompts were cut."""
         by_prompt: dict[Prompt, tuple[Generation, bool]] = {}
         for number, part in enumerate(parts):
-            content = json.loads(self._part_file(past, current, f"{number:04d}").read_text(encoding="utf-8"))
+            content = read_json(self._part_file(past, current, f"{number:04d}"))
             for prompt, texts, cut in zip(part, content["texts"], content["cut"], strict=True):
                 by_prompt[prompt] = Generation(prompt, *texts), cut
         return [by_prompt[prompt][0] for prompt in chosen], sum(by_prompt[prompt][1] for prompt in chosen)

@@ -336,9 +336,11 @@ def _check(settings: Settings) -> None:
         reason = f"transformers' generate() does not know the length rule {rule}"
         raise ConfigError(f"--generator hf: {reason}; give --length_rule generated, or leave --generator out")
     if settings.generator == "ct2":
-        check_installed("--generator ct2", "CTranslate2", "ct2_requirements.txt")
+        check_installed("--generator ct2", "CTranslate2", "-r ct2_requirements.txt")
     if settings.lora_rank is not None:
-        check_installed(f"--lora_rank {settings.lora_rank}", "peft", "lora_requirements.txt")
+        check_installed(f"--lora_rank {settings.lora_rank}", "peft", "-r lora_requirements.txt")
+    if settings.tensorboard:
+        check_installed("--tensorboard", "tensorboard", "tensorboard")
     if not settings.model_dir_root:
         raise ConfigError("--model_dir_root must be a folder, got ''")
     target = settings.model_root
@@ -346,14 +348,14 @@ def _check(settings: Settings) -> None:
         raise ConfigError(f"--model_dir_root {target}: is a file, not a folder")
 
 
-def check_installed(flag: str, name: str, requirements: str) -> None:
+def check_installed(flag: str, name: str, pip_arguments: str) -> None:
     """Check that the optional package that a flag needs is installed.
 
     Raises:
         ConfigError: it is not; the message has the command that installs it.
     """
     if importlib.util.find_spec(name.lower()) is None:
-        raise ConfigError(f"{flag}: {name} is not installed; install it: pip install -r {requirements}")
+        raise ConfigError(f"{flag}: {name} is not installed; install it: pip install {pip_arguments}")
 
 
 def environment_rank() -> tuple[int, int]:

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
+import glob
 import os
 import random
 import shutil
@@ -205,7 +205,7 @@ def make_root(root: Path, settings: Settings, overwrite: bool = False) -> str:
     try:
         write_root(partial, settings)
         if existing:
-            old = root.parent / f".{root.name}.old-{os.getpid()}"
+            old = root.parent / f".{root.name}.partial-old-{os.getpid()}"
             root.rename(old)
             partial.rename(root)
             shutil.rmtree(old)
@@ -233,11 +233,18 @@ def _existing_manifest(root: Path) -> Manifest | None:
 
 
 def _remove_leftovers(root: Path) -> None:
-    """Remove partial folders of killed runs."""
-    for folder in root.parent.glob(f".{root.name}.partial-*"):
-        process = int(folder.name.rpartition("-")[2])
-        with contextlib.suppress(PermissionError):
-            try:
-                os.kill(process, 0)
-            except ProcessLookupError:
-                shutil.rmtree(folder, ignore_errors=True)
+    """Remove the temporary folders of killed runs, whose names end with the id of their process."""
+    for folder in root.parent.glob(f".{glob.escape(root.name)}.partial-*"):
+        if not _is_another_process(int(folder.name.rpartition("-")[2])):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_another_process(process: int) -> bool:
+    """Return whether another process has this id; in containers, this one often has that of an earlier run."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return process != os.getpid()

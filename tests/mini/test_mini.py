@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import os
 import pickle
 import shutil
 import subprocess
@@ -470,6 +471,14 @@ def test_a_kill_leaves_no_root_and_the_next_run_cleans_up(tmp_path: Path) -> Non
     process.kill()
     process.wait()
     assert not (tmp_path / "root").exists() and list(tmp_path.iterdir())
+    make_root(tmp_path / "root", TINY)
+    assert [path.name for path in tmp_path.iterdir()] == ["root"]
+
+
+def test_folders_of_a_killed_run_with_the_same_process_id_are_removed(root: Path, tmp_path: Path) -> None:
+    """In containers, a process often has the id of an earlier one."""
+    for name in (f".root.partial-{os.getpid()}", f".root.partial-old-{os.getpid()}"):
+        (tmp_path / name / "functional").mkdir(parents=True)
     make_root(tmp_path / "root", TINY)
     assert [path.name for path in tmp_path.iterdir()] == ["root"]
 

@@ -207,7 +207,7 @@ def kill_when(srm: Runs, flags: tuple[str, ...], reached: Callable[[Path], bool]
     """Start the run in another process and kill it as soon as ``reached`` is true of the run folder."""
     argv = srm.argv(*flags)
     process = subprocess.Popen([sys.executable, TRAIN, *argv], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    folder = RunFolder.of(parse(argv)).path
+    folder = RunFolder(parse(argv)).path
     while not reached(folder):
         assert process.poll() is None, "the run ended before it could be killed"
         time.sleep(0.002)
