@@ -140,8 +140,8 @@ def _has_weights(model: Path) -> bool:
 
 
 def _is_complete(replay: Path) -> bool:
-    """Return whether a replay file begins as an ``.npy`` file and ends as a pickled array, with BUILD and STOP."""
-    content_end = b"b."
+    """Return whether a replay file begins as an ``.npy`` file and ends as a pickled array."""
+    content_end = b"b."  # the opcodes BUILD and STOP
     with replay.open("rb") as file:
         begins = file.read(len(MAGIC_PREFIX)) == MAGIC_PREFIX
         file.seek(max(0, replay.stat().st_size - len(content_end)))

@@ -25,7 +25,7 @@ BEAMS = 5
 MOST_ROWS = 4096
 """Upper limit of the rows of a batch; more rows do not increase the speed."""
 CT2_ROWS = 320
-"""The same for CTranslate2, whose batches last until their longest text is complete."""
+"""The upper limit with CTranslate2, whose batches last until their longest text is complete."""
 CPU_BYTES = 2 << 30
 """Size of the key-value cache on a CPU: constant instead of the free memory, so that batches are reproducible."""
 GPU_SHARE = 0.5
@@ -33,7 +33,7 @@ GPU_SHARE = 0.5
 
 
 class Generator:
-    """Generates texts with a trained language model, which is on its device, computing in ``dtype``."""
+    """Generates texts with a trained language model, which is on its device; ``dtype`` is the computing precision."""
 
     def __init__(self, settings: Settings, model: Any, tokens: Tokens, dtype: torch.dtype) -> None:
         self.settings, self.tokens, self.dtype = settings, tokens, dtype
@@ -56,7 +56,7 @@ class Generator:
         Args:
             prompts: the items of each prompt.
             start: the token that the sequences of the task start with.
-            question_start: the token that its questions start with, for encoder-decoder models.
+            question_start: the token that its questions start with in encoder-decoder models.
             report: called with the number of texts completed since the last call; a prompt has two.
 
         Returns:

@@ -1,4 +1,4 @@
-"""Replay files: prompts are generated from in parts that survive a kill, and accepted texts become records."""
+"""Replay files: texts are generated in parts, which a resumed run reuses, and accepted ones become records."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ from SRM.tokens import task_question_token, task_token
 log = logging.getLogger("SRM")
 
 PART = 4096
-"""Prompts of a part. The parts of a command are always the same, so a resumed run computes the same batches."""
+"""Number of prompts of a part. The parts of a command are always the same, so a resumed run has the same batches."""
 
 
 class ReplayWriter:
-    """Writes the replay files of a run, whose processes share the parts; ``judge`` verifies the answers if given."""
+    """Writes the replay files of a run; its processes share the parts, and ``judge`` verifies the answers if given."""
 
     def __init__(self, settings: Settings, accelerator: Accelerator, folder: RunFolder, judge: Judge | None) -> None:
         self.settings, self.accelerator, self.folder, self.judge = settings, accelerator, folder, judge
@@ -70,9 +70,7 @@ class ReplayWriter:
         self.accelerator.wait_for_everyone()
 
     def join(self, earlier: Sequence[Task], current: Task) -> None:
-        """Write all replays made before ``current`` into one file, with statistics by task and of all of them.
-
-        The parts of these replays, which are complete, are removed.
+        """Write all replays generated before ``current`` into one file, with their statistics, and remove the parts.
 
         Raises:
             DataError: the statistics of a task cannot be read.

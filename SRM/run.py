@@ -47,17 +47,13 @@ DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 class Run:
     """The training of one language model along one task order.
 
-    ``report`` is called at each log step with the task name, the number of updates and the measured values.
+    Attributes:
+        report: called at each log step with the task name, the number of updates and the measured values.
     """
 
-    def __init__(
-        self,
-        settings: Settings,
-        accelerator: Accelerator,
-        report: Callable[[str, int, dict[str, float]], object] = lambda *_: None,
-    ) -> None:
-        self.settings, self.accelerator, self.report = settings, accelerator, report
-        self.order = settings.order
+    def __init__(self, settings: Settings, accelerator: Accelerator) -> None:
+        self.settings, self.accelerator, self.order = settings, accelerator, settings.order
+        self.report: Callable[[str, int, dict[str, float]], object] = lambda *_: None
         self.folder = RunFolder(settings)
         self.writer = ReplayWriter(settings, accelerator, self.folder, judge_for(settings.root))
         self.records: dict[Task, list[Record]] = {}

@@ -44,7 +44,7 @@ NO_EFFECT_ON_RESULTS = frozenset(
     ("data_dir", "model_dir_root", "overwrite", "skip_tasks", "skip_last_training", "ignored")
     + ("logging_steps", "tensorboard", "n_gpus", "n_workers", "n_threads")
 )
-"""Settings that do not affect the results; a run may be resumed with other values of them."""
+"""Settings that do not affect the results, so that a run may be resumed with other values of them."""
 
 DESCRIPTION = """\
 Train the symbolic replay model along a task order and generate its replays. Before training on task c, pseudo scene
@@ -130,7 +130,7 @@ class Settings:
 
     # fmt: off
     cl_setting: str = _task("setting: its name, or the path of its YAML file", unit="SETTING")
-    task_seq: str = _task("task order, such as oarlks or shape,colour,count", unit="ORDER")
+    task_seq: str = _task("task order, such as oarlks or shape,color,count", unit="ORDER")
     model_name: str = _task(
         f"language model: {', '.join(PUBLISHED_MODELS)}, or the hub id or the folder of any causal or encoder-decoder "
         "model of transformers", "distilgpt2", "MODEL")

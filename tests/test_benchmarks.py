@@ -1,4 +1,4 @@
-"""The benchmarks run on the CPU with tiny sizes, and notice what went wrong."""
+"""The benchmarks run on the CPU with tiny sizes and report failures."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def test_references_can_be_updated(tmp_path, monkeypatch):
 
 def test_an_unreadable_reference_is_one_line(tmp_path, capsys):
     assert suite.main(["--reference", str(tmp_path / "none.json")]) == 1
-    assert "none.json: cannot be read" in capsys.readouterr().err
+    assert "none.json: there is no such file" in capsys.readouterr().err
 
 
 def test_the_committed_references_are_those_of_the_comparisons():

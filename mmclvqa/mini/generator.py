@@ -53,10 +53,9 @@ _OPTIONS: dict[str, tuple[int, str]] = {
 
 @dataclass(frozen=True)
 class Settings:
-    """Sizes and seed, which determine every byte of a data root, as :data:`_OPTIONS` describes them.
+    """Sizes and seed, which determine every byte of a data root; :data:`_OPTIONS` describes them.
 
-    Attributes:
-        images: GQA-like images of the train split; there are half as many TextVQA-like images.
+    There are half as many TextVQA-like images as GQA-like ``images``.
     """
 
     train: int = 4000
@@ -137,10 +136,10 @@ def _write_annotations(
 
 
 def _sample_prompts(records: list[dict[str, Any]], task: Task, count: int, rng: random.Random) -> list[list[str]]:
-    """Sample prompts, for the relation task only such as clove-mini's questions are about.
+    """Sample prompts; those of the relation task are limited to what clove-mini's questions ask about.
 
     The published sampling pairs all triples that share an object. Here a question is about an anchor with a horizontal
-    and a vertical neighbour, so an answer does not follow from other pairs.
+    and a vertical neighbor, so an answer does not follow from other pairs.
     """
     prompts = sample_prompts(records, task, count, rng)
     if task.name != RELATION_TASK:

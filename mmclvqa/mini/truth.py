@@ -1,8 +1,8 @@
 """The judge of replays: whether an answer to a question follows from scene-graph items and the facts of clove-mini.
 
 SRM's replays on clove-mini have a scene graph and no image. Items are ``red cup``, ``cup left of plate``,
-``red sign with [OCR] kavo``, ``cup used for drinking`` or ``kitchen``. The facts are those of the world, whatever an
-item states.
+``red sign with [OCR] kavo``, ``cup used for drinking`` or ``kitchen``. The facts are those of the vocabulary, whatever
+an item states.
 """
 
 from __future__ import annotations

@@ -57,7 +57,7 @@ DEBUG = ("--debug", "--n_prompts", "2", "--max_length", "20")
 
 
 def record(rng: random.Random, task: Task, number: int) -> dict:
-    """Return a record about one coloured thing among three, with as many related items as prompts of the task."""
+    """Return a record about one colored thing among three, with as many related items as prompts of the task."""
     things = rng.sample(THINGS, 3)
     colors = [rng.choice(COLORS) for _ in things]
     items = [f"{color} {thing} [SEP]" for color, thing in zip(colors, things, strict=True)]
