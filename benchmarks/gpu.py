@@ -153,11 +153,12 @@ def ending_generation(device: torch.device, scale: Scale, dtype: torch.dtype, pr
     return srm.Generation(model, ids, prompts, min(prompts, scale.plain_prompts), scale.longest, scale.rows)
 
 
-def fitting(run: Callable[[int], Any], size: int) -> tuple[Any, int]:
-    """Return the result of ``run(size)`` and the size, which is halved until the memory of the GPU suffices."""
+def fitting(run: Callable[[int], object], size: int) -> int:
+    """Return ``size``, halved until the memory of the GPU suffices for ``run(size)``."""
     while True:
         try:
-            return run(size), size
+            run(size)
+            return size
         except torch.OutOfMemoryError:
             if size == 1:
                 raise
@@ -193,8 +194,7 @@ def univqa_rates(device: torch.device, scale: Scale, training: bool) -> dict[str
     """Measure records per second of both sides, and how much of the matrix rate UniVQA uses."""
     runs = UniVQARuns(device, scale)
     run = runs.update if training else runs.answer
-    _, plain_size = fitting(lambda size: run("plain", size), scale.records)
-    sizes = {"plain": plain_size, "ours": scale.records}
+    sizes = {"plain": fitting(functools.partial(run, "plain"), scale.records), "ours": scale.records}
     repeated = {"plain": 1, "ours": scale.updates}
 
     def several(side: str) -> None:

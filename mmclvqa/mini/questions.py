@@ -14,6 +14,7 @@ Share = tuple[float, tuple[str, ...]]
 """Weight of a kind of question, and the kinds of attribute of the objects about which it is asked."""
 
 _ALL = tuple(ATTRIBUTES)
+_ABOUT_RELATIONS = ("subject", "object")
 
 MIXES: dict[str, dict[str, Share]] = {
     "object": {"thing": (0.4, ("color",)), "thing_choice": (0.45, ("material", "shape")), "place": (0.15, _ALL)},
@@ -74,9 +75,9 @@ def ask(
         own: ask only about objects of the scene's own type.
         attributes: ask only about objects with an attribute of these kinds; does not limit questions about relations.
     """
-    things = [
-        thing for thing in (scene.own_things if own else scene.things) if kind in _RELATIONS or thing.kind in attributes
-    ]
+    things = list(scene.own_things if own else scene.things)
+    if kind not in _ABOUT_RELATIONS:
+        things = [thing for thing in things if thing.kind in attributes]
     return _ASKERS[kind](kind, scene, things, rng) if things else None
 
 
@@ -232,11 +233,9 @@ _ASKERS: dict[str, Callable[[str, Scene, list[Thing], random.Random], Question |
     "place": _ask_place,
     "color": _ask_color,
     "value_choice": _ask_value_choice,
-    **dict.fromkeys(("subject", "object"), _ask_relation),
+    **dict.fromkeys(_ABOUT_RELATIONS, _ask_relation),
     **dict.fromkeys(("same", "both"), _ask_alike),
     "which": _ask_which,
     **dict.fromkeys(("fact_value", "fact_thing", "fact_purpose"), _ask_fact),
     **dict.fromkeys(TEXTS, _ask_text),
 }
-
-_RELATIONS = ("subject", "object")

@@ -90,14 +90,7 @@ def _models(root: Path) -> None:
         OpenAIGPTConfig(vocab_size=len(symbols), n_positions=96, n_embd=32, n_layer=1, n_head=2)
     ).save_pretrained(root / "openai-gpt")
     gpt.save_pretrained(root / "openai-gpt")
-    pieces = [
-        "<pad>",
-        "</s>",
-        "<unk>",
-        "▁",
-        *letters,
-        *(f"▁{word}" for word in (*COLORS, *THINGS, "what", "is")),
-    ]
+    pieces = ["<pad>", "</s>", "<unk>", "▁", *letters, *(f"▁{word}" for word in (*COLORS, *THINGS, "what", "is"))]
     t5 = T5Tokenizer(vocab=[(piece, -float(i)) for i, piece in enumerate(pieces)], extra_ids=0)
     for name, gated in (("t5-small", "relu"), ("t5v1_1-small", "gated-gelu"), ("tiny-flan-t5", "gated-gelu")):
         config = T5Config(

@@ -120,6 +120,9 @@ def test_a_run_folder_made_with_other_settings_names_the_difference(srm: Runs) -
     assert "is not a valid settings file" in srm.error(*DEBUG)
     (folder / "settings.json").unlink()
     assert "settings are unknown" in srm.error(*DEBUG)
+    for path in folder.glob("*.npy"):
+        path.unlink()
+    assert "settings are unknown" in srm.error(*DEBUG)
 
 
 @pytest.mark.parametrize(("name", "flags"), [("REPLAY", DEBUG), ("training.safetensors", ())])

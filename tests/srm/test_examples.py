@@ -29,11 +29,7 @@ def source(tokens: Tokens, related: int, others: int, **fields: object):
     items = [f"man near tree{n} [SEP]" for n in range(related + others)]
     mask = [1] * related + [0] * others
     record = new_record(
-        gt_scene_graph_seq=items,
-        gt_scene_graph_mask=mask,
-        question="who is it?",
-        answer="man",
-        answers=["man"] * 10,
+        gt_scene_graph_seq=items, gt_scene_graph_mask=mask, question="who is it?", answer="man", answers=["man"] * 10
     )
     [made] = read_sources([record | fields], tokens, tokens.id("__object__"), tokens.id("[que_object]"))
     return made
