@@ -23,7 +23,7 @@ from SRM.folder import RunFolder, statistics_file
 from SRM.generate import Generator
 from SRM.records import REFUSALS, Generation, Judge, build_replay_record, refusal, replay_statistics
 from SRM.settings import Settings
-from SRM.tokens import task_question_token, task_token
+from SRM.tokens import task_token
 
 log = logging.getLogger("SRM")
 
@@ -101,12 +101,10 @@ class ReplayWriter:
         if path.exists():
             log.info(f"replays of {past.name} before {current.name}: part {number + 1} already exists")
             return
-        start = task_token(past, self.settings.add_task_tokens)
-        question_start = task_question_token(past, self.settings.add_task_tokens)
         quiet = None if self.accelerator.is_main_process else True
         name = f"{past.letter} before {current.letter}"
         with tqdm(total=2 * len(part), desc=name, unit="text", disable=quiet) as bar:
-            texts, cut = generator.texts(part, start, question_start, bar.update)
+            texts, cut = generator.texts(part, past, bar.update)
         write_json(path, {"cut": cut, "texts": texts}, indent=None)
 
     def _read_parts(
