@@ -79,7 +79,7 @@ def padded(rows: Sequence[Sequence[int]], fill: int, width: int | None = None) -
 
 
 class TreeLayout(Layout):
-    """Decoder-only, masks per position: one row holds both passes of an example, with their common prefix only once.
+    """Decoder-only, masks per position: one row holds both passes of an example and their common prefix once.
 
     A row is ``gen c_R``, the rest of c, then ``[que] q [ans] a``. The last part attends to the first but not to the
     second, and its positions continue those of the first, so each pass is computed as in a sequence of its own.

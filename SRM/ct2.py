@@ -21,7 +21,7 @@ from mmclvqa.clove.text import one_line
 from SRM.search import Report
 
 CHUNK = 1024
-"""Prompts of a call, which CTranslate2 sorts by length and divides into batches."""
+"""Number of prompts of a call, which CTranslate2 sorts by length and divides into batches."""
 
 
 class CT2Search:
@@ -29,9 +29,7 @@ class CT2Search:
 
     Args:
         model: a model of transformers in float32, on its device; its weights are copied.
-        eos: token id.
-        longest: maximum number of tokens of a sequence, including its prompt.
-        length_rule: one of :data:`SRM.settings.LENGTH_RULES`.
+        eos, longest, length_rule: see :class:`SRM.search.Search`.
         dtype: the precision of the computation.
 
     Raises:
@@ -69,17 +67,12 @@ class CT2Search:
         batch_size: int,
         report: Report = lambda count: None,
     ) -> list[list[int]]:
-        """Generate a continuation of every prompt, as :meth:`SRM.search.Search.run`.
+        """Generate a continuation of every prompt, as :meth:`SRM.search.Search.run` does.
 
         Args:
-            prompts: ids, each shorter than ``longest``.
-            beams: number of beams; 1 is greedy search.
-            unique_pairs: no bigram occurs twice in a sequence, including its prompt.
+            prompts, report: see there.
+            beams, unique_pairs: see :class:`SRM.search.Search`.
             batch_size: maximum number of prompts that are processed at a time.
-            report: called with the number of prompts completed since the last call.
-
-        Returns:
-            The generated ids of each prompt, including ``eos`` where it was reached.
         """
         texts = []
         for first in range(0, len(prompts), CHUNK):
@@ -114,10 +107,7 @@ class CT2Search:
 
 
 def _converter(model: Any, eos: int, folder: str) -> Any:
-    """Return a converter for a model in memory with its configuration in ``folder``; tokens are named by their ids.
-
-    It converts a copy, because some converters delete the layers that they have converted.
-    """
+    """Return a converter for a model in memory with its configuration in ``folder``; tokens are named by their ids."""
     from ctranslate2.converters import TransformersConverter
 
     names = {str(token): token for token in range(model.get_input_embeddings().weight.shape[0])}
@@ -126,6 +116,7 @@ def _converter(model: Any, eos: int, folder: str) -> Any:
 
     class Converter(TransformersConverter):
         def load_model(self, *_: Any, **__: Any) -> Any:
+            # Some converters delete the layers that they have converted.
             return copy.deepcopy(model).cpu()
 
         def load_tokenizer(self, *_: Any, **__: Any) -> Any:

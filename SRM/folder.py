@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,87 +24,86 @@ class RunFolder:
     """The folder of one language model trained along one task order.
 
     Attributes:
+        settings: the settings of the run.
+        skipped: the tasks of ``--skip_tasks``, which are not trained.
         path: ``<model_dir_root>/<model>_replay/<model>_<setting>_<order>``; ``--train_perc p`` appends ``_tr<p>`` to
             the root, and ``--lora_rank r`` appends ``_lora<r>`` to the model's name.
-        settings: the file of the settings that determine the results.
+        settings_file: the file of the settings that determine the results.
         log: the log file; every start of the run appends to it.
         tensorboard: the folder of TensorBoard's event files.
         unfinished: the folder of the training checkpoint and of partly generated replays; removed when the run is
             complete.
     """
 
-    def __init__(self, path: Path, order: str) -> None:
-        self.path, self.order = path, order
-        self.settings, self.log = path / "settings.json", path / "log_train.txt"
-        self.tensorboard, self.unfinished = path / "tensorboard", path / "unfinished"
-
-    @classmethod
-    def of(cls, settings: Settings) -> RunFolder:
-        """Return the run folder of the settings."""
+    def __init__(self, settings: Settings) -> None:
         model = experiments.language_model_name(settings.model_name, settings.lora_rank)
-        folder = experiments.srm_folder(model, settings.cl_setting, settings.task_seq)
-        return cls(settings.model_root / folder, settings.task_seq)
+        self.settings, self.skipped = settings, settings.order[: len(settings.skip_tasks)]
+        self.path = settings.model_root / experiments.srm_folder(model, settings.cl_setting, settings.task_seq)
+        self.settings_file, self.log = self.path / "settings.json", self.path / "log_train.txt"
+        self.tensorboard, self.unfinished = self.path / "tensorboard", self.path / "unfinished"
 
     def replay(self, past: Task, current: Task) -> Path:
         """Return the path of the replays of ``past`` that are generated before ``current`` is trained."""
-        return self.path / experiments.replay_file(self.order, past, current)
+        return self.path / experiments.replay_file(self.settings.task_seq, past, current)
 
     def joined_replay(self, current: Task) -> Path:
         """Return the path of the replays of all earlier tasks, generated before ``current`` is trained."""
-        return self.path / f"{self.order}_REPLAY_AT[{current.letter}].npy"
+        return self.path / f"{self.settings.task_seq}_REPLAY_AT[{current.letter}].npy"
 
     def model(self, task: Task) -> Path:
         """Return the folder of the model, configuration and tokenizer after training on ``task``."""
         return self.path / "models" / task.name
 
-    def check_results(self, order: Sequence[Task], skipped: Sequence[Task], overwrite: bool) -> None:
+    def check_results(self) -> None:
         """Check the header and the end of files of an earlier run that this one would take for finished results.
 
         Raises:
             DataError: a replay file or the weights of a model are empty or truncated.
         """
-        for task in skipped if overwrite else order:
+        overwrite = self.settings.overwrite
+        for task in self.skipped if overwrite else self.settings.order:
             if self.model(task).is_dir() and not _has_weights(self.model(task)):
                 damage = f"{self.model(task)}: model.safetensors is missing, empty or truncated"
                 raise DataError(f"{damage}; remove this folder to train task {task.name} again")
-        for path in [] if overwrite else sorted(self.path.glob(f"{self.order}_REPLAY*_AT*.npy")):
+        for path in [] if overwrite else sorted(self.path.glob(f"{self.settings.task_seq}_REPLAY*_AT*.npy")):
             if not _is_complete(path):
                 raise DataError(f"{path}: is empty or truncated; remove it to generate it again")
 
-    def open(self, result_settings: Mapping[str, Any], overwrite: bool, skipped: Sequence[Task]) -> None:
+    def open(self, inputs: Mapping[str, int]) -> None:
         """Create the folder, or check that the run may resume in it, and remove temporary files.
 
+        With ``--overwrite``, the files of an earlier run are deleted, except the models of skipped tasks.
+
         Args:
-            result_settings: the settings that determine the results, as JSON values.
-            overwrite: delete the files of an earlier run, except the models of ``skipped``.
-            skipped: tasks that are not trained, whose models must exist.
+            inputs: the sizes of the input files by name, which determine the results as the settings do.
 
         Raises:
-            ConfigError: the folder was made with other settings (the message names them), contains replays without
+            ConfigError: the folder was made with other settings (the message names them), contains results without
                 settings, or lacks the model of a skipped task.
             OSError: the folder cannot be written.
         """
-        if overwrite:
-            self._clear(skipped)
-        for task in skipped:
+        for task in self.skipped:
             if not self.model(task).is_dir():
                 raise ConfigError(f"--skip_tasks: {self.model(task)} does not exist; train task {task.name} first")
+        if self.settings.overwrite:
+            self._clear()
         self.unfinished.mkdir(parents=True, exist_ok=True)
         for stale in [*self.path.rglob(".*.tmp")]:
-            shutil.rmtree(stale) if stale.is_dir() else stale.unlink()
-        result_settings = json.loads(json.dumps(result_settings))
+            # A temporary folder that was removed may have contained a temporary file.
+            shutil.rmtree(stale) if stale.is_dir() else stale.unlink(missing_ok=True)
+        result_settings = self.settings.result_settings() | inputs
         results = (*self.path.glob("models/*"), *self.path.glob("*.npy"), *self.unfinished.iterdir())
-        if self.settings.exists() and results:
+        if self.settings_file.exists() and results:
             self._check_settings(result_settings)
             return
-        if any(self.path.glob("*.npy")):
-            reason = f"contains replay files but no {self.settings.name}, so their settings are unknown"
+        if {*results} - {*map(self.model, self.skipped)}:
+            reason = f"contains results but no {self.settings_file.name}, so their settings are unknown"
             raise ConfigError(f"{self.path}: {reason}; {ELSEWHERE}")
-        write_json(self.settings, result_settings)
+        write_json(self.settings_file, result_settings)
 
     def _check_settings(self, result_settings: Mapping[str, Any]) -> None:
         try:
-            previous = json.loads(self.settings.read_text(encoding="utf-8"))
+            previous = json.loads(self.settings_file.read_text(encoding="utf-8"))
             changes = [
                 f"{name} was {previous.get(name)}, now {result_settings.get(name)}"
                 for name in sorted({*previous, *result_settings})
@@ -112,21 +111,19 @@ class RunFolder:
             ]
         except (ValueError, TypeError, AttributeError) as error:
             advice = "--overwrite deletes the results and starts over"
-            raise ConfigError(f"{self.settings}: is not a valid settings file ({error}); {advice}") from None
+            raise ConfigError(f"{self.settings_file}: is not a valid settings file ({error}); {advice}") from None
         if changes:
             raise ConfigError(f"{self.path}: was made with other settings ({'; '.join(changes)}); {ELSEWHERE}")
 
-    def _clear(self, skipped: Sequence[Task]) -> None:
-        """Delete the files that a run writes and nothing else."""
-        kept = {self.model(task) for task in skipped}
-        for path in self.path.glob(f"{self.order}_REPLAY*_AT*"):
+    def _clear(self) -> None:
+        """Delete the files that a run writes, except the models of skipped tasks, and nothing else."""
+        for path in self.path.glob(f"{self.settings.task_seq}_REPLAY*_AT*"):
             path.unlink()
-        for path in self.path.glob("models/*"):
-            if path not in kept:
-                shutil.rmtree(path)
+        for path in {*self.path.glob("models/*")} - {*map(self.model, self.skipped)}:
+            shutil.rmtree(path)
         for path in (self.unfinished, self.tensorboard):
             shutil.rmtree(path, ignore_errors=True)
-        for path in (self.settings, self.log):
+        for path in (self.settings_file, self.log):
             path.unlink(missing_ok=True)
 
 
@@ -143,8 +140,8 @@ def _has_weights(model: Path) -> bool:
 
 
 def _is_complete(replay: Path) -> bool:
-    """Return whether a replay file begins as an ``.npy`` file and ends as a pickled array, with BUILD and STOP."""
-    content_end = b"b."
+    """Return whether a replay file begins as an ``.npy`` file and ends as a pickled array."""
+    content_end = b"b."  # the opcodes BUILD and STOP
     with replay.open("rb") as file:
         begins = file.read(len(MAGIC_PREFIX)) == MAGIC_PREFIX
         file.seek(max(0, replay.stat().st_size - len(content_end)))

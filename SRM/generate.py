@@ -13,19 +13,20 @@ from typing import Any
 
 import torch
 
+from mmclvqa.clove.tasks import Task
 from SRM.ct2 import CT2Search
 from SRM.data import Prompt
 from SRM.model import longest_sequence
 from SRM.rows import rows_for
 from SRM.search import Report, Search
 from SRM.settings import Settings
-from SRM.tokens import Tokens, cut_tokens
+from SRM.tokens import Tokens, cut_tokens, task_question_token, task_token
 
 BEAMS = 5
 MOST_ROWS = 4096
 """Upper limit of the rows of a batch; more rows do not increase the speed."""
 CT2_ROWS = 320
-"""The same for CTranslate2, whose batches last until their longest text is complete."""
+"""The upper limit with CTranslate2, whose batches last until their longest text is complete."""
 CPU_BYTES = 2 << 30
 """Size of the key-value cache on a CPU: constant instead of the free memory, so that batches are reproducible."""
 GPU_SHARE = 0.5
@@ -33,7 +34,7 @@ GPU_SHARE = 0.5
 
 
 class Generator:
-    """Generates texts with a trained language model, which is on its device, computing in ``dtype``."""
+    """Generates texts with a trained language model, which is on its device; ``dtype`` is the computing precision."""
 
     def __init__(self, settings: Settings, model: Any, tokens: Tokens, dtype: torch.dtype) -> None:
         self.settings, self.tokens, self.dtype = settings, tokens, dtype
@@ -49,14 +50,13 @@ class Generator:
             self.rows = rows_for(self.model, self._row_count(), self.longest, exact)
 
     def texts(
-        self, prompts: Sequence[Prompt], start: str, question_start: str, report: Report = lambda count: None
+        self, prompts: Sequence[Prompt], task: Task, report: Report = lambda _: None
     ) -> tuple[list[tuple[str, str]], list[bool]]:
         """Generate the scene-graph text and the question-answer text of every prompt.
 
         Args:
             prompts: the items of each prompt.
-            start: the token that the sequences of the task start with.
-            question_start: the token that its questions start with, for encoder-decoder models.
+            task: the task whose tokens the sequences start with.
             report: called with the number of texts completed since the last call; a prompt has two.
 
         Returns:
@@ -67,7 +67,9 @@ class Generator:
         most = self.longest - 3
         joined = [cut_tokens([tokens.ids(item) for item in prompt], most, tokens.sep) for prompt in prompts]
         order = sorted(range(len(prompts)), key=lambda i: len(joined[i][0]))
-        start_id, question_id = tokens.id(start), tokens.id(question_start)
+        use_task_tokens = self.settings.add_task_tokens
+        start_id = tokens.id(task_token(task, use_task_tokens))
+        question_id = tokens.id(task_question_token(task, use_task_tokens))
         graphs = [[start_id, *joined[i][0], tokens.sep] for i in order]
         questions = [[start_id, *joined[i][0], tokens.question] for i in order]
         sources = [[question_id, *joined[i][0], question_id] for i in order] if self.encoder_decoder else questions

@@ -1,4 +1,4 @@
-"""The language model of a run: where it is found, loading, embeddings of new tokens, layout, loss and saving."""
+"""The language model of a run: finding, loading and saving it, embeddings of new tokens, loss and batch layout."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ from SRM.tokens import IGNORED, Example, Tokens
 log = logging.getLogger("SRM")
 
 DROPOUT_RATES = ("dropout", "attention_dropout", "activation_dropout")
-"""Attributes of modules that are rates of dropout."""
+"""Attributes of modules that are dropout rates."""
 ATTENTION_LIMITS = ("sliding_window", "attention_chunk_size", "window_size")
-"""Entries of a configuration that limit to how many tokens some layers attend."""
+"""Entries of a configuration that limit the number of tokens to which some layers attend."""
 TOLERANCE = 1e-4
-"""Largest difference between two ways of computing the same in float32, relative to the size of the values."""
+"""Largest difference between two computations of the same values in float32, relative to their size."""
 
 LONGEST_REASON = 150
 """Maximum number of characters of another library's error in a message."""
@@ -41,10 +41,10 @@ LONGEST_REASON = 150
 def find_model(root: Path, name: str) -> str:
     """Return the folder or the hub id of the language model that a run starts from.
 
-    ``<root>/pretrained/<name>`` is preferred to the folder ``<name>``, and that to the hub.
+    The places are, in this order, ``<root>/pretrained/<name>``, the folder ``<name>``, and the hub.
 
     Raises:
-        ConfigError: none of these places has the model (the message names all of them), or the folder has no model.
+        ConfigError: the model is in none of these places (the message names all of them), or the folder has no model.
     """
     local = pretrained_source(root, name)
     if Path(local).is_dir():
@@ -164,7 +164,7 @@ def save_model(model: Any, tokens: Tokens, folder: Path, json_files: Mapping[str
     try:
         temporary.mkdir(parents=True)
         model.save_pretrained(temporary)
-        tokens.save(temporary)
+        tokens.tokenizer.save_pretrained(temporary)
         for name, value in json_files.items():
             write_json(temporary / name, value)
         shutil.rmtree(folder, ignore_errors=True)
@@ -177,12 +177,11 @@ def save_model(model: Any, tokens: Tokens, folder: Path, json_files: Mapping[str
 
 
 class SRMLoss(nn.Module):
-    """The sums of CE(question-answer) + lm_lambda CE(scene graph), each a mean weighted by the target token.
+    """The sums of which the loss CE(question-answer) + lm_lambda CE(scene graph) consists; each CE is a weighted mean.
 
-    Encoder-decoder models have an unweighted loss. Logits are computed only at the positions of targets, because the
-    vocabulary is large and most of a batch is context.
-
-    Targets whose ids are in ``weighted`` have the weight ``weight``; others have weight 1.
+    Targets whose ids are in ``weighted`` have the weight ``weight``, others have weight 1, as all targets of
+    encoder-decoder models have. Logits are computed only at the positions of targets, because the vocabulary is large
+    and most of a batch is context.
     """
 
     def __init__(self, model: Any, weighted: list[int], weight: float) -> None:
@@ -247,7 +246,7 @@ def disagreement(
         longest: number of tokens of the longest sequence; no layer may be limited to fewer.
         compute_optimized: computes values the optimized way; models reject unknown inputs with errors of any kind.
         expected: these values, computed by the baseline.
-        size: the usual size of the values; the largest of ``expected`` if that is larger.
+        size: the usual size of the values, to which the tolerance is relative; at least the largest of ``expected``.
     """
     limit = min((value for name in ATTENTION_LIMITS if (value := getattr(model.config, name, None))), default=longest)
     if limit < longest:
@@ -270,8 +269,8 @@ def layout_for(loss: SRMLoss, tokens: Tokens, examples: Sequence[Example], longe
 
     Args:
         loss: the loss with the model, not prepared for other precisions.
-        tokens: its tokenizer.
-        examples: only those with related and other items tell the two ways apart.
+        tokens: the tokenizer.
+        examples: the examples; the two layouts can be told apart only by those with related and other items.
         longest: number of tokens of the longest sequence of any example.
     """
     model = loss.model.eval()
@@ -286,7 +285,7 @@ def layout_for(loss: SRMLoss, tokens: Tokens, examples: Sequence[Example], longe
         is_question = batch["is_question"][selected]
         return torch.cat([values[is_question], values[~is_question]])
 
-    # The losses of a trained model may all be small; the tolerance is then that of a model which knows nothing.
+    # The losses of a trained model may all be small; the tolerance is then that of an untrained model.
     reason = disagreement(model, longest, lambda: losses(tree), losses(pair), math.log(len(tokens)))
     if reason:
         log.info(f"each of the two passes of an example has a row of its own in training (shared prefixes: {reason})")

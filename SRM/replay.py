@@ -1,4 +1,4 @@
-"""Replay files: prompts are generated from in parts that survive a kill, and accepted texts become records."""
+"""Replay files: texts are generated in parts, which a resumed run reuses, and accepted ones become records."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from accelerate import Accelerator
 from tqdm import tqdm
 
 from mmclvqa.clove.errors import DataError
-from mmclvqa.clove.files import write_json
+from mmclvqa.clove.files import read_json, write_json
 from mmclvqa.clove.records import load_records, save_records
 from mmclvqa.clove.tasks import Task
 from mmclvqa.clove.text import counted
@@ -23,16 +23,16 @@ from SRM.folder import RunFolder, statistics_file
 from SRM.generate import Generator
 from SRM.records import REFUSALS, Generation, Judge, build_replay_record, refusal, replay_statistics
 from SRM.settings import Settings
-from SRM.tokens import task_question_token, task_token
+from SRM.tokens import task_token
 
 log = logging.getLogger("SRM")
 
 PART = 4096
-"""Prompts of a part. The parts of a command are always the same, so a resumed run computes the same batches."""
+"""Number of prompts of a part. The parts of a command are always the same, so a resumed run has the same batches."""
 
 
 class ReplayWriter:
-    """Writes the replay files of a run, whose processes share the parts; ``judge`` verifies the answers if given."""
+    """Writes the replay files of a run; its processes share the parts, and ``judge`` verifies the answers if given."""
 
     def __init__(self, settings: Settings, accelerator: Accelerator, folder: RunFolder, judge: Judge | None) -> None:
         self.settings, self.accelerator, self.folder, self.judge = settings, accelerator, folder, judge
@@ -43,6 +43,7 @@ class ReplayWriter:
         """Write the replays of ``past`` before ``current`` and their statistics, unless the file exists.
 
         Raises:
+            DataError: a part of the file that was generated earlier is damaged.
             OSError: a file cannot be written.
         """
         path = self.folder.replay(past, current)
@@ -69,9 +70,7 @@ class ReplayWriter:
         self.accelerator.wait_for_everyone()
 
     def join(self, earlier: Sequence[Task], current: Task) -> None:
-        """Write all replays made before ``current`` into one file, with statistics by task and of all of them.
-
-        The parts of these replays, which are complete, are removed.
+        """Write all replays generated before ``current`` into one file, with their statistics, and remove the parts.
 
         Raises:
             DataError: the statistics of a task cannot be read.
@@ -80,7 +79,7 @@ class ReplayWriter:
         if not self.accelerator.is_main_process:
             return
         for past in earlier:
-            for part in [*self.folder.unfinished.glob(self._part_file(past, current, "*").name)]:
+            for part in list(self.folder.unfinished.glob(self._part_file(past, current, "*").name)):
                 part.unlink()
         if path.exists():
             return
@@ -102,12 +101,10 @@ class ReplayWriter:
         if path.exists():
             log.info(f"replays of {past.name} before {current.name}: part {number + 1} already exists")
             return
-        start = task_token(past, self.settings.add_task_tokens)
-        question_start = task_question_token(past, self.settings.add_task_tokens)
         quiet = None if self.accelerator.is_main_process else True
         name = f"{past.letter} before {current.letter}"
         with tqdm(total=2 * len(part), desc=name, unit="text", disable=quiet) as bar:
-            texts, cut = generator.texts(part, start, question_start, bar.update)
+            texts, cut = generator.texts(part, past, bar.update)
         write_json(path, {"cut": cut, "texts": texts}, indent=None)
 
     def _read_parts(
@@ -116,7 +113,7 @@ class ReplayWriter:
         """Return the texts generated for each of the ``chosen`` prompts, and how many of these prompts were cut."""
         by_prompt: dict[Prompt, tuple[Generation, bool]] = {}
         for number, part in enumerate(parts):
-            content = json.loads(self._part_file(past, current, f"{number:04d}").read_text(encoding="utf-8"))
+            content = read_json(self._part_file(past, current, f"{number:04d}"))
             for prompt, texts, cut in zip(part, content["texts"], content["cut"], strict=True):
                 by_prompt[prompt] = Generation(prompt, *texts), cut
         return [by_prompt[prompt][0] for prompt in chosen], sum(by_prompt[prompt][1] for prompt in chosen)

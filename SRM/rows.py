@@ -85,9 +85,9 @@ class _Cache:
 
     Attributes:
         keys, values: a buffer for each layer, rows x heads x room x width, made when the layer is first computed.
-        positions: int64, rows: where each row's next token is stored; None while prompts are added.
+        slots: the rows that are computed, and where the next token of each is stored (both int64); None while prompts
+            are added.
         first: the first row of the prompts that are added.
-        rows: number of rows that are computed.
         width: number of tokens of the longest row, the new one included.
     """
 
@@ -95,8 +95,8 @@ class _Cache:
         self.capacity, self.room = capacity, room
         self.keys: list[Tensor] = []
         self.values: list[Tensor] = []
-        self.positions: Tensor | None = None
-        self.first = self.rows = self.width = 0
+        self.slots: tuple[Tensor, Tensor] | None = None
+        self.first = self.width = 0
 
     def reserve(self, tokens: int, longest: int) -> None:
         """Double the room until ``tokens`` fit, up to ``longest``: few sequences reach the maximum length."""
@@ -115,25 +115,25 @@ class _Cache:
 
     def update(self, keys: Tensor, values: Tensor, layer: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
         """Store keys and values (rows x heads x new x width); return those that the new tokens attend to."""
-        if layer == len(self.keys):
-            # Masked positions are multiplied by 0, so they must not hold NaN, as uninitialised memory may.
-            for buffers, new in ((self.keys, keys), (self.values, values)):
-                buffers.append(new.new_zeros(self.capacity, new.shape[1], self.room, new.shape[3]))
-        if self.positions is None:
-            new = keys.shape[2]
-            self.keys[layer][self.first : self.first + self.rows, :, :new] = keys
-            self.values[layer][self.first : self.first + self.rows, :, :new] = values
-            return keys, values
-        row_index = torch.arange(self.rows, device=keys.device)
         visible = []
-        for buffer, new in ((self.keys[layer], keys), (self.values[layer], values)):
-            buffer[row_index, :, self.positions] = new[:, :, 0].to(buffer.dtype)
-            visible.append(buffer[: self.rows, :, : self.width])
+        for buffers, new in ((self.keys, keys), (self.values, values)):
+            count, heads, tokens, width = new.shape
+            if layer == len(buffers):
+                # Masked positions are multiplied by 0, so they must not hold NaN, as uninitialized memory may.
+                buffers.append(new.new_zeros(self.capacity, heads, self.room, width))
+            buffer = buffers[layer]
+            if self.slots is None:
+                buffer[self.first : self.first + count, :, :tokens] = new
+                visible.append(new)
+            else:
+                rows, positions = self.slots
+                buffer[rows, :, positions] = new[:, :, 0].to(buffer.dtype)
+                visible.append(buffer[:count, :, : self.width])
         return visible[0], visible[1]
 
 
 class CachedRows(Rows):
-    """The rows of a decoder-only model that takes masks, positions and the cache of each row as they are.
+    """The rows of a decoder-only model that accepts custom masks and positions, and a cache of its own for each row.
 
     The arguments are those of :class:`Rows`, and ``longest``, the maximum number of tokens of a row.
     """
@@ -150,7 +150,7 @@ class CachedRows(Rows):
         lengths = torch.tensor([len(prompt) for prompt in prompts], device=self.device)
         column = torch.arange(input_ids.shape[1], device=self.device)
         mask = (column[:, None] >= column[None, :])[None, None].expand(len(prompts), 1, -1, -1)
-        cache.positions, cache.first, cache.rows = None, self.used, len(prompts)
+        cache.slots, cache.first = None, self.used
         positions = column[None].expand(len(prompts), -1)
         logits = self._logits(input_ids, positions, mask, lengths - 1)
         self.lengths[self.used : self.used + len(prompts)] = lengths
@@ -159,7 +159,7 @@ class CachedRows(Rows):
 
     def step(self, token: Tensor) -> Tensor:
         cache, lengths = self.cache, self.lengths[: self.used]
-        cache.positions, cache.rows = lengths, self.used
+        cache.slots = torch.arange(self.used, device=self.device), lengths
         cache.width = int(lengths.max()) + 1
         cache.reserve(cache.width, self.longest)
         mask = torch.arange(cache.width, device=self.device)[None] <= lengths[:, None]
@@ -183,10 +183,7 @@ class CachedRows(Rows):
 
 
 class RecomputedRows(Rows):
-    """The rows of a decoder-only model without a cache: every step computes the whole sequences.
-
-    Arguments as in :class:`CachedRows`.
-    """
+    """The rows of a decoder-only model without a cache: every step computes the whole sequences."""
 
     def __init__(self, model: Any, capacity: int, longest: int) -> None:
         super().__init__(model, capacity)
@@ -220,8 +217,7 @@ class RecomputedRows(Rows):
 class EncoderDecoderRows(Rows):
     """The rows of an encoder-decoder model: prompts are encoded, and rows hold the decoder's output.
 
-    All rows have the same length, because such models derive positions from the size of their cache. Arguments as in
-    :class:`Rows`.
+    All rows have the same length, because such models derive positions from the size of their cache.
     """
 
     joins = False

@@ -1,17 +1,17 @@
 """A run: it sets up processes, devices and logs, then for each task generates the replays of earlier ones and trains.
 
-Completed work is recognised by its files, so a run that was interrupted resumes when it is started again.
+Completed work is recognized by its files, so an interrupted run resumes when it is started again.
 """
 
 from __future__ import annotations
 
 import contextlib
 import gc
-import json
 import logging
 import os
+import shutil
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from accelerate.utils import InitProcessGroupKwargs
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from mmclvqa.clove.errors import ConfigError
-from mmclvqa.clove.files import locked_folder
+from mmclvqa.clove.files import locked_folder, read_json
 from mmclvqa.clove.tasks import Task
 from mmclvqa.process_exit import PROCESS_TIMEOUT, leave_process_group
 from SRM.data import Prompts, Record, input_files, read_prompts, replay_records, training_records
@@ -47,18 +47,14 @@ DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 class Run:
     """The training of one language model along one task order.
 
-    ``report`` is called at each log step with the task name, the number of updates and the measured values.
+    Attributes:
+        report: called at each log step with the task name, the number of updates and the measured values.
     """
 
-    def __init__(
-        self,
-        settings: Settings,
-        accelerator: Accelerator,
-        report: Callable[[str, int, dict[str, float]], object] = lambda *_: None,
-    ) -> None:
-        self.settings, self.accelerator, self.report = settings, accelerator, report
-        self.order = settings.order
-        self.folder = RunFolder.of(settings)
+    def __init__(self, settings: Settings, accelerator: Accelerator) -> None:
+        self.settings, self.accelerator, self.order = settings, accelerator, settings.order
+        self.report: Callable[[str, int, dict[str, float]], object] = lambda *_: None
+        self.folder = RunFolder(settings)
         self.writer = ReplayWriter(settings, accelerator, self.folder, judge_for(settings.root))
         self.records: dict[Task, list[Record]] = {}
         self.prompts: dict[Task, Prompts] = {}
@@ -66,19 +62,21 @@ class Run:
         self._in_memory: int | None = None  # index of the task that the weights in memory have learned last
         self.tokens: Tokens | None = None
 
-    def check_inputs(self) -> None:
-        """Check that the data and the language model exist; raises a CloveError if not."""
-        input_files(self.settings)
+    def check_model(self) -> None:
+        """Check that the language model exists if the run starts from it.
+
+        Raises:
+            ConfigError: it does not exist.
+        """
         starts_from_scratch = self.settings.overwrite or not self.folder.model(self.order[0]).is_dir()
         if starts_from_scratch and not self.settings.skip_tasks:
             find_model(self.settings.root, self.settings.model_name)
 
     def open(self) -> None:
-        """Open the run folder, see :meth:`SRM.folder.RunFolder.open`."""
-        sizes = {f"size of {path.name}": path.stat().st_size for path in input_files(self.settings) if path.exists()}
+        """Open the run folder; see :meth:`SRM.folder.RunFolder.open`."""
         if self.accelerator.is_main_process:
-            skipped = self.order[: len(self.settings.skip_tasks)]
-            self.folder.open(self.settings.result_settings() | sizes, self.settings.overwrite, skipped)
+            files = (path for path in input_files(self.settings) if path.exists())
+            self.folder.open({f"size of {path.name}": path.stat().st_size for path in files})
         self.accelerator.wait_for_everyone()
 
     def work(self) -> None:
@@ -89,30 +87,28 @@ class Run:
             OSError: a file cannot be written.
         """
         remaining = [index for index in range(len(self.order)) if not self._is_complete(index)]
-        if not remaining:
-            log.info(f"{self.folder.path}: all tasks are already complete")
-            return
-        self._read()
+        if remaining:
+            self._read()
         for index in remaining:
             self._load(index)
             if index:
                 self._write_replays(index)
             if not self._is_trained(index):
                 self._train(index)
-        if self.accelerator.is_main_process and not any(self.folder.unfinished.iterdir()):
-            self.folder.unfinished.rmdir()
-        log.info(f"{self.folder.path}: run complete")
+        if self.accelerator.is_main_process:
+            shutil.rmtree(self.folder.unfinished)
+        log.info(f"{self.folder.path}: {'run complete' if remaining else 'all tasks are already complete'}")
 
     def _is_complete(self, index: int) -> bool:
         """Return whether the task at ``index`` of the order is trained and all replays before it are written."""
         task, earlier = self.order[index], self.order[:index]
-        if index < len(self.settings.skip_tasks):
+        if task in self.folder.skipped:
             return True
         replays = [self.folder.replay(past, task) for past in earlier] + [self.folder.joined_replay(task)] * bool(index)
         return self._is_trained(index) and all(path.exists() for path in replays)
 
     def _is_trained(self, index: int) -> bool:
-        """Return whether the task at ``index`` of the order needs no training any more."""
+        """Return whether the task at ``index`` of the order needs no training."""
         is_last = index == len(self.order) - 1
         return self.folder.model(self.order[index]).is_dir() or (self.settings.skip_last_training and is_last)
 
@@ -139,16 +135,14 @@ class Run:
         if not all(self.folder.replay(past, current).exists() for past in earlier):
             generator = self._generator()
             for past in earlier:
-                self.writer.write(generator, self.prompts[past], past, current, self._real_answers(past))
+                answers = self.folder.model(past) / ANSWERS
+                real_answers = read_json(answers) if answers.exists() else None
+                self.writer.write(generator, self.prompts[past], past, current, real_answers)
         self.writer.join(earlier, current)
         self.accelerator.wait_for_everyone()
 
     def _generator(self) -> Generator:
         return Generator(self.settings, self.model, self.tokens, DTYPES[self.accelerator.mixed_precision])
-
-    def _real_answers(self, task: Task) -> Mapping[str, int] | None:
-        path = self.folder.model(task) / ANSWERS
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
     def _train(self, index: int) -> None:
         settings, accelerator = self.settings, self.accelerator
@@ -166,16 +160,14 @@ class Run:
             sources += self._sources(replays, past)
         checkpoint, rank = self.folder.unfinished / "training.safetensors", settings.lora_rank
         adapters = rank and add_adapters(self.model, rank, settings.named_seed("adapters", task.name))
-        epochs, report = self._epochs(task), partial(self.report, task.name)
-        TaskTraining(
-            settings, accelerator, self.model, self.tokens, sources, epochs, task.name, checkpoint, report
-        ).run()
+        model, epochs, report = self.model, self._epochs(task), partial(self.report, task.name)
+        TaskTraining(settings, accelerator, model, self.tokens, sources, epochs, task.name, checkpoint, report).run()
         accelerator.free_memory()
         if adapters:
             merge_adapters(adapters)
         if accelerator.is_main_process:
             target = self.folder.model(task)
-            save_model(self.model, self.tokens, target, {ANSWERS: answer_counts(records)})
+            save_model(model, self.tokens, target, {ANSWERS: answer_counts(records)})
             checkpoint.unlink(missing_ok=True)
             log.info(f"task {task.name}: trained, {target}")
         self._in_memory = index
@@ -187,7 +179,7 @@ class Run:
         return read_sources(records, self.tokens, self.tokens.id(start), self.tokens.id(question_start))
 
     def _epochs(self, task: Task) -> int:
-        """Return the number of epochs of a task; ``--dynamic_epochs`` gives tasks with fewer records more of them."""
+        """Return the number of epochs of a task: with ``--dynamic_epochs``, more for tasks with fewer records."""
         epochs = self.settings.n_train_epochs
         if self.settings.dynamic_epochs:
             largest = max(map(len, self.records.values()))
@@ -210,7 +202,7 @@ def launch(settings: Settings, argv: Sequence[str]) -> int:
         os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // gpus)))
         command = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={gpus}", script, *argv]
         os.execv(sys.executable, [sys.executable, *command])
-    # Texts are tokenised in a few large calls; the tokenizers' own threads would only warn about forks.
+    # With their own threads, tokenizers would only warn about forks.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
@@ -230,7 +222,7 @@ def launch(settings: Settings, argv: Sequence[str]) -> int:
     log.propagate = False
     try:
         run = Run(settings, accelerator)
-        run.check_inputs()
+        run.check_model()
         with locked_folder(run.folder.path) if accelerator.is_main_process else contextlib.nullcontext():
             run.open()
             if accelerator.is_main_process:
@@ -247,18 +239,21 @@ def _work_with_logs(run: Run, argv: Sequence[str]) -> None:
     file = logging.FileHandler(run.folder.log, encoding="utf-8")
     file.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
     log.addHandler(file)
-    log.info(f"SRM {' '.join(argv)}")
-    precision = "fp32" if accelerator.mixed_precision == "no" else accelerator.mixed_precision
-    log.info(
-        f"{accelerator.device}, {accelerator.num_processes} process(es); "
-        f"training and generation compute in {precision} (--precision {settings.precision})"
-    )
-    if settings.ignored:
-        names = " ".join(f"--{name}" for name in settings.ignored)
-        log.info(f"ignored flags (no effect in the published code): {names}")
     with contextlib.ExitStack() as stack:
+        stack.callback(file.close)
+        log.info(f"SRM {' '.join(argv)}")
+        precision = "fp32" if accelerator.mixed_precision == "no" else accelerator.mixed_precision
+        log.info(
+            f"{accelerator.device}, {accelerator.num_processes} process(es); "
+            f"training and generation compute in {precision} (--precision {settings.precision})"
+        )
+        if settings.ignored:
+            names = " ".join(f"--{name}" for name in settings.ignored)
+            log.info(f"ignored flags (no effect in the published code): {names}")
         if settings.tensorboard:
-            board = stack.enter_context(_tensorboard(run.folder.tensorboard))
+            from torch.utils.tensorboard import SummaryWriter
+
+            board = stack.enter_context(SummaryWriter(run.folder.tensorboard))
 
             def report(task: str, updates: int, measures: dict[str, float]) -> None:
                 for name, value in measures.items():
@@ -294,11 +289,3 @@ def mixed_precision(precision: str, gpus: int) -> str:
     if precision == "fp16" and gpus == 0:
         raise ConfigError("--precision fp16 needs a GPU; bf16 and fp32 run on the CPU")
     return "no" if precision == "fp32" else precision
-
-
-def _tensorboard(folder: Path) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        raise ConfigError("--tensorboard: needs the package tensorboard; pip install tensorboard") from None
-    return SummaryWriter(folder)

@@ -31,7 +31,7 @@ from SRM.rows import Rows
 Report = Callable[[int], object]
 """Called with the number of prompts or texts that were completed since the last call."""
 ROOM = 8
-"""New prompts are added when a share of 1 / ROOM of the rows is free, since each addition is a forward pass."""
+"""New prompts are added when 1 / ROOM of the rows are free, since each addition is a forward pass."""
 
 
 class _Groups(SimpleNamespace):

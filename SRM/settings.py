@@ -44,7 +44,7 @@ NO_EFFECT_ON_RESULTS = frozenset(
     ("data_dir", "model_dir_root", "overwrite", "skip_tasks", "skip_last_training", "ignored")
     + ("logging_steps", "tensorboard", "n_gpus", "n_workers", "n_threads")
 )
-"""Settings that do not affect the results; a run may be resumed with other values of them."""
+"""Settings that do not affect the results, so that a run may be resumed with other values of them."""
 
 DESCRIPTION = """\
 Train the symbolic replay model along a task order and generate its replays. Before training on task c, pseudo scene
@@ -130,7 +130,7 @@ class Settings:
 
     # fmt: off
     cl_setting: str = _task("setting: its name, or the path of its YAML file", unit="SETTING")
-    task_seq: str = _task("task order, such as oarlks or shape,colour,count", unit="ORDER")
+    task_seq: str = _task("task order, such as oarlks or shape,color,count", unit="ORDER")
     model_name: str = _task(
         f"language model: {', '.join(PUBLISHED_MODELS)}, or the hub id or the folder of any causal or encoder-decoder "
         "model of transformers", "distilgpt2", "MODEL")
@@ -336,9 +336,11 @@ def _check(settings: Settings) -> None:
         reason = f"transformers' generate() does not know the length rule {rule}"
         raise ConfigError(f"--generator hf: {reason}; give --length_rule generated, or leave --generator out")
     if settings.generator == "ct2":
-        check_installed("--generator ct2", "CTranslate2", "ct2_requirements.txt")
+        check_installed("--generator ct2", "CTranslate2", "-r ct2_requirements.txt")
     if settings.lora_rank is not None:
-        check_installed(f"--lora_rank {settings.lora_rank}", "peft", "lora_requirements.txt")
+        check_installed(f"--lora_rank {settings.lora_rank}", "peft", "-r lora_requirements.txt")
+    if settings.tensorboard:
+        check_installed("--tensorboard", "tensorboard", "tensorboard")
     if not settings.model_dir_root:
         raise ConfigError("--model_dir_root must be a folder, got ''")
     target = settings.model_root
@@ -346,14 +348,14 @@ def _check(settings: Settings) -> None:
         raise ConfigError(f"--model_dir_root {target}: is a file, not a folder")
 
 
-def check_installed(flag: str, name: str, requirements: str) -> None:
+def check_installed(flag: str, name: str, pip_arguments: str) -> None:
     """Check that the optional package that a flag needs is installed.
 
     Raises:
         ConfigError: it is not; the message has the command that installs it.
     """
     if importlib.util.find_spec(name.lower()) is None:
-        raise ConfigError(f"{flag}: {name} is not installed; install it: pip install -r {requirements}")
+        raise ConfigError(f"{flag}: {name} is not installed; install it: pip install {pip_arguments}")
 
 
 def environment_rank() -> tuple[int, int]:

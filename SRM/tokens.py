@@ -14,15 +14,14 @@ and those of an encoder-decoder model::
 where ``gen`` is ``__<task>__`` or ``__gen__``, and ``que`` is ``[que_<task>]`` or ``[que]``, with and without task
 tokens. The items and one of the ten answers are drawn anew in every epoch.
 
-Texts are tokenised piece by piece (an item, a question, an answer). The tokenizer splits a text at special tokens, so
-the ids are those of the whole text, while each piece is tokenised only once.
+Texts are tokenized piece by piece (an item, a question, an answer). The tokenizer splits a text at special tokens, so
+the ids are those of the whole text, while each piece is tokenized only once.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -58,7 +57,7 @@ def bare(item: str) -> str:
 
 
 class Tokens:
-    """A tokenizer of transformers, to which SRM's special tokens are added, and a cache of tokenised texts."""
+    """A tokenizer of transformers, to which SRM's special tokens are added, and a cache of tokenized texts."""
 
     def __init__(self, tokenizer: Any) -> None:
         self.tokenizer = tokenizer
@@ -85,7 +84,7 @@ class Tokens:
         return [self.id(token) for token in WEIGHTED]
 
     def cache(self, pieces: Iterable[str]) -> None:
-        """Tokenise pieces of text in one call, so that :meth:`ids` only looks them up."""
+        """Tokenize pieces of text in one call, so that :meth:`ids` finds them in the cache."""
         fresh = [piece for piece in dict.fromkeys(pieces) if piece not in self._pieces]
         if fresh:
             lists = self.tokenizer(fresh, add_special_tokens=False)["input_ids"]
@@ -101,21 +100,16 @@ class Tokens:
         """Decode ids, including special tokens."""
         return self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
 
-    def save(self, folder: Path) -> None:
-        """Write the tokenizer's files."""
-        self.tokenizer.save_pretrained(folder)
-
 
 @dataclass(frozen=True)
 class Source:
-    """A tokenised record.
+    """A tokenized record.
 
     Attributes:
         start: id of the token that the sequences of its task start with.
         question_start: id of the token that encoder-decoder questions start with.
         related, others: ids of each item of R and of U.
-        question: ids of the question.
-        answers: ids of each distinct answer.
+        question, answers: ids of the question and of each distinct answer.
         shares: how many of the ten answers equal each distinct one.
     """
 
@@ -137,8 +131,7 @@ class Example:
         context: ids of c_R as it fits the question-answer sequence.
         graph: ids of c as it fits the scene-graph sequence.
         split: for encoder-decoder models, how many ids of ``graph`` belong to the source, its last ``[SEP]`` included.
-        question: ids of q.
-        answer: ids of a.
+        question, answer: ids of q and a.
         cut: whether something was left out to fit.
     """
 
@@ -153,7 +146,7 @@ class Example:
 
 
 def read_sources(records: Sequence[Mapping[str, Any]], tokens: Tokens, start: int, question_start: int) -> list[Source]:
-    """Tokenise records of one task; see :class:`Source` for ``start`` and ``question_start``."""
+    """Tokenize records of one task; see :class:`Source` for ``start`` and ``question_start``."""
     items = [[bare(item) for item in record["gt_scene_graph_seq"]] for record in records]
     for texts, record in zip(items, records, strict=True):
         tokens.cache([*texts, record["question"], *record["answers"]])
@@ -173,8 +166,6 @@ def draw_example(source: Source, rng: np.random.Generator, n_items: int, longest
     """Draw the items and the answer of an example.
 
     Args:
-        source: the tokenised record.
-        rng: the generator of the random draws.
         n_items: maximum number of items: if R has more, ``n_items`` of them are drawn; otherwise items drawn from U
             fill the remaining places.
         longest: maximum number of tokens of a sequence; the end of the context is cut.
@@ -204,7 +195,7 @@ def draw_example(source: Source, rng: np.random.Generator, n_items: int, longest
 
 
 def most_tokens(source: Source) -> int:
-    """Return the number of tokens that no sequence of a record exceeds; each item counts with its ``[SEP]``."""
+    """Return an upper limit of the tokens of a sequence of a record; each item counts with its ``[SEP]``."""
     items = [*source.related, *source.others]
     return sum(map(len, items)) + len(items) + len(source.question) + max(map(len, source.answers)) + 3
 

@@ -27,9 +27,8 @@ def main(argv: Sequence[str]) -> int:
     def run() -> int:
         settings = parse(argv)
         input_files(settings)
-        skipped = settings.order[: len(settings.skip_tasks)]
-        RunFolder.of(settings).check_results(settings.order, skipped, settings.overwrite)
-        # Importing torch and transformers takes seconds, so --help and wrong flags or paths are answered before.
+        RunFolder(settings).check_results()
+        # Importing torch and transformers takes seconds, so it follows --help and the checks of flags and paths.
         from SRM.run import launch
 
         return launch(settings, argv)

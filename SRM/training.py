@@ -40,10 +40,11 @@ class TaskTraining:
     """The training on one task.
 
     Args:
-        settings, accelerator, tokens, sources, epochs: as named; the sources are the tokenised records.
+        settings, accelerator, tokens, epochs: as named.
+        sources: the tokenized records and replays.
         model: the language model after the previous task, with embeddings for the tokens of this one.
         name: the task.
-        checkpoint: the checkpoint file, written after each epoch; training resumes from it.
+        checkpoint: the file of the checkpoint, which is written after each epoch and from which training resumes.
         report: called at each log step with the number of updates and ``loss``, ``qa loss``, ``lm loss`` and ``lr``.
     """
 
@@ -84,22 +85,21 @@ class TaskTraining:
             DataError: the checkpoint is damaged.
             OSError: the checkpoint cannot be written.
         """
-        epoch, updates = self._resume()
+        finished, updates = self._resume()
         self.loss.train()
-        quiet, scaler = None if self.accelerator.is_main_process else True, self.accelerator.scaler
-        total, finished = self.epochs * len(self.sources), epoch * len(self.sources)
-        with tqdm(total=total, initial=finished, unit="example", desc=self.name, disable=quiet) as bar:
-            while epoch < self.epochs:
+        scaler, quiet = self.accelerator.scaler, None if self.accelerator.is_main_process else True
+        total, initial = (epochs * len(self.sources) for epochs in (self.epochs, finished))
+        with tqdm(total=total, initial=initial, unit="example", desc=self.name, disable=quiet) as bar:
+            for epoch in range(finished, self.epochs):
                 updates = self._epoch(epoch, updates, bar)
-                epoch += 1
-                if self.accelerator.is_main_process and epoch < self.epochs:
-                    progress = {"task": self.name, "epoch": epoch, "updates": updates}
+                if self.accelerator.is_main_process and epoch + 1 < self.epochs:
+                    progress = {"task": self.name, "epoch": epoch + 1, "updates": updates}
                     progress["scale"] = scaler.state_dict() if scaler else None
                     save_checkpoint(self.checkpoint, self.model, self.optimizer.optimizer, progress)
         self.accelerator.wait_for_everyone()
 
     def _resume(self) -> tuple[int, int]:
-        """Load the checkpoint of this task; return its number of epochs and of updates."""
+        """Load the checkpoint of this task if there is one; return the numbers of finished epochs and of updates."""
         progress = read_progress(self.checkpoint)
         if not progress or progress["task"] != self.name:
             return 0, 0
@@ -222,7 +222,7 @@ def save_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimiz
 
 
 def read_progress(path: Path) -> dict[str, Any] | None:
-    """Return the progress of a checkpoint; None if the file does not exist.
+    """Return the progress stored in a checkpoint, or None if the file does not exist.
 
     Raises:
         DataError: the file is damaged.

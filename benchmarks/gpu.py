@@ -113,7 +113,7 @@ def univqa_parity(device: torch.device, scale: Scale, dtype: torch.dtype | None)
 
     reference, reference_answers = quantities("plain", None)
     real = reference["scores"] > -9000
-    results: dict[str, Any] = {"ok": True}
+    results: dict[str, Any] = {}
     differences: dict[str, dict[str, float]] = {}
     for side in ("ours", "plain"):
         measured, answers = quantities(side, dtype)
@@ -153,11 +153,12 @@ def ending_generation(device: torch.device, scale: Scale, dtype: torch.dtype, pr
     return srm.Generation(model, ids, prompts, min(prompts, scale.plain_prompts), scale.longest, scale.rows)
 
 
-def fitting(run: Callable[[int], Any], size: int) -> tuple[Any, int]:
-    """Return the result of ``run(size)`` and the size, which is halved until the memory of the GPU suffices."""
+def fitting(run: Callable[[int], object], size: int) -> int:
+    """Return ``size``, halved until the memory of the GPU suffices for ``run(size)``."""
     while True:
         try:
-            return run(size), size
+            run(size)
+            return size
         except torch.OutOfMemoryError:
             if size == 1:
                 raise
@@ -166,35 +167,26 @@ def fitting(run: Callable[[int], Any], size: int) -> tuple[Any, int]:
         size //= 2
 
 
-class UniVQARuns:
-    """Updates and greedy decoding of UniVQA in bf16, with the lengths of the batch in host memory."""
-
-    def __init__(self, device: torch.device, scale: Scale) -> None:
-        self.net = univqa.build(scale.size).to(device)
-        self.optimizer = torch.optim.AdamW(self.net.parameters(), lr=0.0)
-        batch, mask = univqa.clove_batch(scale.records)
-        self.mask = mask.to(device)
-        on_host = {"plain": False, "ours": True}
-        self.inputs = {side: univqa.on_device(batch, device, lengths) for side, lengths in on_host.items()}
-
-    def batch(self, side: str, size: int) -> UniVQAInputs:
-        """Return the first records of the batch."""
-        return UniVQAInputs(**{name: value[:size] for name, value in vars(self.inputs[side]).items()})
-
-    def update(self, side: str, size: int) -> None:
-        univqa.gradient_step(univqa.SIDES[side], self.net.train(), self.batch(side, size), self.mask[:size], BF16)
-        self.optimizer.step()
-
-    def answer(self, side: str, size: int) -> None:
-        univqa.decode(univqa.SIDES[side], self.net.eval(), self.batch(side, size), BF16)
-
-
 def univqa_rates(device: torch.device, scale: Scale, training: bool) -> dict[str, Any]:
-    """Measure records per second of both sides, and how much of the matrix rate UniVQA uses."""
-    runs = UniVQARuns(device, scale)
-    run = runs.update if training else runs.answer
-    _, plain_size = fitting(lambda size: run("plain", size), scale.records)
-    sizes = {"plain": plain_size, "ours": scale.records}
+    """Measure records per second of both sides in bf16, in updates or greedy decoding, and the use of the matrix rate.
+
+    UniVQA gets the lengths of the batch in host memory.
+    """
+    net = univqa.build(scale.size).to(device).train(training)
+    optimizer = torch.optim.AdamW(net.parameters(), lr=0.0)
+    batch, mask = univqa.clove_batch(scale.records)
+    mask = mask.to(device)
+    inputs = {side: univqa.on_device(batch, device, lengths_on_host=side == "ours") for side in univqa.SIDES}
+
+    def run(side: str, size: int) -> None:
+        part = UniVQAInputs(**{name: value[:size] for name, value in vars(inputs[side]).items()})
+        if training:
+            univqa.gradient_step(univqa.SIDES[side], net, part, mask[:size], BF16)
+            optimizer.step()
+        else:
+            univqa.decode(univqa.SIDES[side], net, part, BF16)
+
+    sizes = {"plain": fitting(functools.partial(run, "plain"), scale.records), "ours": scale.records}
     repeated = {"plain": 1, "ours": scale.updates}
 
     def several(side: str) -> None:

@@ -10,7 +10,6 @@ exit code is 1 if a ratio fell by more than a third, has no reference, or could 
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 import sys
 import tempfile
@@ -26,8 +25,9 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks import srm, univqa  # noqa: E402
 from benchmarks.comparison import run_python  # noqa: E402
+from mmclvqa.clove.errors import DataError  # noqa: E402
 from mmclvqa.clove.experiment_paths import FINE_TUNING, SAVE, final_weights  # noqa: E402
-from mmclvqa.clove.files import write_json  # noqa: E402
+from mmclvqa.clove.files import read_json, write_json  # noqa: E402
 from mmclvqa.clove.text import one_line  # noqa: E402
 from mmclvqa.evaluation.sweep import checkpoints  # noqa: E402
 
@@ -60,7 +60,7 @@ def loading_ratios(size: str) -> dict[str, float]:
         run("-m", "mmclvqa.clove", "mini", str(data), "--train", "400", "--val", "16", *shape)
         options = ["--feature-dim", str(LOADING_WIDTH), "--repeats", str(REPEATS), "--json", str(result)]
         run("benchmarks/loading.py", str(data), "--compare", *options)
-        return {"data loading": json.loads(result.read_text())["ratio"]}
+        return {"data loading": read_json(result)["ratio"]}
 
 
 def sweep_ratios(size: str) -> dict[str, float]:
@@ -76,7 +76,7 @@ def sweep_ratios(size: str) -> dict[str, float]:
             Path(file).parent.mkdir(parents=True)
             shutil.copy(final_weights(str(trained)), file)
         run("benchmarks/sweep.py", str(root), "--rounds", str(REPEATS), "--json", str(result), CLOVE_ROOT=str(data))
-        return {"sweep": json.loads(result.read_text())["ratio"]}
+        return {"sweep": read_json(result)["ratio"]}
 
 
 BENCHMARKS: dict[str, Callable[[str], dict[str, float]]] = {
@@ -88,7 +88,7 @@ BENCHMARKS: dict[str, Callable[[str], dict[str, float]]] = {
 
 
 def problem(ratio: float, reference: float | None) -> str | None:
-    """Return what is wrong with a ratio, None if it is high enough."""
+    """Return what is wrong with a ratio, or None if it is high enough."""
     if reference is None:
         return "no reference; --update adds it"
     if ratio < (1 - LARGEST_FALL) * reference:
@@ -105,9 +105,9 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument("--update", action="store_true", help="write the measured ratios to the reference file")
     args = parser.parse_args(words)
     try:
-        references: dict[str, float] = json.loads(args.reference.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        print(f"error: {args.reference}: cannot be read ({one_line(error)})", file=sys.stderr)
+        references: dict[str, float] = read_json(args.reference)
+    except DataError as error:
+        print(f"error: {error}", file=sys.stderr)
         return 1
 
     # With several threads, another process on the same cores would slow down each side by another factor.

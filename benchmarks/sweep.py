@@ -10,7 +10,6 @@ runs. Results are written to a temporary folder.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import sys
 import tempfile
@@ -22,6 +21,7 @@ sys.path.insert(0, str(PROJECT))
 from benchmarks.comparison import run_python  # noqa: E402
 from mmclvqa.clove import experiment_paths as places  # noqa: E402
 from mmclvqa.clove.errors import CloveError  # noqa: E402
+from mmclvqa.clove.files import read_json, write_json  # noqa: E402
 from mmclvqa.clove.tasks import SETTINGS, parse_order  # noqa: E402
 from mmclvqa.evaluation.results import METRIC, RESULTS_FILE  # noqa: E402
 from mmclvqa.evaluation.sweep import checkpoints  # noqa: E402
@@ -29,7 +29,7 @@ from mmclvqa.evaluation.sweep import checkpoints  # noqa: E402
 
 def accuracy(folder: Path) -> float:
     """Return the last accuracy in the results of a folder."""
-    return json.loads((folder / RESULTS_FILE).read_text(encoding="utf-8"))["evaluations"][-1]["metrics"][METRIC]
+    return read_json(folder / RESULTS_FILE)["evaluations"][-1]["metrics"][METRIC]
 
 
 def measure(args: argparse.Namespace) -> dict[str, float]:
@@ -98,7 +98,7 @@ def main() -> None:
         f"{measured['ratio']:.1f} times as long"
     )
     if args.json:
-        args.json.write_text(json.dumps(measured, indent=1) + "\n", encoding="utf-8")
+        write_json(args.json, measured)
 
 
 if __name__ == "__main__":

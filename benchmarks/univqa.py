@@ -121,9 +121,11 @@ def without_dropout(net: nn.Module) -> Iterator[None]:
     rates = [getattr(part, name) for part, name in parts]
     for part, name in parts:
         setattr(part, name, 0.0)
-    yield
-    for (part, name), rate in zip(parts, rates, strict=True):
-        setattr(part, name, rate)
+    try:
+        yield
+    finally:
+        for (part, name), rate in zip(parts, rates, strict=True):
+            setattr(part, name, rate)
 
 
 def decode(answer: Answer, net: UniVQANetwork, inputs: UniVQAInputs, dtype: torch.dtype | None) -> Tensor:

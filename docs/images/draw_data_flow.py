@@ -22,7 +22,7 @@ ARROWS = (
     ("clove", "univqa"), ("clove", "srm"), ("prompts", "srm"), ("srm", "replays"), ("replays", "univqa"),
     ("univqa", "weights"), ("weights", "matrix"),
 )  # fmt: skip
-COLOURS = {"clove": "#e8eef7", "prompts": "#e8eef7", "srm": "#fde8d4", "replays": "#fde8d4", "univqa": "#dff0df"}
+COLORS = {"clove": "#e8eef7", "prompts": "#e8eef7", "srm": "#fde8d4", "replays": "#fde8d4", "univqa": "#dff0df"}
 HALF_WIDTH, HALF_HEIGHT = 1.38, 0.62
 
 
@@ -30,19 +30,15 @@ def main() -> None:
     """Draw the boxes and arrows."""
     figure, axes = plt.subplots(figsize=(10, 3.4))
     for name, (x, y, text) in BOXES.items():
-        colour = COLOURS.get(name, "#f2f2f2")
-        style = {"boxstyle": "round,pad=0.06", "facecolor": colour, "edgecolor": "#555555"}
-        axes.add_patch(
-            matplotlib.patches.FancyBboxPatch(
-                (x - HALF_WIDTH, y - HALF_HEIGHT), 2 * HALF_WIDTH, 2 * HALF_HEIGHT, **style
-            )
-        )
+        style = {"boxstyle": "round,pad=0.06", "facecolor": COLORS.get(name, "#f2f2f2"), "edgecolor": "#555555"}
+        corner = (x - HALF_WIDTH, y - HALF_HEIGHT)
+        axes.add_patch(matplotlib.patches.FancyBboxPatch(corner, 2 * HALF_WIDTH, 2 * HALF_HEIGHT, **style))
         axes.text(x, y, text, ha="center", va="center", fontsize=9.5)
     for start, end in ARROWS:
         (x0, y0, _), (x1, y1, _) = BOXES[start], BOXES[end]
         if x0 == x1:
-            step = HALF_HEIGHT + 0.08
-            ends = ((x0, y0 + step), (x1, y1 - step)) if y1 > y0 else ((x0, y0 - step), (x1, y1 + step))
+            step = HALF_HEIGHT + 0.08 if y1 > y0 else -HALF_HEIGHT - 0.08
+            ends = ((x0, y0 + step), (x1, y1 - step))
         else:
             ends = ((x0 + HALF_WIDTH + 0.08, y0), (x1 - HALF_WIDTH - 0.08, y1))
         axes.annotate("", xy=ends[1], xytext=ends[0], arrowprops={"arrowstyle": "-|>", "color": "#333333", "lw": 1.3})

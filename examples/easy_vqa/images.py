@@ -27,7 +27,7 @@ RGB = {
     "green": (0, 255, 0), "red": (255, 0, 0), "teal": (0, 128, 128), "yellow": (255, 255, 0),
 }  # fmt: skip
 FILLED = ((0.72, "triangle"), (0.935, "circle"), (1.0, "rectangle"))
-"""Kinds of shape with the largest share of its box that a shape of the kind fills."""
+"""The largest share of its box that a shape fills, and its kind."""
 
 Box = tuple[int, int, int, int]
 """Left, top, right and bottom in pixels."""
@@ -52,7 +52,7 @@ def shape_mask(pixels: np.ndarray) -> np.ndarray:
 
 
 def shape_box(mask: np.ndarray) -> Box | None:
-    """Return the smallest box around the shape, None if there is none."""
+    """Return the smallest box around the shape, or None if there is no shape."""
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     if not len(rows):
         return None
@@ -62,18 +62,18 @@ def shape_box(mask: np.ndarray) -> Box | None:
 def object_features(pixels: np.ndarray) -> dict[str, Any]:
     """Return the regions of an image as an entry of a feature database: the box of the shape, then the patches.
 
-    The boxes themselves are not stored, and read as zero. A replay has neither features nor boxes, and masking a real
-    record removes its features only, so that UniVQA would tell both apart by the boxes.
+    The feature of a region is the mean darkness of red, green and blue, from 0 to 1, in each cell of a grid. The boxes
+    are not stored and are read as zero: a replay has neither features nor boxes, while masking a real record removes
+    only its features, so that UniVQA could tell both apart by the boxes.
 
-    The feature of a region is the mean darkness of red, green and blue, from 0 to 1, in each cell of a grid.
+    Returns:
+        ``features``, float32, REGIONS x FEATURE_DIM.
     """
     height, width = pixels.shape[:2]
     rows, columns = ([size * step // PATCHES for step in range(PATCHES + 1)] for size in (height, width))
     boxes = [(columns[x], rows[y], columns[x + 1], rows[y + 1]) for y in range(PATCHES) for x in range(PATCHES)]
     boxes.insert(0, shape_box(shape_mask(pixels)) or (0, 0, width, height))
-    return {
-        "features": np.stack([_darkness(pixels, box) for box in boxes]),
-    }
+    return {"features": np.stack([_darkness(pixels, box) for box in boxes])}
 
 
 def _darkness(pixels: np.ndarray, box: Box) -> np.ndarray:

@@ -36,39 +36,34 @@ class Question:
 
 @dataclass
 class Facts:
-    """What is known of the shape of an image.
-
-    Attributes:
-        color: its color.
-        kind: its kind.
-    """
+    """What is known about the shape of an image: its color and its kind, None if unknown."""
 
     color: str | None = None
     kind: str | None = None
 
     def add(self, word: str) -> None:
-        """Add the color or kind."""
+        """Add a color or kind; other words are ignored."""
         if word in COLORS:
             self.color = word
         elif word in KINDS:
             self.kind = word
 
     def join(self, other: Facts) -> None:
-        """Add what else is known."""
+        """Add what ``other`` states."""
         self.color, self.kind = other.color or self.color, other.kind or self.kind
 
     @property
     def items(self) -> list[str]:
-        """All items, the one that states most first."""
+        """All items, beginning with the one that states most."""
         color = f"{self.color} {SHAPE}" if self.color else None
         both = f"{self.color} {self.kind}" if self.color and self.kind else None
         return [item for item in (both, color, self.kind) if item]
 
     def contradicting(self, question: Question) -> list[str]:
-        """Return the items because of which a yes-no question is answered no, nothing if they are not known.
+        """Return the items from which the answer no to a yes-no question follows, or none if they are not known.
 
-        These are the item that states most, and the one that states the color or the kind that the question asks for:
-        ``red circle`` and ``circle`` for "is there a triangle?".
+        These are the item that states most, and the one that states the color or the kind, whichever the question asks
+        for: ``red circle`` and ``circle`` for "is there a triangle?".
         """
         part = self.color and f"{self.color} {SHAPE}" if question.word in COLORS else self.kind
         return list(dict.fromkeys((self.items[0], part))) if part else []
@@ -80,7 +75,7 @@ class Facts:
 
 
 def parse_question(text: str) -> Question | None:
-    """Return what a question asks; None if it is not one of easy-VQA."""
+    """Return what a question asks, or None if it is not a question of easy-VQA."""
     words = text.lower().replace("?", " ").split()
     named = [word for word in words if word in (*COLORS, *KINDS)]
     if not words or len(named) > 1:
@@ -95,7 +90,7 @@ def parse_question(text: str) -> Question | None:
 
 
 def stated(question: Question, answer: str) -> Facts:
-    """Return what a question and its answer state of the image; nothing if they deny something."""
+    """Return what a question and its answer state about the image; nothing if they deny something."""
     facts = Facts()
     if question.task != YES_NO:
         facts.add(answer)
@@ -105,11 +100,10 @@ def stated(question: Question, answer: str) -> Facts:
 
 
 def read_items(items: Iterable[str]) -> Facts:
-    """Return what scene-graph items state; other words than colors and kinds are ignored."""
+    """Return what scene-graph items state."""
     facts = Facts()
-    for item in items:
-        for word in item.split():
-            facts.add(word)
+    for word in " ".join(items).split():
+        facts.add(word)
     return facts
 
 
@@ -117,7 +111,7 @@ def is_true(question: str, answer: str, items: Iterable[str]) -> bool | None:
     """Return whether the answer to a question follows from scene-graph items.
 
     Returns:
-        True; False, also if the items do not tell; None if it is not a question of easy-VQA.
+        True or False; False also if the items do not say; None if it is not a question of easy-VQA.
     """
     asked, facts = parse_question(question), read_items(items)
     if asked is None:

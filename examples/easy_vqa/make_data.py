@@ -31,7 +31,7 @@ QUESTIONS = "questions.json"
 PACKAGE_SPLITS = {"train": "train", "val": "test"}
 """Splits of the setting, and those of the package from which they are drawn."""
 ENTRY_BYTES = REGIONS * (4 * FEATURE_DIM + 32) + 1024
-"""Maximum size of an image in the feature database."""
+"""Maximum size of the features of an image in the database."""
 PROMPTS = 2000
 """Number of prompts sampled for a task."""
 GPT2_LAYERS = 2
@@ -58,7 +58,7 @@ def read_rows(folder: Path) -> list[Row]:
     """Read the questions in the folder of a split of the package.
 
     Raises:
-        DataError: the file is missing, or has not the form of easy-VQA.
+        DataError: the file is missing or does not have the form of easy-VQA.
     """
     file = folder / QUESTIONS
     rows = read_json(file)
@@ -73,10 +73,9 @@ def read_rows(folder: Path) -> list[Row]:
 def split_records(folder: Path, split: str) -> Iterator[dict[str, Any]]:
     """Yield the records of a split, without the yes-no questions that ask what is absent.
 
-    The scene graph of an image is what all answers about it say. Related to a question (mask 1) is the item that it
-    states together with its answer; if the answer is no, the item that says most of the image and the one that
-    contradicts the question: ``red circle`` and ``circle`` for "is there a triangle?". The predicted graph is computed
-    from the pixels and has some of the items.
+    The scene graph of an image consists of what all questions and answers about it state. The item that a question
+    states together with its answer is related to it (mask 1). If the answer is no, these are the items of
+    :meth:`Facts.contradicting`. The predicted graph is computed from the pixels and has some of the items.
 
     Args:
         folder: folder of the split in the package.
@@ -126,7 +125,7 @@ def _some_items(items: Sequence[str], rng: random.Random) -> list[str]:
 
 
 def balanced(records: Sequence[dict[str, Any]], split: str, seed: int) -> list[dict[str, Any]]:
-    """Return the records with as many yes-no questions answered yes as no; five of six are answered no."""
+    """Return the records without some yes-no questions, so that as many are answered yes as no."""
     groups: dict[str, list[int]] = {YES: [], NO: []}
     for index, record in enumerate(records):
         if record["stage"] == YES_NO:
@@ -140,7 +139,7 @@ def balanced(records: Sequence[dict[str, Any]], split: str, seed: int) -> list[d
 def related_prompts(root: Path, setting: str, seed: int) -> dict[str, list[list[str]]]:
     """Draw the prompts of every task from the related items of its train records.
 
-    A prompt has one item, or the two because of which a yes-no question is answered no, which
+    A prompt has one item, or the two from which the answer no follows, which
     :func:`~mmclvqa.clove.prompts.setting_prompts` does not pair.
     """
     prompts = {}
@@ -160,17 +159,15 @@ def make_root(root: Path, package: Path, train: int, val: int, seed: int = 0) ->
     """Write the data root, in a temporary folder that is renamed when complete.
 
     Args:
-        root: the folder to create.
         package: the folder of the package, with ``data/<split>/questions.json`` and ``data/<split>/images``.
-        train: train records of each task at most.
-        val: val records of each task at most.
+        train, val: maximum number of records of each task.
         seed: seed of all draws.
 
     Returns:
         A table of the tasks.
 
     Raises:
-        DataError: ``root`` exists, or the package has not the form of easy-VQA.
+        DataError: ``root`` exists, or the package does not have the form of easy-VQA.
     """
     if root.exists():
         raise DataError(f"{root}: already exists; remove it, or choose another folder")
@@ -178,14 +175,9 @@ def make_root(root: Path, package: Path, train: int, val: int, seed: int = 0) ->
     shutil.rmtree(partial, ignore_errors=True)
     folders = {split: package / "data" / name for split, name in PACKAGE_SPLITS.items()}
     records = {split: balanced(list(split_records(folder, split)), split, seed) for split, folder in folders.items()}
+    sizes = {"train": train, "val": val}
     imported = import_records(
-        records,
-        lambda record: record["stage"],
-        partial,
-        NAME,
-        tasks=TASKS,
-        sizes={"train": train, "val": val},
-        seed=seed,
+        records, lambda record: record["stage"], partial, NAME, tasks=TASKS, sizes=sizes, seed=seed
     )
     shutil.copyfile(SETTING, imported.setting)
     images = {
@@ -193,12 +185,8 @@ def make_root(root: Path, package: Path, train: int, val: int, seed: int = 0) ->
         for split in folders
         for record in records[split]
     }
-    write_database(
-        partial / FEATURES / NAME / "objects.lmdb",
-        images,
-        lambda file: object_features(read_image(file)),
-        ENTRY_BYTES,
-    )
+    database = partial / FEATURES / NAME / "objects.lmdb"
+    write_database(database, images, lambda file: object_features(read_image(file)), ENTRY_BYTES)
     _write_models(partial, records["train"], seed)
     save_prompts(partial / prompts_path(NAME), related_prompts(partial, str(imported.setting), seed))
     counts = {task: dict(numbers) for task, numbers in imported.counts.items()}
@@ -219,12 +207,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m examples.easy_vqa.make_data", description=__doc__)
     parser.add_argument("dir", type=Path, metavar="DIR", help="the data root to make (CLOVE_ROOT)")
-    parser.add_argument(
-        "--package", type=Path, metavar="DIR", help="folder of the package (default: where it is installed)"
-    )
-    parser.add_argument("--train", type=positive, default=2000, help="train records of a task (default: %(default)s)")
-    parser.add_argument("--val", type=positive, default=500, help="val records of a task (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of all draws (default: %(default)s)")
+    text = "folder of the package (default: the installed package)"
+    parser.add_argument("--package", type=Path, metavar="DIR", help=text)
+    for name, default in (("train", 2000), ("val", 500)):
+        text = f"maximum number of {name} records of a task (default: %(default)s)"
+        parser.add_argument(f"--{name}", type=positive, default=default, metavar="N", help=text)
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of all draws (default: %(default)s)")
     args = parser.parse_args(argv)
 
     def run() -> int:

@@ -14,7 +14,6 @@ from mmclvqa.clove.data_root import existing_root
 from mmclvqa.clove.errors import DataError
 from mmclvqa.clove.experiment_paths import QAG_SEQ
 from mmclvqa.clove.records import load_records
-from mmclvqa.clove.tasks import setting_names
 from mmclvqa.clove.text import format_table, run_command
 from SRM.data import related_items
 
@@ -31,20 +30,16 @@ def verdicts(file: Path) -> Counter[bool | None]:
 
 
 def run(root: Path) -> int:
-    """Print the share of replays with correct answers of every replay file below ``root``, and of all; return 0.
+    """Print the share of replays with correct answers in every replay file below ``root`` and in all; return 0.
 
     Raises:
         DataError: there are no replay files.
     """
-    files = {
-        file: match
-        for file in sorted(root.rglob(f"{QAG_SEQ}/**/*.npy"))
-        if (match := _OF_ONE_TASK.fullmatch(file.name))
-    }
+    matches = {file: _OF_ONE_TASK.fullmatch(file.name) for file in sorted(root.rglob(f"{QAG_SEQ}/**/*.npy"))}
+    files = {file: match for file, match in matches.items() if match}
     if not files:
         raise DataError(f"{root}: has no replays of SRM below {QAG_SEQ}")
-    # Records name the image source of a setting of this data root.
-    setting_names(existing_root(None))
+    existing_root(None)  # records name an image source, which a setting of the data root defines
     total: Counter[bool | None] = Counter()
     rows = []
     for file, match in files.items():

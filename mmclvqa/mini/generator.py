@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
+import glob
 import os
 import random
 import shutil
@@ -53,10 +53,9 @@ _OPTIONS: dict[str, tuple[int, str]] = {
 
 @dataclass(frozen=True)
 class Settings:
-    """Sizes and seed, which determine every byte of a data root, as :data:`_OPTIONS` describes them.
+    """Sizes and seed, which determine every byte of a data root; :data:`_OPTIONS` describes them.
 
-    Attributes:
-        images: GQA-like images of the train split; there are half as many TextVQA-like images.
+    There are half as many TextVQA-like images as GQA-like ``images``.
     """
 
     train: int = 4000
@@ -137,10 +136,10 @@ def _write_annotations(
 
 
 def _sample_prompts(records: list[dict[str, Any]], task: Task, count: int, rng: random.Random) -> list[list[str]]:
-    """Sample prompts, for the relation task only such as clove-mini's questions are about.
+    """Sample prompts; those of the relation task are limited to what clove-mini's questions ask about.
 
     The published sampling pairs all triples that share an object. Here a question is about an anchor with a horizontal
-    and a vertical neighbour, so an answer does not follow from other pairs.
+    and a vertical neighbor, so an answer does not follow from other pairs.
     """
     prompts = sample_prompts(records, task, count, rng)
     if task.name != RELATION_TASK:
@@ -205,7 +204,7 @@ def make_root(root: Path, settings: Settings, overwrite: bool = False) -> str:
     try:
         write_root(partial, settings)
         if existing:
-            old = root.parent / f".{root.name}.old-{os.getpid()}"
+            old = root.parent / f".{root.name}.partial-old-{os.getpid()}"
             root.rename(old)
             partial.rename(root)
             shutil.rmtree(old)
@@ -233,11 +232,18 @@ def _existing_manifest(root: Path) -> Manifest | None:
 
 
 def _remove_leftovers(root: Path) -> None:
-    """Remove partial folders of killed runs."""
-    for folder in root.parent.glob(f".{root.name}.partial-*"):
-        process = int(folder.name.rpartition("-")[2])
-        with contextlib.suppress(PermissionError):
-            try:
-                os.kill(process, 0)
-            except ProcessLookupError:
-                shutil.rmtree(folder, ignore_errors=True)
+    """Remove the temporary folders of killed runs, whose names end with the id of their process."""
+    for folder in root.parent.glob(f".{glob.escape(root.name)}.partial-*"):
+        if not _is_another_process(int(folder.name.rpartition("-")[2])):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_another_process(process: int) -> bool:
+    """Return whether another process has this id; in containers, this one often has that of an earlier run."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return process != os.getpid()

@@ -50,7 +50,7 @@ BUCKETS = 2000
 WINDOW = 5
 MIN_SUBWORD, MAX_SUBWORD = 3, 6
 VECTOR_NOISE = 0.1
-"""Weight of a random vector that distinguishes words with the same neighbours."""
+"""Weight of a random vector that distinguishes words with the same neighbors."""
 
 _NEGATIVE_SAMPLING, _SKIPGRAM = 2, 2
 
@@ -59,8 +59,8 @@ def write_pretrained(root: Path, seed: int, feature_dim: int, pretrained: bool =
     """Write BERT, GPT-2, fastText and fc7 for clove-mini's language, which is the same for every seed.
 
     Args:
-        pretrained: whether GPT-2 has the weights of :mod:`mmclvqa.mini.pretraining` instead of random ones. BERT's are
-            random, because pretrained ones of this size do not help UniVQA to learn faster.
+        pretrained: whether GPT-2 has the weights of :mod:`mmclvqa.mini.pretraining` instead of random ones. BERT's
+            weights are random, because with pretrained ones of this size UniVQA does not learn faster.
     """
     words, syllables = _words(), vocabulary.SYLLABLES
     whole = [word for word in words if word not in vocabulary.UNLISTED_WORDS]
@@ -121,8 +121,8 @@ def wordpieces(words: Iterable[str], parts: Iterable[str] = ()) -> list[str]:
     """Return a vocabulary of BERT in the order of ``vocab.txt``: special tokens, letters, parts of words, and words.
 
     Args:
-        words: words that are one token.
-        parts: parts of other words, those that continue a word with ``##``; the rest of a word is in letters.
+        words: words that are one token each.
+        parts: tokens of other words, with ``##`` if they continue a word; what they do not cover is split into letters.
     """
     letters = string.ascii_lowercase + string.digits + "?,.[]"
     pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *(f"##{letter}" for letter in letters)]
@@ -178,9 +178,8 @@ def _write_gpt2(
     by_id = sorted(token_ids, key=token_ids.get)
     _save(GPT2LMHeadModel, config, folder, seed, pretrained_weights(weights, by_id) if weights else {})
     write_json(folder / "vocab.json", token_ids, indent=None)
-    merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in bpe["merges"]]
     with atomic_write(folder / "merges.txt") as file:
-        file.write("\n".join(["#version: 0.2", *merges]) + "\n")
+        file.write("\n".join(["#version: 0.2", *map(" ".join, bpe["merges"])]) + "\n")
     settings = {"model_max_length": POSITIONS, "tokenizer_class": "GPT2Tokenizer"}
     settings |= {role: END_OF_TEXT for role in ("bos_token", "eos_token", "unk_token")}
     write_json(folder / "tokenizer_config.json", settings)
@@ -270,7 +269,7 @@ def _learn(lines: Iterable[str], words: Sequence[str], seed: int) -> tuple[Count
                 cooccurrences[other, row] += 1
     rng = named_generator(seed, "word vectors")
     index_vectors, noise = rng.standard_normal((2, len(words), FASTTEXT_WIDTH))
-    # The logarithm limits the influence of frequent neighbours such as "the".
+    # The logarithm limits the influence of frequent neighbors such as "the".
     vectors = _unit(np.einsum("ij,jk->ik", np.log1p(cooccurrences), index_vectors))
     return counts, _unit(vectors + VECTOR_NOISE * noise)
 

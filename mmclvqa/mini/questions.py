@@ -14,6 +14,7 @@ Share = tuple[float, tuple[str, ...]]
 """Weight of a kind of question, and the kinds of attribute of the objects about which it is asked."""
 
 _ALL = tuple(ATTRIBUTES)
+_ABOUT_RELATIONS = ("subject", "object")
 
 MIXES: dict[str, dict[str, Share]] = {
     "object": {"thing": (0.4, ("color",)), "thing_choice": (0.45, ("material", "shape")), "place": (0.15, _ALL)},
@@ -29,8 +30,8 @@ MIXES: dict[str, dict[str, Share]] = {
 }
 """Functional task -> its kinds of question.
 
-The item determines the kind of question: an object with a colour has other questions than one with a material. A
-language model that always generates the most likely question, as SRM does, therefore still generates every kind.
+The item determines the kind of question: questions about an object with a color differ from those about one with a
+material. A language model that always generates the most likely question, as SRM does, thus still generates every kind.
 """
 
 SCENE_MIX: dict[str, Share] = {
@@ -72,11 +73,11 @@ def ask(
 
     Args:
         own: ask only about objects of the scene's own type.
-        attributes: ask only about objects with an attribute of these kinds, except about relations.
+        attributes: ask only about objects with an attribute of these kinds; does not limit questions about relations.
     """
-    things = [
-        thing for thing in (scene.own_things if own else scene.things) if kind in _RELATIONS or thing.kind in attributes
-    ]
+    things = list(scene.own_things if own else scene.things)
+    if kind not in _ABOUT_RELATIONS:
+        things = [thing for thing in things if thing.kind in attributes]
     return _ASKERS[kind](kind, scene, things, rng) if things else None
 
 
@@ -119,7 +120,10 @@ def _ask_color(kind: str, scene: Scene, things: list[Thing], rng: random.Random)
 
 def _ask_value_choice(kind: str, scene: Scene, things: list[Thing], rng: random.Random) -> Question:
     thing = rng.choice(things)
-    first, second = _options(thing.value, ATTRIBUTES[thing.kind], rng)
+    values = ATTRIBUTES[thing.kind]
+    wrong = rng.choice([value for value in values if value != thing.value])
+    # The order of the options does not reveal the answer.
+    first, second = sorted((thing.value, wrong), key=values.index)
     text = _worded(kind, rng, thing=thing.name, value=first, rival=second)
     program = _steps(("select", thing.name), (f"choose {thing.kind}", f"{first}|{second}"))
     return Question(kind, text, thing.value, (thing.phrase,), program=program)
@@ -214,12 +218,6 @@ def _ask_text(kind: str, scene: Scene, things: list[Thing], rng: random.Random) 
     return Question(kind, text, surface.word, (surface.phrase,), program=program)
 
 
-def _options(right: str, among: Sequence[str], rng: random.Random) -> list[str]:
-    """Return the correct option and a wrong one, in the order of ``among`` so that the order does not reveal it."""
-    wrong = rng.choice([other for other in among if other != right])
-    return sorted((right, wrong), key=among.index)
-
-
 def _pairs(things: list[Thing], alike: bool) -> list[tuple[Thing, Thing]]:
     """Return ordered pairs of things with an attribute of the same kind and an equal or different value."""
     return [
@@ -235,11 +233,9 @@ _ASKERS: dict[str, Callable[[str, Scene, list[Thing], random.Random], Question |
     "place": _ask_place,
     "color": _ask_color,
     "value_choice": _ask_value_choice,
-    **dict.fromkeys(("subject", "object"), _ask_relation),
+    **dict.fromkeys(_ABOUT_RELATIONS, _ask_relation),
     **dict.fromkeys(("same", "both"), _ask_alike),
     "which": _ask_which,
     **dict.fromkeys(("fact_value", "fact_thing", "fact_purpose"), _ask_fact),
     **dict.fromkeys(TEXTS, _ask_text),
 }
-
-_RELATIONS = ("subject", "object")

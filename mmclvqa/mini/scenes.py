@@ -4,10 +4,10 @@ Every draw has its own generator, seeded with the seed of the data set and a nam
 
 Predicted scene graphs are noisy copies of the true ones, as an off-the-shelf scene-graph generator would predict. A
 missed object is missing from every item; a confused object has the name of another class of its category throughout.
-A reader of the predicted graph alone answers about three quarters of the questions and must use the image features
-for the rest. The tasks of the scene setting differ only in their objects. What a model learns about the objects of an
-earlier task from images is forgotten, and replays have no images, so it can only be retained by reading scene graphs.
-The predicted graphs of that setting therefore describe only the objects of the scene type, as replays do.
+A model that reads only the predicted graph can answer about three quarters of the questions; the others require the
+image features. The tasks of the scene setting differ only in their objects. What a model has learned from images about
+the objects of an earlier task is forgotten, and since replays have no images, it can only be retained by reading scene
+graphs. The predicted graphs of that setting therefore describe only the objects of the scene type, as replays do.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def _digest(seed: int, names: tuple[object, ...]) -> int:
 
 @dataclass(frozen=True)
 class Thing:
-    """An object with one attribute: a colour, a material or a shape."""
+    """An object with one attribute: a color, a material or a shape."""
 
     name: str
     value: str
@@ -221,7 +221,7 @@ def _values(rng: random.Random) -> list[str]:
 
 
 def _grouped_boxes(rng: random.Random) -> tuple[list[Box], tuple[tuple[int, str, int], ...]]:
-    """Draw four boxes and two relations: an anchor in the centre with two partners, and a box in a corner."""
+    """Draw four boxes and two relations: an anchor in the center with two partners, and a box in a corner."""
     half_size = rng.uniform(0.06, 0.08)
     anchor = _box(*_jittered(rng, (0.5, 0.4), 0.04), half_size, half_size)
     predicates = (rng.choice(HORIZONTAL), rng.choice(VERTICAL))

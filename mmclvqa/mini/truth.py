@@ -1,13 +1,13 @@
 """The judge of replays: whether an answer to a question follows from scene-graph items and the facts of clove-mini.
 
 SRM's replays on clove-mini have a scene graph and no image. Items are ``red cup``, ``cup left of plate``,
-``red sign with [OCR] kavo``, ``cup used for drinking`` or ``kitchen``. The facts are those of the world, whatever an
-item states.
+``red sign with [OCR] kavo``, ``cup used for drinking`` or ``kitchen``. The facts are those of the vocabulary, whatever
+an item states.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from mmclvqa.mini.vocabulary import (
@@ -79,7 +79,7 @@ def is_true(question: str, answer: str, items: Iterable[str]) -> bool | None:
     if parsed is None:
         return None
     kind, slots = parsed
-    return normalized(answer) in _ANSWERS[kind](slots, read_items(items))
+    return normalized(answer) in _answers(kind, slots, read_items(items))
 
 
 def _read_thing(text: str, graph: Graph) -> bool:
@@ -119,93 +119,51 @@ def _read_text(text: str, graph: Graph) -> bool:
     return True
 
 
-def _answers_same(slots: dict[str, str], graph: Graph) -> set[str]:
-    first, second = (graph.values(slots[slot], slots["kind"]) for slot in ("thing", "other"))
-    if slots["thing"] == slots["other"] or not first or not second:
+def _answers(kind: str, slots: dict[str, str], graph: Graph) -> set[str]:
+    """Return the answers to a question, given by its kind and slots, that follow from a scene graph."""
+    thing, other, value = (slots.get(name, "") for name in ("thing", "other", "value"))
+    if thing and thing == other:
         return set()
-    return ({YES} if first & second else set()) | ({NO} if first - second or second - first else set())
-
-
-def _answers_which(slots: dict[str, str], graph: Graph) -> set[str]:
-    value, kind = slots["value"], ATTRIBUTE_KIND[slots["value"]]
-    pair = (slots["thing"], slots["other"])
-    values = [graph.values(name, kind) for name in pair]
-    if pair[0] == pair[1] or not all(values):
-        return set()
-    return {
-        name for name, own, other in zip(pair, values, values[::-1], strict=True) if value in own and value not in other
-    }
-
-
-def _answers_thing(slots: dict[str, str], graph: Graph) -> set[str]:
-    return {
-        name
-        for name, values in graph.attributes.items()
-        if CATEGORY_OF[name] == slots["category"] and slots["value"] in values
-    }
-
-
-def _answers_thing_choice(slots: dict[str, str], graph: Graph) -> set[str]:
-    if slots["thing"] == slots["other"]:
-        return set()
-    return {name for name in (slots["thing"], slots["other"]) if slots["value"] in graph.attributes.get(name, ())}
-
-
-def _answers_value_choice(slots: dict[str, str], graph: Graph) -> set[str]:
-    options = {slots["value"], slots["rival"]}
-    if len(options) < 2 or len({ATTRIBUTE_KIND[value] for value in options}) > 1:
-        return set()
-    return graph.attributes.get(slots["thing"], set()) & options
-
-
-def _answers_subject(slots: dict[str, str], graph: Graph) -> set[str]:
-    return {
-        subject
-        for subject, relation, object_ in graph.relations
-        if (relation, object_) == (slots["relation"], slots["thing"]) and CATEGORY_OF[subject] == slots["category"]
-    }
-
-
-def _answers_object(slots: dict[str, str], graph: Graph) -> set[str]:
-    wanted = (slots["thing"], slots["relation"])
-    return {object_ for subject, relation, object_ in graph.relations if (subject, relation) == wanted}
-
-
-def _answers_both(slots: dict[str, str], graph: Graph) -> set[str]:
-    if slots["thing"] == slots["other"]:
-        return set()
-    return graph.values(slots["thing"], slots["kind"]) & graph.values(slots["other"], slots["kind"])
-
-
-def _serving(slots: dict[str, str], graph: Graph) -> list[str]:
-    return [name for name in graph.attributes if FACTS[name] == (slots["predicate"], slots["purpose"])]
-
-
-def _answers_text(slots: dict[str, str], graph: Graph) -> set[str]:
-    return {word for color, name, word in graph.texts if (color, name) == (slots["color"], slots["surface"])}
-
-
-_ANSWERS: dict[str, Callable[[dict[str, str], Graph], set[str]]] = {
-    "thing": _answers_thing,
-    "thing_choice": _answers_thing_choice,
-    "place": lambda slots, graph: graph.places,
-    "color": lambda slots, graph: graph.values(slots["thing"], "color"),
-    "value_choice": _answers_value_choice,
-    "subject": _answers_subject,
-    "object": _answers_object,
-    "same": _answers_same,
-    "which": _answers_which,
-    "both": _answers_both,
-    "fact_value": lambda slots, graph: set().union(
-        *(graph.values(name, slots["kind"]) for name in _serving(slots, graph))
-    ),
-    "fact_thing": lambda slots, graph: {
-        name for name in _serving(slots, graph) if slots["value"] in graph.attributes[name]
-    },
-    "fact_purpose": lambda slots, graph: {
-        FACTS[name][1] for name in _answers_thing(slots, graph) if FACTS[name][0] == slots["predicate"]
-    },
-    "text": _answers_text,
-    "brand": _answers_text,
-    "number": _answers_text,
-}
+    match kind:
+        case "thing" | "fact_purpose":
+            candidates = graph.attributes.items()
+            things = {name for name, own in candidates if CATEGORY_OF[name] == slots["category"] and value in own}
+            if kind == "thing":
+                return things
+            return {purpose for predicate, purpose in map(FACTS.get, things) if predicate == slots["predicate"]}
+        case "thing_choice":
+            return {name for name in (thing, other) if value in graph.attributes.get(name, ())}
+        case "place":
+            return graph.places
+        case "color":
+            return graph.values(thing, "color")
+        case "value_choice":
+            rival = slots["rival"]
+            is_choice = value != rival and ATTRIBUTE_KIND[value] == ATTRIBUTE_KIND[rival]
+            return graph.attributes.get(thing, set()) & {value, rival} if is_choice else set()
+        case "subject":
+            end = (slots["relation"], thing)
+            subjects = {subject for subject, word, object_ in graph.relations if (word, object_) == end}
+            return {name for name in subjects if CATEGORY_OF[name] == slots["category"]}
+        case "object":
+            begin = (thing, slots["relation"])
+            return {object_ for subject, word, object_ in graph.relations if (subject, word) == begin}
+        case "same":
+            first, second = (graph.values(name, slots["kind"]) for name in (thing, other))
+            if not first or not second:
+                return set()
+            return ({YES} if first & second else set()) | ({NO} if first != second else set())
+        case "which":
+            first, second = (graph.values(name, ATTRIBUTE_KIND[value]) for name in (thing, other))
+            if not first or not second or (value in first) == (value in second):
+                return set()
+            return {thing if value in first else other}
+        case "both":
+            return graph.values(thing, slots["kind"]) & graph.values(other, slots["kind"])
+        case "fact_thing" | "fact_value":
+            things = {name for name in graph.attributes if FACTS[name] == (slots["predicate"], slots["purpose"])}
+            if kind == "fact_thing":
+                return {name for name in things if value in graph.attributes[name]}
+            return set().union(*(graph.values(name, slots["kind"]) for name in things))
+        case _:  # about a text: text, brand and number
+            return {word for color, name, word in graph.texts if (color, name) == (slots["color"], slots["surface"])}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import os
 import pickle
 import shutil
 import subprocess
@@ -145,9 +146,7 @@ def test_records_fit_the_schema_and_have_unique_ids(root: Path, task: Task) -> N
         check_record(record, task.name)
         assert record["stage"] == task.name
         assert record["answers"] == [record["answer"]] * 10
-        assert all(
-            item.endswith(ITEM_END) for item in record["gt_scene_graph_seq"] + record["pred_scene_graph_seq"]
-        )
+        assert all(item.endswith(ITEM_END) for item in record["gt_scene_graph_seq"] + record["pred_scene_graph_seq"])
     assert len({record["question_id"] for record in records}) == len(records)
 
 
@@ -163,9 +162,7 @@ def test_every_record_has_features_that_fit_its_picture(root: Path, task: Task) 
 
 def test_train_and_val_share_no_picture(root: Path) -> None:
     for task in TASKS:
-        ids = [
-            {r["image_id"] for r in load_records(root / task.annotation_path(s))} for s in ("train", "val")
-        ]
+        ids = [{r["image_id"] for r in load_records(root / task.annotation_path(s))} for s in ("train", "val")]
         assert not ids[0] & ids[1]
 
 
@@ -256,9 +253,7 @@ def test_the_truth_checker_refuses_another_records_answer(drawn: dict[str, list[
         ("how are you today?", "fine", ["red cup"], None),
     ],
 )
-def test_the_truth_checker_knows_the_rules(
-    question: str, answer: str, items: list[str], verdict: bool | None
-) -> None:
+def test_the_truth_checker_knows_the_rules(question: str, answer: str, items: list[str], verdict: bool | None) -> None:
     assert is_true(question, answer, items) is verdict
 
 
@@ -359,9 +354,7 @@ def test_predicted_graphs_miss_a_seventh_of_the_objects(scenes: list[Scene]) -> 
     for scene in scenes:
         items = predicted_graph(scene, named_random(0, scene.image_id))
         names = [thing.name for thing in scene.things]
-        shares.append(
-            np.mean([not any(item.endswith(f" {n}") or item == n for item in items) for n in names])
-        )
+        shares.append(np.mean([not any(item.endswith(f" {n}") or item == n for item in items) for n in names]))
     assert 0.1 <= np.mean(shares) <= 0.2
 
 
@@ -384,9 +377,7 @@ def test_many_sign_words_must_be_copied(root: Path, drawn: dict[str, list[dict]]
     records = drawn[TEXT_TASK]
     assert all(record["answer"] in record["ocr_tokens"] for record in records)
     assert 0.4 <= np.mean([record["answer"] in UNLISTED_WORDS for record in records]) <= 0.9
-    others = {
-        word for name in NAMES if name != TEXT_TASK for r in drawn[name] for word in r["answer"].split()
-    }
+    others = {word for name in NAMES if name != TEXT_TASK for r in drawn[name] for word in r["answer"].split()}
     assert others <= set(vocabulary) and not UNLISTED_WORDS & set(vocabulary)
 
 
@@ -470,6 +461,14 @@ def test_a_kill_leaves_no_root_and_the_next_run_cleans_up(tmp_path: Path) -> Non
     process.kill()
     process.wait()
     assert not (tmp_path / "root").exists() and list(tmp_path.iterdir())
+    make_root(tmp_path / "root", TINY)
+    assert [path.name for path in tmp_path.iterdir()] == ["root"]
+
+
+def test_folders_of_a_killed_run_with_the_same_process_id_are_removed(root: Path, tmp_path: Path) -> None:
+    """In containers, a process often has the id of an earlier one."""
+    for name in (f".root.partial-{os.getpid()}", f".root.partial-old-{os.getpid()}"):
+        (tmp_path / name / "functional").mkdir(parents=True)
     make_root(tmp_path / "root", TINY)
     assert [path.name for path in tmp_path.iterdir()] == ["root"]
 

@@ -57,7 +57,7 @@ DEBUG = ("--debug", "--n_prompts", "2", "--max_length", "20")
 
 
 def record(rng: random.Random, task: Task, number: int) -> dict:
-    """Return a record about one coloured thing among three, with as many related items as prompts of the task."""
+    """Return a record about one colored thing among three, with as many related items as prompts of the task."""
     things = rng.sample(THINGS, 3)
     colors = [rng.choice(COLORS) for _ in things]
     items = [f"{color} {thing} [SEP]" for color, thing in zip(colors, things, strict=True)]
@@ -90,14 +90,7 @@ def _models(root: Path) -> None:
         OpenAIGPTConfig(vocab_size=len(symbols), n_positions=96, n_embd=32, n_layer=1, n_head=2)
     ).save_pretrained(root / "openai-gpt")
     gpt.save_pretrained(root / "openai-gpt")
-    pieces = [
-        "<pad>",
-        "</s>",
-        "<unk>",
-        "▁",
-        *letters,
-        *(f"▁{word}" for word in (*COLORS, *THINGS, "what", "is")),
-    ]
+    pieces = ["<pad>", "</s>", "<unk>", "▁", *letters, *(f"▁{word}" for word in (*COLORS, *THINGS, "what", "is"))]
     t5 = T5Tokenizer(vocab=[(piece, -float(i)) for i, piece in enumerate(pieces)], extra_ids=0)
     for name, gated in (("t5-small", "relu"), ("t5v1_1-small", "gated-gelu"), ("tiny-flan-t5", "gated-gelu")):
         config = T5Config(
@@ -207,7 +200,7 @@ def kill_when(srm: Runs, flags: tuple[str, ...], reached: Callable[[Path], bool]
     """Start the run in another process and kill it as soon as ``reached`` is true of the run folder."""
     argv = srm.argv(*flags)
     process = subprocess.Popen([sys.executable, TRAIN, *argv], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    folder = RunFolder.of(parse(argv)).path
+    folder = RunFolder(parse(argv)).path
     while not reached(folder):
         assert process.poll() is None, "the run ended before it could be killed"
         time.sleep(0.002)

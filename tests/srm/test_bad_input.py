@@ -5,12 +5,13 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 import pytest
-from srm_runs import DEBUG, Runs
+from srm_runs import DEBUG, Runs, file_bytes
 
 from mmclvqa.clove import files
 from mmclvqa.clove.records import load_records, save_records
@@ -119,6 +120,9 @@ def test_a_run_folder_made_with_other_settings_names_the_difference(srm: Runs) -
     assert "is not a valid settings file" in srm.error(*DEBUG)
     (folder / "settings.json").unlink()
     assert "settings are unknown" in srm.error(*DEBUG)
+    for path in folder.glob("*.npy"):
+        path.unlink()
+    assert "settings are unknown" in srm.error(*DEBUG)
 
 
 @pytest.mark.parametrize(("name", "flags"), [("REPLAY", DEBUG), ("training.safetensors", ())])
@@ -194,6 +198,14 @@ def test_no_data_root(srm: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_skipping_a_task_without_a_model(srm: Runs) -> None:
     assert "models/object does not exist; train task object first" in srm.error("--skip_tasks", "o")
+
+
+def test_a_missing_model_of_a_skipped_task_is_noticed_before_results_are_deleted(srm: Runs) -> None:
+    folder = srm(*DEBUG)
+    shutil.rmtree(folder / "models" / "attribute")
+    files = file_bytes(folder)
+    assert "models/attribute does not exist" in srm.error(*DEBUG, "--overwrite", "--skip_tasks", "o", "a")
+    assert file_bytes(folder) == files
 
 
 def test_skipping_a_task_in_the_middle(srm: Runs) -> None:

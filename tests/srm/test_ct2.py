@@ -108,4 +108,4 @@ def test_without_ctranslate2_one_line_names_the_command(srm: Runs, monkeypatch: 
 
 def test_the_generator_is_among_the_settings_of_a_run(srm: Runs) -> None:
     assert parse(srm.argv("--generator", "rows")).result_settings()["generator"] == "rows"
-    assert RunFolder.of(parse(srm.argv())).path.name.endswith("functional_oarlks")
+    assert RunFolder(parse(srm.argv())).path.name.endswith("functional_oarlks")

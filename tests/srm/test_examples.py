@@ -29,11 +29,7 @@ def source(tokens: Tokens, related: int, others: int, **fields: object):
     items = [f"man near tree{n} [SEP]" for n in range(related + others)]
     mask = [1] * related + [0] * others
     record = new_record(
-        gt_scene_graph_seq=items,
-        gt_scene_graph_mask=mask,
-        question="who is it?",
-        answer="man",
-        answers=["man"] * 10,
+        gt_scene_graph_seq=items, gt_scene_graph_mask=mask, question="who is it?", answer="man", answers=["man"] * 10
     )
     [made] = read_sources([record | fields], tokens, tokens.id("__object__"), tokens.id("[que_object]"))
     return made
@@ -105,12 +101,13 @@ def test_a_batch_size_of_zero_is_the_default() -> None:
 def test_a_prompt_is_cut_only_to_leave_room_for_one_token(shared_world: Path) -> None:
     folder = shared_world / "pretrained/distilgpt2"
     model, tokens = load_model(folder, "distilgpt2")
+    tokens.add("__gen__")
     grow(model, tokens, seed=0)
     words = ["--cl_setting", "functional", "--task_seq", "oarlks", "--model_dir_root", "runs"]
     settings = parse([*words, "--data_dir", str(shared_world), "--max_length", "20"])
     length = len(tokens.ids("red cup"))
     fitting = (20 - 3 + 1) // (length + 1)
     prompts = [("red cup",) * number for number in (fitting, fitting + 1)]
-    texts, cut = Generator(settings, model, tokens, torch.float32).texts(prompts, "[OCR]", "[que]")
+    texts, cut = Generator(settings, model, tokens, torch.float32).texts(prompts, settings.order[0])
     assert cut == [False, True]
     assert texts[0][0].count("red cup[SEP]") == fitting

@@ -77,7 +77,7 @@ def test_a_run_killed_in_generation_has_the_same_files(on_mini: OnCloveMini) -> 
 
 def test_a_hub_id_names_the_folders_of_srm_and_of_the_experiments_by_its_last_part(srm: Runs) -> None:
     name = "HuggingFaceTB/SmolLM2-135M"
-    folder = RunFolder.of(parse(srm.argv("--model_name", name))).path
+    folder = RunFolder(parse(srm.argv("--model_name", name))).path
     assert folder == srm.root / srm_folder(name, "functional", ORDER)
     assert folder.parts[-2:] == ("SmolLM2-135M_replay", f"SmolLM2-135M_functional_{ORDER}")
     assert srm_experiment(name, 1.5).startswith("SmolLM2-135M_replay_qag_seq")

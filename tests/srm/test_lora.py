@@ -46,7 +46,7 @@ def test_runs_without_adapters_have_the_settings_of_before(srm: Runs) -> None:
 def test_the_rank_is_in_every_name_so_that_results_do_not_mix(srm: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("SRM.settings.check_installed", lambda *_: None)
     argv = srm.argv("--model_name", "HuggingFaceTB/SmolLM2-135M", *RANK)
-    folder = RunFolder.of(parse(argv)).path
+    folder = RunFolder(parse(argv)).path
     assert folder.parts[-2:] == ("SmolLM2-135M_lora4_replay", "SmolLM2-135M_lora4_functional_oarlks")
     text = "srm:language_model=HuggingFaceTB/SmolLM2-135M,lora_rank=4,restore_rate=0.5"
     experiment = Experiment.of("functional", "oarlks", text)

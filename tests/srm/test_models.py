@@ -38,7 +38,7 @@ def test_a_model_learns_a_task_and_generates_replays(shared_world: Path, tmp_pat
     TaskTraining(settings, accelerator, model, tokens, sources, EPOCHS, task.name, checkpoint, lambda *_: None).run()
 
     prompts = choose_prompts(settings, read_prompts(settings, task, records), task, current)
-    texts, cut = Generator(settings, model, tokens, DTYPES["no"]).texts(prompts, start, question_start)
+    texts, cut = Generator(settings, model, tokens, DTYPES["no"]).texts(prompts, task)
     generations = [Generation(prompt, *pair) for prompt, pair in zip(prompts, texts, strict=True)]
     accepted = [one for one in generations if refusal(one, graph_must_end=model.config.is_encoder_decoder) is None]
     assert len(accepted) > len(prompts) / 2 and not any(cut)

@@ -27,9 +27,28 @@ def test_a_complete_run_is_not_repeated_and_temporary_files_are_removed(srm: Run
     times = {path: path.stat().st_mtime_ns for path in folder.glob("**/*.npy")}
     (folder / ".oarlks_REPLAY[o]_AT[a].npy.x.tmp").write_text("half")
     (folder / "models" / ".scenetext.tmp").mkdir()
+    (folder / "models" / ".scenetext.tmp" / ".answers.json.x.tmp").touch()
     srm(*DEBUG)
     assert {path: path.stat().st_mtime_ns for path in folder.glob("**/*.npy")} == times
     assert not [path for path in folder.rglob("*") if path.name.endswith(".tmp")]
+
+
+def test_a_complete_run_that_is_started_again_leaves_no_unfinished_folder(srm: Runs) -> None:
+    folder = srm(*DEBUG)
+    # As after a kill between saving the last model and removing its checkpoint.
+    (folder / "unfinished").mkdir()
+    (folder / "unfinished" / "training.safetensors").touch()
+    srm(*DEBUG)
+    assert not (folder / "unfinished").exists()
+
+
+def test_a_damaged_part_of_a_replay_file_is_named(srm: Runs) -> None:
+    folder = srm(*DEBUG)
+    for path in folder.glob("*REPLAY*"):
+        path.unlink()
+    (folder / "unfinished").mkdir()
+    (folder / "unfinished" / "replay_o_at_a_0000.json").write_text("{")
+    assert "unfinished/replay_o_at_a_0000.json: is not valid JSON" in srm.error(*DEBUG)
 
 
 def test_complete_parts_of_a_replay_file_are_not_generated_again(srm: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
