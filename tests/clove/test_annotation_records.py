@@ -150,7 +150,6 @@ def test_a_broken_record_in_a_file_is_named(tmp_path: Path) -> None:
     save_records(path, [make_record(), make_record(number=1, answers=[])])
     with pytest.raises(RecordError, match=r"a\.npy: record 1 \(question_id object1\): field answers"):
         load_records(path)
-    assert len(load_records(path, check=False)) == 2
 
 
 @pytest.mark.parametrize(
