@@ -112,7 +112,7 @@ class FeatureStore:
         return self._open[source]
 
     def source(self, record: Mapping[str, Any]) -> str:
-        """Return the source of a record's image, which selects the databases."""
+        """Return the source of a record's image, which determines the databases."""
         source = record["image_source"]
         return source if source in self._paths else next(iter(self._paths))
 
