@@ -164,8 +164,7 @@ class Checker:
         coercions = Coercions()
         for index, record in enumerate(self._bar(records, file)):
             label = describe(record, f"record {index}")
-            converted = coercions.apply(record, label)
-            self._record(file, describe(converted, f"record {index}"), converted, task)
+            self._record(file, label, coercions.apply(record, label), task)
         if split == "train" and records and file not in self._related:
             self._graphless.add(task)
         self.notes += [f"{file}: {line}" for line in coercions.lines()]

@@ -248,21 +248,19 @@ def _coerced_mask(value: Any) -> Conversion | None:
 
 
 def _coerced_ocr_info(value: Any) -> Conversion | None:
-    if not isinstance(value, _LIST) or not any(map(_is_respelled, value)):
+    if not isinstance(value, _LIST):
         return None
-    words = [
-        {**word, "bounding_box": _respelled(word["bounding_box"])} if _is_respelled(word) else word for word in value
-    ]
+    words = [_respelled(word) for word in value]
+    if all(new is old for new, old in zip(words, value, strict=True)):
+        return None
     return words, f"ocr_info has boxes with {', '.join(CORNER_KEYS)}, read as {', '.join(CORNER_KEYS.values())}"
 
 
-def _is_respelled(word: Any) -> bool:
+def _respelled(word: Any) -> Any:
+    """Return an OCR token whose box has the keys of the schema, the token itself if nothing changes."""
     box = word.get("bounding_box") if isinstance(word, Mapping) else None
-    return isinstance(box, Mapping) and any(old in box and new not in box for old, new in CORNER_KEYS.items())
-
-
-def _respelled(box: Mapping[str, Any]) -> dict[str, Any]:
-    return {(new if (new := CORNER_KEYS.get(key, key)) not in box else key): side for key, side in box.items()}
+    keys = {old: new for old, new in CORNER_KEYS.items() if isinstance(box, Mapping) and old in box and new not in box}
+    return {**word, "bounding_box": {keys.get(key, key): side for key, side in box.items()}} if keys else word
 
 
 _COERCIONS: dict[str, Callable[[Any], Conversion | None]] = {

@@ -37,8 +37,10 @@ class VQAAccuracy(BaseMetric):
     The score of a prediction is the average of min(1, matches / 3) over the ten leave-one-out subsets of the answers.
     """
 
+    NAME = "textvqa_accuracy"
+
     def __init__(self) -> None:
-        super().__init__("textvqa_accuracy")
+        super().__init__(self.NAME)
         self.required_params = ["scores", "answers", "context_tokens"]
         evaluator = TextVQAAccuracyEvaluator()
         self._normalize = evaluator.answer_processor
@@ -108,11 +110,8 @@ class VQAAccuracyByAnswerClass(VQAAccuracy):
     answers are equal after normalization and in :data:`COMMON_ANSWERS`. A class without records has accuracy 0.
     """
 
+    NAME = "textvqa_accuracy_cls"
     CLASSES = ("all_acc", "common_acc", "unique_acc")
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.name = "textvqa_accuracy_cls"
 
     def groups(self, answers: Collection[str]) -> Iterable[str]:
         common = len(answers) == 1 and COMMON_ANSWERS.issuperset(answers)

@@ -23,6 +23,8 @@ from mmclvqa.clove.data_root import (
     VOCABULARY,
     prompts_path,
 )
+from mmclvqa.clove.errors import DataError
+from mmclvqa.clove.features import FeatureDatabase
 from mmclvqa.clove.prompts import save_prompts
 from mmclvqa.clove.records import load_records, save_records
 from mmclvqa.clove.tasks import tasks
@@ -222,6 +224,13 @@ def test_feature_values_are_checked(data_root: Path, value: bytes, said: str) ->
     with lmdb.open(str(path)) as environment, environment.begin(write=True) as transaction:
         transaction.put(b"1", value)
     only(data_root, GQA_FEATURES, "1", said)
+
+
+def test_an_error_of_lmdb_names_database_and_key(data_root: Path) -> None:
+    database = FeatureDatabase(data_root / GQA_FEATURES)
+    database.close()
+    with pytest.raises(DataError, match=rf"{GQA_FEATURES}, key 1: cannot be read \(.*\); download or generate the"):
+        database.read(b"1")
 
 
 def test_features_without_boxes_are_noted(data_root: Path) -> None:
