@@ -102,7 +102,7 @@ class Item:
 
 def read_item(text: str) -> Item:
     """Parse an item; the text after ``[OCR]`` is not part of an object."""
-    words = text.partition(OCR)[0].split() if OCR in text else text.split()
+    words = text.partition(OCR)[0].split()
     for start in range(1, len(words) - 1):
         end = start + _predicate_length(words, start)
         if start < end < len(words):

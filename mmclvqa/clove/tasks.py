@@ -37,7 +37,10 @@ SETTINGS: tuple[str, ...] = tuple(sorted(path.stem for path in PACKAGE_FOLDER.gl
 """Names of this package's settings."""
 
 IMAGE_SOURCES: dict[str, ImageSource] = {}
-"""Image sources of this package's settings, the default first, and of the other settings that this process has read."""
+"""Image sources of this package's settings, the default first, and of the other settings that this process has read.
+
+If several settings have a source of the same name, it is that of the setting that was looked up last.
+"""
 
 _files: dict[str, Path] = {}
 """Files of other settings by name, in data roots that this process uses."""
@@ -187,7 +190,10 @@ def _read(path: Path) -> Setting:
         state = path.stat()
     except OSError as error:
         raise TaskError(f"{path}: there is no such setting file ({error.strerror}); correct the path") from None
-    return _read_once(path, state.st_mtime_ns, state.st_size)
+    setting = _read_once(path, state.st_mtime_ns, state.st_size)
+    # Another setting that was read since may have a source of the same name.
+    IMAGE_SOURCES.update(setting.image_sources)
+    return setting
 
 
 @cache
@@ -195,7 +201,6 @@ def _read_once(path: Path, modified: int, size: int) -> Setting:
     setting = read_setting(path)
     if not setting.in_package:
         _check_sources(setting)
-    IMAGE_SOURCES.update(setting.image_sources)
     return setting
 
 

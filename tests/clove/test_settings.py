@@ -208,6 +208,13 @@ def test_image_sources_of_a_setting_are_known_to_its_records(tmp_path: Path) -> 
     assert record["image_source"] == "drawings" and feature_path(record) == "all/0.npy"
 
 
+def test_settings_with_an_image_source_of_the_same_name_read_their_own_databases(tmp_path: Path) -> None:
+    files = {name: write(tmp_path, image_sources={"photos": {"features": name}}, name=name) for name in ("one", "two")}
+    for name in ("one", "two", "one"):
+        find_setting(files[name])
+        assert databases("photos") == (f"features/{name}",)
+
+
 def test_source_code_names_no_task_setting_order_or_image_source_of_the_package() -> None:
     """Except for clove-mini, the published files and the translation of published configurations."""
     named = {*SETTINGS, *(order for orders in REPORTED_ORDERS.values() for order in orders), "vg", "textvqa", "gqa"}
