@@ -239,9 +239,7 @@ def test_features_without_boxes_are_noted(data_root: Path) -> None:
         transaction.put(b"1", pickle.dumps({"features": np.ones((3, 4), np.float32)}))
     report = Checker(data_root).run()
     assert not report.count()
-    assert report.notes == [
-        f"{GQA_FEATURES}: bbox is absent, boxes are zero, in 1 of the 3 values read (first key 1)"
-    ]
+    assert report.notes == [f"{GQA_FEATURES}: bbox is absent, boxes are zero, in 1 of the 3 values read (first key 1)"]
 
 
 def test_a_vocabulary_without_the_specials_is_found(data_root: Path) -> None:

@@ -435,10 +435,7 @@ def test_a_missing_fasttext_model_says_what_to_do(build: Build, clove_mini: Path
     (root / "pretrained" / "fasttext" / "wiki.en.bin").unlink()
     refuse(build, "model_file to null", "scenetext", "train", root=root)
     null = build(
-        "scenetext",
-        "train",
-        "dataset_config.clvqa.processors.context_processor.params.model_file=null",
-        root=root,
+        "scenetext", "train", "dataset_config.clvqa.processors.context_processor.params.model_file=null", root=root
     )
     assert not null[0].context_feature_0.any()
     assert any("zero vectors" in line for line in null.writer.lines)
