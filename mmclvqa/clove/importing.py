@@ -87,7 +87,7 @@ class ImportOptions:
         features: feature databases below ``features`` of the data root: of objects, then possibly of OCR tokens.
         feature_path: for records without one, with ``{image_id}`` and ``{split}``.
         sizes: at most this number of records of each task, by split, drawn at random.
-        strict: raise an error instead of leaving records out.
+        strict: raise an error if records are incomplete or inconsistent; records without a task are still left out.
         replace: replace a setting of that name; its scene-graph prompts, which are of other records, are removed.
     """
 
