@@ -26,16 +26,15 @@ def registered_models() -> list[str]:
     names = [MODEL]
     registry = sys.modules.get("mmf.common.registry")
     if registry is not None:
-        # dict.keys, because the registry imports all of MMF's models when it is iterated (see mmclvqa.compat).
+        # dict.keys, because the registry imports all of MMF's models when it is iterated, see mmclvqa.compat.
         names += dict.keys(registry.registry.mapping["model_name_mapping"])
-    mmf = importlib.util.find_spec("mmf") if "mmf" not in sys.modules else sys.modules["mmf"].__spec__
-    for file in sorted(Path(mmf.origin).parent.glob("models/*.py")):
+    for file in sorted(Path(importlib.util.find_spec("mmf").origin).parent.glob("models/*.py")):
         names += _DECORATOR.findall(file.read_text(encoding="utf-8"))
     return list(dict.fromkeys(names))
 
 
 def check_model(name: str) -> None:
-    """Check the name of an answer model; that of UniVQA is accepted without a look at the others.
+    """Check the name of an answer model; the registered names are only read if it is not UniVQA's.
 
     Raises:
         ConfigError: no model of this name is registered, or the name is not usable in file names.

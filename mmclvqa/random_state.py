@@ -1,7 +1,7 @@
 """Saves and restores the state of the global random generators.
 
-Only the training loop uses the global generators of the process, mainly for dropout. The order of data and everything
-else that is random have their own generators.
+Only the training loop uses the global generators of the process, mainly for dropout. All other random draws, such as
+the order of the data, have their own generators.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from mmclvqa.lazy import torch
 def take_random_state() -> dict[str, Any]:
     """Return the state of the global generators of Python, numpy and torch, and of this process's CUDA device.
 
-    It consists of tensors and plain values only, so that ``torch.load(weights_only=True)`` can read it.
+    The state consists of tensors and plain values, so that ``torch.load(weights_only=True)`` can read it.
     """
     kind, keys, position, has_gauss, cached = np.random.get_state()
     version, numbers, gauss = random.getstate()

@@ -1,4 +1,4 @@
-"""Checks of configuration values: a value has the type of its key's default, some numbers have limits, names exist."""
+"""Checks of configuration values: the type of the default, limits of numbers, and registered names."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ KINDS_OF_NULL: dict[str, Any] = {
     "model_config.unicl.classifier.ocr_ptr_net.hidden_size": 0,
     "model_config.unicl.classifier.ocr_ptr_net.query_key_size": 0,
 }
-"""For each number whose default is null, a value of its type; all other keys whose default is null take text."""
+"""A value of the type of each number whose default is null; all other keys whose default is null take text."""
 
 NULLABLE = (
     "training.seed", "training.max_updates", "training.*_interval", "training.max_grad_l2_norm", "training.CL.*",
@@ -68,7 +68,9 @@ LIMITS: dict[str, tuple[int, float]] = {
 def fit_default(key: str, value: Any, default: Any, text: str, source: str = "") -> Any:
     """Convert the value of a key of this project to the type of its default.
 
-    ``text`` is the value as the user wrote it, and ``source`` a prefix of error messages that names its file.
+    Args:
+        text: the value as the user wrote it.
+        source: prefix of error messages that names the file of the value.
 
     Raises:
         ConfigError: the value cannot be converted or exceeds a limit.
@@ -133,10 +135,15 @@ def matches_any(key: str, patterns: Iterable[str]) -> bool:
 
 
 def require_registered(source: str, kind: str, name: Any, registered: Collection[str]) -> None:
-    """Check that a name, of any type, is registered as a ``kind``, such as ``metric``; ``source`` is the key with it.
+    """Check that a name is registered.
+
+    Args:
+        source: the configuration key with the name.
+        kind: what the name denotes, such as ``metric``.
+        name: the name; a value of another type is rejected.
 
     Raises:
-        ConfigError: the name is not one of them.
+        ConfigError: the name is not registered.
     """
     if not isinstance(name, str) or name not in registered:
         hint = did_you_mean(name, registered) or f"; there are {first_of(sorted(registered), LISTED_NAMES)}"

@@ -1,7 +1,7 @@
 """Verify a data root: files, records, features, vocabulary, prompts and the numbers of records.
 
 A setting is checked if one of its annotation files exists, if the manifest names it, or if ``--setting`` requires it;
-then all its files must exist, but not the prompts of a task without related scene-graph items, which only SRM needs. A
+then all its files must exist, except the prompts of tasks without related scene-graph items, which only SRM needs. A
 root without annotation files of any known setting is a problem. Deviations from the published format that are accepted
 on reading are notes, not problems.
 """
@@ -57,6 +57,8 @@ class Checker:
         self.rows: list[tuple[str, str]] = []
         self.findings: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
         self.notes: list[str] = []
+        # Whether the sizes must be those of published CLOVE, which has no manifest.
+        self._published_sizes = False
         # Annotation files with related scene-graph items, and tasks whose train records have none.
         self._related: set[str] = set()
         self._graphless: set[Task] = set()
@@ -93,9 +95,8 @@ class Checker:
         present = [setting for setting in list(self.settings) if self._is_present(setting, manifest)]
         own = bool(present) and not any(find_setting(setting).in_package for setting in present)
         if MANIFEST not in self.findings:
-            contents = "none: records are counted" if own else "none: sizes of published CLOVE"
-            contents = f"{manifest.name}, seed {manifest.seed}" if manifest else contents
-            self.rows.insert(0, (MANIFEST, contents))
+            without = "none: records are counted" if own else "none: sizes of published CLOVE"
+            self.rows.insert(0, (MANIFEST, f"{manifest.name}, seed {manifest.seed}" if manifest else without))
         self._vocabulary(own)
         for setting in self.settings:
             if setting in present:
@@ -116,9 +117,9 @@ class Checker:
         if words is None:
             return
         self.rows.append((file, counted(len(words), "answer word")))
-        if self._published_sizes and not own and len(words) != data_root.PUBLISHED_SIZE:
-            lines = counted(len(words), "line")
-            self._add(file, "size", f"{lines}, CLOVE's vocabulary has {data_root.PUBLISHED_SIZE}")
+        size = data_root.PUBLISHED_SIZE
+        if self._published_sizes and not own and len(words) != size:
+            self._add(file, "size", f"{counted(len(words), 'line')}, CLOVE's vocabulary has {size}")
 
     def _is_present(self, setting: str, manifest: Manifest | None) -> bool:
         if self.required:
@@ -133,17 +134,17 @@ class Checker:
 
     def _setting(self, setting: str, manifest: Manifest | None) -> None:
         in_manifest = manifest.tasks.get(setting, {}) if manifest else {}
-        setting_definition = find_setting(setting)
-        all_tasks = list(setting_definition.tasks.values())
+        definition = find_setting(setting)
+        all_tasks = list(definition.tasks.values())
         # Generated data may have a subset of the tasks, which its manifest lists.
         expected = [task for task in all_tasks if task.name in in_manifest] or all_tasks
-        if manifest and not in_manifest and setting_definition.in_package:
+        if manifest and not in_manifest and definition.in_package:
             self._add(MANIFEST, "setting", f"does not name the {setting} setting")
         for task in expected:
             for split in SPLITS:
                 sizes = {}
-                if not setting_definition.in_package or (self._published_sizes and not in_manifest):
-                    sizes[str(setting_definition.file)] = task.train_size if split == "train" else task.val_size
+                if not definition.in_package or self._published_sizes:
+                    sizes[str(definition.file)] = task.train_size if split == "train" else task.val_size
                 if task.name in in_manifest:
                     sizes[MANIFEST] = in_manifest[task.name][split]
                 self._annotations(task, split, sizes)
@@ -163,8 +164,7 @@ class Checker:
         coercions = Coercions()
         for index, record in enumerate(self._bar(records, file)):
             label = describe(record, f"record {index}")
-            converted = coercions.apply(record, label)
-            self._record(file, describe(converted, f"record {index}"), converted, task)
+            self._record(file, label, coercions.apply(record, label), task)
         if split == "train" and records and file not in self._related:
             self._graphless.add(task)
         self.notes += [f"{file}: {line}" for line in coercions.lines()]
@@ -191,8 +191,8 @@ class Checker:
             return
         path = feature_path(record)
         if path is None or not path.endswith(".npy"):
-            problem = f"is {record['feature_path']!r}, not a path that ends in .npy"
-            self._add(file, "feature path", f"{label}: field feature_path {problem}")
+            problem = f"field feature_path is {record['feature_path']!r}, not a path that ends in .npy"
+            self._add(file, "feature path", f"{label}: {problem}")
             return
         for number, database in enumerate(databases(record["image_source"])):
             self._referenced[database, number == 0].setdefault(path, f"{file}, {label}")
@@ -248,8 +248,7 @@ class Checker:
             except CloveError as error:
                 self._add(file, "value", self._within(file, error))
                 continue
-            problem = value_problem(value, has_boxes)
-            if problem:
+            if problem := value_problem(value, has_boxes):
                 self._add(file, "value", f"{name}: {problem}")
                 continue
             widths.setdefault(value["features"].shape[1], key)
@@ -298,7 +297,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the ``check`` command."""
     parser.add_argument("dir", nargs="?", metavar="DIR", help="the data root (default: $CLOVE_ROOT)")
     parser.add_argument("--setting", action="append", help="require this setting (may be repeated)")
-    parser.add_argument("--samples", type=int, default=SAMPLES, help="feature values read from each database")
+    parser.add_argument(
+        "--samples", type=int, default=SAMPLES, help="feature values read from each database (default: %(default)s)"
+    )
     parser.add_argument("--all", action="store_true", help=f"list more than {EXAMPLES} problems of one kind")
 
 

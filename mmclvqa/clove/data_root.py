@@ -1,7 +1,7 @@
-"""The data root (``CLOVE_ROOT``): its paths, manifest with the number of records per task, vocabulary, word vectors.
+"""The data root (``CLOVE_ROOT``): its paths, the numbers of records of its tasks, its vocabulary and word vectors.
 
-``manifest.json`` is written with generated data. Published CLOVE has no manifest; its sizes are those of its setting
-files. The records of other data without a manifest are counted. Replay counts are computed from these sizes, see
+Generated data has a ``manifest.json`` with the numbers of records. Published CLOVE has none; its numbers are those of
+its setting files. The records of other data without a manifest are counted. The numbers of replays depend on them, see
 :mod:`mmclvqa.methods.replay`.
 """
 
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from mmclvqa.clove.errors import DataError
-from mmclvqa.clove.files import atomic_write, read_json, read_text, write_json
+from mmclvqa.clove.files import atomic_write, read_errors, read_json, read_text, write_json
 from mmclvqa.clove.records import load_records
 from mmclvqa.clove.tasks import SETTINGS, Task, find_setting, setting_names, tasks
 
@@ -45,9 +45,9 @@ PUBLISHED_SIZE = 6182
 FASTTEXT_MAGIC, FASTTEXT_VERSION = 793712314, 12
 """The first two numbers of a fastText model, and the latest version of its format."""
 FASTTEXT_WIDTH = 300
-"""Width of the vectors of a fastText model, with which UniVQA is built."""
+"""Dimension of the word vectors, which UniVQA expects."""
 FASTTEXT_SUPERVISED = 3
-"""The kind of model that is a classifier; word vectors are of kind 1 or 2."""
+"""Kind of a fastText model that is a classifier; models of word vectors are of kind 1 or 2."""
 
 
 def prompts_path(setting: str) -> str:
@@ -158,31 +158,27 @@ def split_size(root: str | os.PathLike[str], selected: Task, split: str) -> int:
         split: ``train``, whose size n(t) determines the number of replays, or ``val``.
 
     Raises:
-        DataError: the manifest is invalid or lacks the task, there is no annotation file to count the records of, or
-            the setting file has another number.
+        DataError: the manifest is invalid or lacks the task, there is no annotation file whose records can be counted,
+            or the setting file has another number.
     """
-    manifest = load_manifest(root)
+    manifest, source = load_manifest(root), Path(root) / MANIFEST
     in_manifest = manifest.tasks.get(selected.setting, {}).get(selected.name) if manifest else None
-    found = find_setting(selected.setting)
+    setting = find_setting(selected.setting)
     expected = selected.train_size if split == "train" else selected.val_size
-    if found.in_package:
+    if setting.in_package:
         if manifest is None:
             return expected
         if in_manifest is None:
-            raise DataError(
-                f"{Path(root) / MANIFEST}: does not have task {selected.name} of the {selected.setting} setting"
-            )
+            raise DataError(f"{source}: does not have task {selected.name} of the {selected.setting} setting")
         return in_manifest[split]
     if in_manifest:
-        source, size = Path(root) / MANIFEST, in_manifest[split]
+        size = in_manifest[split]
     else:
         source = existing_annotation_file(root, selected, split)
         size = _count_records(source, source.stat().st_mtime_ns)
     if expected not in (None, size):
-        raise DataError(
-            f"{found.file}: task {selected.name}: {split} is {expected}, but {source} has {size} records; correct the "
-            f"number, or leave it out"
-        )
+        problem = f"{split} is {expected}, but {source} has {size} records; correct the number, or leave it out"
+        raise DataError(f"{setting.file}: task {selected.name}: {problem}")
     return size
 
 
@@ -198,9 +194,7 @@ def load_vocabulary(path: str | os.PathLike[str]) -> list[str]:
         DataError: the file is missing or not UTF-8, the first lines are not the special words, or a line is blank or
             repeated; the message gives the line number, counted from 1.
     """
-    words = [line.strip() for line in read_text(path).removesuffix("\n").split("\n")]
-    _check_vocabulary(words, str(path))
-    return words
+    return _checked_words([line.strip() for line in read_text(path).removesuffix("\n").split("\n")], path)
 
 
 def save_vocabulary(path: str | os.PathLike[str], words: Iterable[str]) -> None:
@@ -209,29 +203,29 @@ def save_vocabulary(path: str | os.PathLike[str], words: Iterable[str]) -> None:
     Raises:
         DataError: the words are not a vocabulary that :func:`load_vocabulary` accepts.
     """
-    words = list(words)
-    _check_vocabulary(words, str(path))
+    words = _checked_words(list(words), path)
     with atomic_write(path) as file:
         file.write("\n".join(words) + "\n")
 
 
-def _check_vocabulary(words: list[str], where: str) -> None:
+def _checked_words(words: list[str], path: str | os.PathLike[str]) -> list[str]:
     if tuple(words[: len(SPECIALS)]) != SPECIALS:
-        raise DataError(f"{where}: the first lines must be {' '.join(SPECIALS)}, one per line")
+        raise DataError(f"{path}: the first lines must be {' '.join(SPECIALS)}, one per line")
     lines: dict[str, int] = {}
     for number, word in enumerate(words, start=1):
         if not word:
-            raise DataError(f"{where}: line {number} is blank")
+            raise DataError(f"{path}: line {number} is blank")
         if word in lines:
-            raise DataError(f"{where}: line {number}: {word!r} already occurs on line {lines[word]}")
+            raise DataError(f"{path}: line {number}: {word!r} already occurs on line {lines[word]}")
         lines[word] = number
+    return words
 
 
 def check_fasttext(path: str | os.PathLike[str]) -> None:
-    """Check the header and the size of a fastText model; the fastText library never returns from a truncated file.
+    """Check the header and the size of a fastText model; the fastText library hangs on a truncated file.
 
-    After the header and the words there are two float32 matrices, each with its shape: the vectors of the words and of
-    the buckets of subwords, and the output weights of the words. The size of a classifier is not checked.
+    The header and the words are followed by two float32 matrices, each after its shape: the vectors of the words and
+    of the buckets of subwords, and the output weights of the words. The size of a classifier is not checked.
 
     Raises:
         DataError: the file cannot be read, is not a fastText model of 300 dimensions, or is truncated.
@@ -239,30 +233,26 @@ def check_fasttext(path: str | os.PathLike[str]) -> None:
     header = struct.Struct("<2i12id3i")  # magic number, version, 12 numbers and 1 of the training, numbers of words
     shape = struct.Struct("<2q")
     advice = "download or generate it again"
-    try:
-        with open(path, "rb") as file:
-            fields = file.read(header.size)
-            size = os.fstat(file.fileno()).st_size
-            if len(fields) < header.size:
-                raise DataError(f"{path}: is truncated: {size} bytes, less than a fastText header; {advice}")
-            magic, version, width, *_, kind, buckets, _, _, _, _, _, words, _ = header.unpack(fields)
+    with read_errors(path), open(path, "rb") as file:
+        fields = file.read(header.size)
+        size = os.fstat(file.fileno()).st_size
+        if len(fields) < header.size:
+            raise DataError(f"{path}: is truncated: {size} bytes, less than a fastText header; {advice}")
+        magic, version, width, *_, kind, buckets, _, _, _, _, _, words, _ = header.unpack(fields)
+        if magic != FASTTEXT_MAGIC or not 0 < version <= FASTTEXT_VERSION:
+            problem = f"its version is {version}, and the latest is {FASTTEXT_VERSION}"
             if magic != FASTTEXT_MAGIC:
                 problem = f"its magic number is {magic} instead of {FASTTEXT_MAGIC}"
-                raise DataError(f"{path}: is not a fastText model: {problem}; {advice}")
-            if not 0 < version <= FASTTEXT_VERSION:
-                problem = f"its version is {version}, and the latest is {FASTTEXT_VERSION}"
-                raise DataError(f"{path}: is not a fastText model: {problem}; {advice}")
-            if width != FASTTEXT_WIDTH or words < 1 or buckets < 0:
-                problem = f"has {words} words and {buckets} buckets of {width} dimensions"
-                raise DataError(f"{path}: {problem}; a model with words, of {FASTTEXT_WIDTH} dimensions, is required")
-            if kind == FASTTEXT_SUPERVISED:
-                return
-            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-                vectors = 4 * width * (words + buckets)
-                # The words have different lengths, so that the place of the first matrix is searched for.
-                start = content.find(shape.pack(words + buckets, width), header.size, max(size - vectors, header.size))
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from None
+            raise DataError(f"{path}: is not a fastText model: {problem}; {advice}")
+        if width != FASTTEXT_WIDTH or words < 1 or buckets < 0:
+            problem = f"has {words} words and {buckets} buckets of {width} dimensions"
+            raise DataError(f"{path}: {problem}; a model with words, of {FASTTEXT_WIDTH} dimensions, is required")
+        if kind == FASTTEXT_SUPERVISED:
+            return
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            vectors = 4 * width * (words + buckets)
+            # The length of a word varies, so the position of the first matrix is found by its shape.
+            start = content.find(shape.pack(words + buckets, width), header.size, max(size - vectors, header.size))
     # A word has at least one letter, an end, a count (8 bytes) and a kind; one byte says whether a matrix is quantized.
     start = header.size + 11 * words + 1 if start < 0 else start
     required = start + shape.size + vectors + 1 + shape.size + 4 * width * words

@@ -1,16 +1,17 @@
 """Download of the published data, features, replays and checkpoints into a data root and an experiment root.
 
-File names inside the published archives are not documented, so a file is recognized by its name wherever it is in its
-archive. Replays and checkpoints go below an experiment root, to the paths where the run scripts look for them.
+The folders inside the published archives are not documented, so files are recognized by their names. Replays and
+checkpoints are placed below an experiment root, where the run scripts look for them.
 
-Archives and unfinished transfers are in ``DIR/.downloads/``, together with receipts of the files that were placed, so
-that a second run skips them. An archive is removed after its files are placed; a complete archive without the
-required files is kept, so that it need not be downloaded again.
+``DIR/.downloads/`` contains archives, unfinished transfers and receipts of the placed files, so that a second run skips
+them. An archive is removed after its files are placed; a complete archive without the required files is kept, so that
+it need not be downloaded again.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import re
@@ -66,21 +67,18 @@ class Source:
 
 
 def _lmdb(target: str, path: PurePosixPath) -> str | None:
-    """Return the target of a database, which may be one file or a folder of files, by its name."""
+    """Return the target of a file of a database: the database is this file, or a folder with the file."""
     name = PurePosixPath(target).name
-    if name not in path.parts:
-        return None
-    inner = path.parts[path.parts.index(name) + 1 :]
-    return str(PurePosixPath(target, *inner)) if len(inner) <= 1 else None
+    if path.name == name:
+        return target
+    return f"{target}/{path.name}" if path.parent.name == name else None
 
 
 def _annotation(suffix: str, path: PurePosixPath) -> str | None:
     """Return the target of an annotation file ``fcl_mmf_<task>_<split>``."""
     match = re.fullmatch(rf"fcl_mmf_(.+)_(train|val)\.{suffix}", path.name)
-    if match is None:
-        return None
     for task in (task for setting in SETTINGS for task in tasks(setting).values()):
-        if task.name == match[1]:
+        if match and task.name == match[1]:
             return str(PurePosixPath(task.annotation_path(match[2])).with_suffix(f".{suffix}"))
     return None
 
@@ -88,13 +86,10 @@ def _annotation(suffix: str, path: PurePosixPath) -> str | None:
 def _replay(setting: str, path: PurePosixPath) -> str | None:
     """Return the path where SRM itself would have written the replays ``<order>_REPLAY[<p>]_AT[<c>].npy``."""
     match = re.fullmatch(r"([a-z]{6})_REPLAY(\[.{1,2}\])?_AT\[.{1,2}\]\.npy", path.name)
-    if match is None:
-        return None
-    try:
-        parse_order(setting, match.group(1))
-    except TaskError:
-        return None
-    return f"{srm_root(setting)}/{srm_folder('distilgpt2', setting, match.group(1))}/{path.name}"
+    with contextlib.suppress(TaskError):  # an order of the other setting
+        if match:
+            return f"{srm_root(setting)}/{srm_folder('distilgpt2', setting, match[1])}/{path.name}"
+    return None
 
 
 def _checkpoint(setting: str, order: str) -> str:
@@ -103,6 +98,7 @@ def _checkpoint(setting: str, order: str) -> str:
     return final_weights(f"{folder}/{task_folder(parse_order(setting, order)[-1])}")
 
 
+# fmt: off
 SOURCES: tuple[Source, ...] = (
     Source(
         name="vocabulary",
@@ -137,31 +133,13 @@ SOURCES: tuple[Source, ...] = (
             required_files=PurePosixPath(target).name,
         )
         for name, regions, images, folder, target, sha256 in (
-            (
-                "gqa-features",
-                "object",
-                "GQA",
-                "gqa/defaults",
-                data_root.GQA_FEATURES,
-                "530e62e398faa5c9f2d4f7edc2223cce4a679b2837fa4252976f0eff4127f9ce",
-            ),
-            (
-                "textvqa-features",
-                "object",
-                "TextVQA",
-                "textvqa/defaults",
-                data_root.TEXTVQA_FEATURES,
-                "960f69c651f5c6532b4e9d8310597aa8d21c65074768c9702ea822e4b2867a0d",
-            ),
-            (
-                "textvqa-ocr-features",
-                "OCR token",
-                "TextVQA",
-                "textvqa/ocr_en",
-                data_root.TEXTVQA_OCR_FEATURES,
-                "3542dff9338540ff2add59bb2db290d9ea5f82a4f21ab07fe39351a82b699ee0",
-            ),
-        )  # fmt: skip
+            ("gqa-features", "object", "GQA", "gqa/defaults", data_root.GQA_FEATURES,
+             "530e62e398faa5c9f2d4f7edc2223cce4a679b2837fa4252976f0eff4127f9ce"),
+            ("textvqa-features", "object", "TextVQA", "textvqa/defaults", data_root.TEXTVQA_FEATURES,
+             "960f69c651f5c6532b4e9d8310597aa8d21c65074768c9702ea822e4b2867a0d"),
+            ("textvqa-ocr-features", "OCR token", "TextVQA", "textvqa/ocr_en", data_root.TEXTVQA_OCR_FEATURES,
+             "3542dff9338540ff2add59bb2db290d9ea5f82a4f21ab07fe39351a82b699ee0"),
+        )
     ),
     Source(
         name="fc7",
@@ -204,22 +182,23 @@ SOURCES: tuple[Source, ...] = (
         for setting, word, order in (("functional", "function", "oarlks"), ("scene", "scene", "abcdef"))
     ),
 )
+# fmt: on
 """All published files, in the order they are downloaded."""
 
 
-def select(names: list[str], sources: tuple[Source, ...] = SOURCES) -> list[Source]:
+def select(names: list[str]) -> list[Source]:
     """Return the sources with the given names; the default sources if no name is given, all sources for ``all``.
 
     Raises:
         DataError: a name is unknown; the message lists the known names.
     """
     if names == ["all"]:
-        return list(sources)
-    by_name = {source.name: source for source in sources}
+        return list(SOURCES)
+    by_name = {source.name: source for source in SOURCES}
     unknown = [name for name in names if name not in by_name]
     if unknown:
         raise DataError(f"unknown download {', '.join(unknown)}; available: {', '.join(by_name)}, all")
-    return [by_name[name] for name in dict.fromkeys(names)] or [s for s in sources if s.default]
+    return [by_name[name] for name in dict.fromkeys(names)] or [source for source in SOURCES if source.default]
 
 
 class Downloader:
@@ -227,7 +206,7 @@ class Downloader:
 
     Args:
         experiments: the experiment root for replays and checkpoints.
-        base_url: address of a mirror, which replaces scheme and host of every URL.
+        base_url: URL of a mirror, which replaces scheme and host of every URL.
     """
 
     def __init__(
@@ -244,25 +223,20 @@ class Downloader:
         self._folder = self.root / ".downloads"
 
     def url(self, source: Source) -> str:
-        """Return the address from which a source is downloaded."""
+        """Return the URL from which a source is downloaded."""
         return source.url if self.base_url is None else self.base_url.rstrip("/") + urlsplit(source.url).path
 
-    def target(self, source: Source) -> Path:
+    def root_of(self, source: Source) -> Path:
         """Return the root to which the targets of a source are relative."""
         return self.experiments if source.experiments else self.root
 
-    def is_done(self, source: Source) -> bool:
-        """Return whether an earlier run placed the source and its files still exist with the same sizes."""
-        files, target = self._placed(source), self.target(source)
-        return bool(files) and all(_size(target / name) == size for name, size in files.items())
-
-    def _placed(self, source: Source) -> dict[str, int]:
-        """Return the files that an earlier run placed with their sizes in bytes, empty if there are none."""
+    def placed(self, source: Source) -> dict[str, int]:
+        """Return the files that an earlier run placed, with their sizes in bytes; empty if one has changed since."""
         try:
-            receipt = json.loads(self._receipt(source).read_text(encoding="utf-8"))
-            return dict(receipt["files"])
+            files = dict(json.loads(self._receipt(source).read_text(encoding="utf-8"))["files"])
         except (OSError, ValueError, KeyError, TypeError):
             return {}
+        return files if all(_size(self.root_of(source) / name) == size for name, size in files.items()) else {}
 
     def get(self, source: Source) -> list[str]:
         """Download one source and place its files.
@@ -273,19 +247,19 @@ class Downloader:
         Raises:
             DataError: the source cannot be downloaded, has a wrong checksum, or contains no required file.
         """
-        if self.is_done(source):
+        if self.placed(source):
             return [f"{source.name}: already downloaded"]
-        url, target = self.url(source), self.target(source)
+        url, root = self.url(source), self.root_of(source)
         lines = []
         if source.target_of is None:
             placed = [str(source.target)]
-            sha256 = fetch(url, target / placed[0], source.sha256, self.progress)
+            sha256 = fetch(url, root / placed[0], source.sha256, self.progress)
         else:
             archive = self._folder / source.name / PurePosixPath(urlsplit(url).path).name
             sha256 = fetch(url, archive, source.sha256, self.progress)
             try:
-                staging = target / f".extracting-{source.name}"
-                placed, skipped = extract(archive, target, source.target_of, source.required_files, staging)
+                staging = root / f".extracting-{source.name}"
+                placed, skipped = extract(archive, root, source.target_of, source.required_files, staging)
             except BrokenArchiveError:
                 archive.unlink()
                 raise
@@ -294,34 +268,26 @@ class Downloader:
                 lines.append(f"{source.name}: left out {counted(len(skipped), 'other file')} of the archive")
         if source.sha256 is None:
             lines.append(f"{source.name}: no published checksum; the downloaded file has sha256 {sha256}")
-        files = {name: _size(target / name) for name in placed}
+        files = {name: _size(root / name) for name in placed}
         write_json(self._receipt(source), {"url": url, "sha256": sha256, "files": files})
-        return [*lines, f"{source.name}: {counted(len(placed), 'file')} below {target}"]
+        return [*lines, f"{source.name}: {counted(len(placed), 'file')} below {root}"]
 
-    def plan(self, sources: Sequence[Source], listed: Sequence[Source] | None = None) -> str:
-        """Describe what would be downloaded, without a network request.
-
-        Args:
-            sources: sources that would be downloaded.
-            listed: sources to describe, including ``sources``; None describes ``sources`` only.
-        """
+    def plan(self, sources: Sequence[Source], listed: Sequence[Source]) -> str:
+        """Describe the sources ``listed``, of which ``sources`` would be downloaded, without a network request."""
         lines = []
-        for source in listed or sources:
-            is_done = self.is_done(source)
-            size = sum(self._placed(source).values()) if is_done else source.size
+        for source in listed:
+            files = self.placed(source)
+            size = sum(files.values()) if files else source.size
             lines += [
                 f"{source.name}: {source.description}{'' if source in sources else ' (only when named)'}",
-                "  already downloaded" if is_done else f"  from {self.url(source)}",
+                "  already downloaded" if files else f"  from {self.url(source)}",
                 f"  size {'not published' if size is None else f'{size:,} bytes'}",
                 f"  sha256 {source.sha256 or 'not published'}",
-                f"  to {self.target(source) / (source.target or '')}",
+                f"  to {self.root_of(source) / (source.target or '')}",
             ]
-        pending_sources = [source for source in sources if not self.is_done(source)]
-        size = sum(source.size or 0 for source in pending_sources)
-        unknown = sum(source.size is None for source in pending_sources)
-        lines.append(
-            f"to fetch: {len(pending_sources)} of {len(sources)}; {size:,} bytes, and {unknown} of unpublished size"
-        )
+        sizes = [source.size for source in sources if not self.placed(source)]
+        known = f"{sum(size or 0 for size in sizes):,} bytes"
+        lines.append(f"to fetch: {len(sizes)} of {len(sources)}; {known}, and {sizes.count(None)} of unpublished size")
         return "\n".join(lines)
 
     def _receipt(self, source: Source) -> Path:

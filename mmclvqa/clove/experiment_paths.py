@@ -8,7 +8,7 @@ from mmclvqa.clove.settings import ALL_TASKS, Task, order_text
 from mmclvqa.clove.tasks import find_setting, parse_order, setting_argument
 
 SAVE = "exp/clvqa/save"
-"""Folder of UniVQA's checkpoints. Functions with a ``save`` argument return paths below that folder instead."""
+"""Folder of UniVQA's checkpoints; functions with a ``save`` argument return paths below that folder instead."""
 QAG_SEQ = "exp/clvqa/QAG_seq"
 MODEL = "unicl"
 """Registered name of UniVQA. Files and folders of another answer model carry its name instead."""
@@ -38,15 +38,12 @@ def run_folder(setting: str, order: str, experiment: str, save: str = SAVE) -> s
         TaskError: unknown setting or invalid task order.
     """
     found = find_setting(setting)
-    tasks = found.parse_order(order)
-    return f"{save}/{found.name}/setting_{found.order_index(order)}_{order_text(tasks)}/{experiment}"
+    name = f"setting_{found.order_index(order)}_{order_text(found.parse_order(order))}"
+    return f"{save}/{found.name}/{name}/{experiment}"
 
 
 def evaluation_name(experiment: str, model: str = MODEL) -> str:
-    """Return the name of the folder of an experiment's accuracy matrix: ``val_<experiment>``.
-
-    That of another model than UniVQA is ``val_<model>_<experiment>``.
-    """
+    """Return the folder name of an experiment's accuracy matrix; a model other than UniVQA is part of the name."""
     return f"val_{experiment}" if model == MODEL else f"val_{model}_{experiment}"
 
 
@@ -72,20 +69,17 @@ def multitask_evaluation_folder(setting: str, save: str = SAVE, model: str = MOD
 def task_configuration(setting: str, folder: str, task: Task | None) -> tuple[str, ...]:
     """Return the overrides that select configuration file, setting and task; every answer model uses the same files.
 
+    The tasks of a setting with ``task_configs`` have configuration files of their own; others share ``setting.yaml``.
+
     Args:
-        setting: the setting. If ``task_configs`` of its file says so, its tasks have configuration files of their own;
-            otherwise all share ``setting.yaml``.
+        task: the task, None for joint training on all tasks.
     """
     found = find_setting(setting)
-    if found.task_configs and task:
-        return (f"config={folder}/{found.name}/cl_{task.name}_{MODEL}_standalone.yaml",)
     if found.task_configs:
-        return (f"config={folder}/cl_{found.name}_multitask_{MODEL}.yaml",)
-    current = task.name if task else ALL_TASKS
-    return (
-        f"config={folder}/setting.yaml", f"training.CL.cl_setting={setting_argument(setting)}",
-        f"training.CL.cur_task={current}",
-    )  # fmt: skip
+        name = f"{found.name}/cl_{task.name}_{MODEL}_standalone" if task else f"cl_{found.name}_multitask_{MODEL}"
+        return (f"config={folder}/{name}.yaml",)
+    selected = (f"cl_setting={setting_argument(setting)}", f"cur_task={task.name if task else ALL_TASKS}")
+    return (f"config={folder}/setting.yaml", *(f"training.CL.{override}" for override in selected))
 
 
 def srm_experiment(
@@ -98,8 +92,8 @@ def srm_experiment(
         use_gt: SRM was prompted with the related items of original records.
         train_perc: fraction of the records that SRM is trained on.
     """
-    name, trained = language_model_name(language_model), _trained_share(train_perc)
-    return f"{name}_replay_qag_seq_{_prompting(use_gt)}_{_tokens(task_token)}{trained}_{rate}"
+    kind = f"{_prompting(use_gt)}_{_tokens(task_token)}{_trained_share(train_perc)}"
+    return f"{language_model_name(language_model)}_replay_qag_seq_{kind}_{rate}"
 
 
 def srm_root(
@@ -109,7 +103,7 @@ def srm_root(
 
     Args:
         setting, use_gt, task_token, train_perc: see :func:`srm_experiment`.
-        more: appended for settings that the published name does not state.
+        more: suffix for options that the published name does not state.
     """
     return f"{QAG_SEQ}/{_prompting(use_gt)}/QAG_{setting}_{_tokens(task_token)}{more}{_trained_share(train_perc)}"
 

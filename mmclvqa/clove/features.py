@@ -26,10 +26,7 @@ from mmclvqa.clove.tasks import IMAGE_SOURCES
 KEY_LIST = b"keys"
 
 REOPEN_AFTER_BYTES = 256 * 2**20
-"""Bytes read before a database is reopened, because its mapped pages count as memory of the process."""
-
-SIZE_KEYS = ("image_width", "image_height")
-"""Keys of the image size, by which boxes are normalized."""
+"""Number of bytes read before a database is reopened, because its mapped pages count as memory of the process."""
 
 
 def databases(image_source: str | None) -> tuple[str, ...]:
@@ -57,15 +54,13 @@ class FeatureDatabase:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
         self._read_bytes = 0
-        self._lock = threading.Lock()
         self._readers = 0
+        self._lock = threading.Lock()
         self._environment = open_lmdb(self.path)
         try:
-            with self._environment.begin(buffers=True) as transaction:
-                pickled_value = transaction.get(KEY_LIST)
-                if pickled_value is None:
-                    raise DataError(f"{self.path}: has no entry 'keys', which lists its features")
-                keys = safe_loads(pickled_value, f"{self.path}, entry 'keys'")
+            if not self.holds(KEY_LIST):
+                raise DataError(f"{self.path}: has no entry 'keys', which lists its features")
+            keys = self.read(KEY_LIST)
             if not isinstance(keys, (list, tuple)) or not all(isinstance(key, bytes) for key in keys):
                 raise DataError(f"{self.path}: entry 'keys' is not a list of bytes")
         except BaseException:
@@ -83,7 +78,7 @@ class FeatureDatabase:
         return key if key in self.keys else None
 
     def holds(self, key: bytes) -> bool:
-        """Return whether ``key`` has a value; the list of keys may contain keys without one."""
+        """Return whether ``key`` has a value; a key of the list of keys may have none."""
         with self._environment.begin() as transaction, transaction.cursor() as cursor:
             return cursor.set_key(key)
 
@@ -95,12 +90,15 @@ class FeatureDatabase:
             UnsafePickleError: the value refers to an object outside the allow-list.
         """
         name = f"{self.path}, key {key.decode(errors='replace')}"
-        with self._reading(), self._environment.begin(buffers=True) as transaction:
-            pickled_value = transaction.get(key)
-            if pickled_value is None:
-                raise DataError(f"{name}: there is no such entry")
-            self._read_bytes += len(pickled_value)
-            return safe_loads(pickled_value, name)
+        try:
+            with self._reading(), self._environment.begin(buffers=True) as transaction:
+                pickled_value = transaction.get(key)
+                if pickled_value is None:
+                    raise DataError(f"{name}: there is no such entry")
+                self._read_bytes += len(pickled_value)
+                return safe_loads(pickled_value, name)
+        except lmdb.Error as error:
+            raise DataError(f"{name}: cannot be read ({error}); download or generate the database again") from None
 
     @contextmanager
     def _reading(self) -> Iterator[None]:
@@ -126,7 +124,7 @@ _OPEN: WeakValueDictionary[str, FeatureDatabase] = WeakValueDictionary()
 
 
 def shared_database(path: str | os.PathLike[str]) -> FeatureDatabase:
-    """Return the database of a file, shared by all users in this process, because lmdb opens a file once per process.
+    """Return the database of a file, shared by its users in this process, because lmdb opens a file once per process.
 
     It is closed when nothing refers to it. A forked data loading worker uses the parent's environment (read-only,
     without lock) until it is reopened.
@@ -161,8 +159,8 @@ def value_problem(value: Any, has_boxes: bool) -> str | None:
 
 
 def boxes_problem(value: Mapping[str, Any], regions: int) -> str | None:
-    """Return the problem of ``bbox``, of ``regions`` boxes, in a feature value or of the image size, None if valid."""
-    missing = [name for name in SIZE_KEYS if not _is_positive(value.get(name))]
+    """Return the problem of the boxes or the image size of a feature value with ``regions`` regions, None if valid."""
+    missing = [name for name in ("image_width", "image_height") if not _is_positive(value.get(name))]
     if missing:
         return f"has bbox and no {', '.join(missing)} above 0"
     try:

@@ -33,14 +33,14 @@ from mmclvqa.clove.errors import CloveError, DataError, UnsafePickleError
 from mmclvqa.clove.text import one_line
 
 LOCK = ".lock"
-"""File in a folder that the process that works in it locks."""
+"""Name of the lock file in a folder."""
 
 
 @contextlib.contextmanager
 def atomic_write(path: str | os.PathLike[str], mode: str = "w") -> Iterator[IO[Any]]:
     """Open a temporary file in the same folder; on success flush it to disk and rename it to ``path``.
 
-    After a kill, ``path`` contains either the old or the new contents.
+    If the process is killed, ``path`` has either the old or the new contents.
 
     Args:
         mode: ``"w"`` (UTF-8 text) or ``"wb"``.
@@ -68,9 +68,9 @@ def atomic_write(path: str | os.PathLike[str], mode: str = "w") -> Iterator[IO[A
 
 
 def check_output_file(option: str, path: str | os.PathLike[str] | None) -> None:
-    """Check that a file that an option names can be written, before the work that it is the result of.
+    """Check that the file that an option names can be written; called before the work that produces the file.
 
-    Its folder must exist, except below ``$ROOT``, where run scripts let the commands create their folders.
+    Its folder must exist, except below ``$ROOT``, where the commands of run scripts create their folders.
 
     Raises:
         DataError: the folder does not exist, or the path is that of a folder.
@@ -86,7 +86,7 @@ def check_output_file(option: str, path: str | os.PathLike[str] | None) -> None:
 
 @contextlib.contextmanager
 def locked_folder(folder: Path) -> Iterator[None]:
-    """Hold a lock on a folder, so that no other process works in it; the lock ends with the process.
+    """Lock a folder, so that no other process works in it; the lock ends with the process.
 
     Raises:
         CloveError: another process holds the lock.
@@ -115,6 +115,21 @@ def write_json(path: str | os.PathLike[str], value: Any, indent: int | None = 1)
         file.write("\n")
 
 
+@contextlib.contextmanager
+def read_errors(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Convert errors of the operating system about a file that is read.
+
+    Raises:
+        DataError: the file is missing or unreadable.
+    """
+    try:
+        yield
+    except FileNotFoundError:
+        raise DataError(f"{path}: there is no such file") from None
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from None
+
+
 def read_text(path: str | os.PathLike[str]) -> str:
     """Read a UTF-8 text file.
 
@@ -122,11 +137,8 @@ def read_text(path: str | os.PathLike[str]) -> str:
         DataError: the file is missing, unreadable or not UTF-8.
     """
     try:
-        return Path(path).read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise DataError(f"{path}: there is no such file") from None
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from None
+        with read_errors(path):
+            return Path(path).read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: is not UTF-8 text ({error.reason} at byte {error.start})") from None
 
@@ -217,7 +229,7 @@ class _Inert:
 
 
 class _Latin1:
-    """``_codecs.encode`` restricted to Latin-1, as protocol 2 uses it for bytes."""
+    """``_codecs.encode`` restricted to Latin-1, with which protocol 2 stores bytes."""
 
     __slots__ = ()
 
@@ -293,7 +305,7 @@ class _AllowListUnpickler(pickle.Unpickler):
     """The C unpickler with :meth:`find_class` restricted to the allow-list."""
 
     def __init__(self, file: IO[bytes]) -> None:
-        # Arrays written by Python 2 need Latin-1; other pickles do not depend on it.
+        # Arrays written by Python 2 require Latin-1; other pickles do not depend on it.
         super().__init__(file, encoding="latin1")
         self._created_arrays: list[_Array] = []
 
@@ -301,10 +313,9 @@ class _AllowListUnpickler(pickle.Unpickler):
         """Return the allowed object of that name; raise :class:`UnsafePickleError` for any other."""
         if (module, name) in _RECONSTRUCT:
             return _Reconstruct(self._created_arrays)
-        try:
-            return _ALLOWED[module, name]
-        except KeyError:
-            raise UnsafePickleError(f"{module}.{name} is not allowed in these files") from None
+        if (module, name) not in _ALLOWED:
+            raise UnsafePickleError(f"{module}.{name} is not allowed in these files")
+        return _ALLOWED[module, name]
 
     def load_plain(self) -> Any:
         """Return the value of the pickle with arrays as plain ``numpy.ndarray``."""
@@ -385,11 +396,8 @@ def safe_load(path: str | os.PathLike[str]) -> Any:
         UnsafePickleError: the pickle refers to an object outside the allow-list.
         DataError: the file is missing, unreadable, truncated or damaged.
     """
-    try:
-        with open(path, "rb") as file:
-            return _load(file, str(path))
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from None
+    with read_errors(path), open(path, "rb") as file:
+        return _load(file, str(path))
 
 
 def safe_numpy_load(path: str | os.PathLike[str]) -> np.ndarray:
@@ -399,37 +407,25 @@ def safe_numpy_load(path: str | os.PathLike[str]) -> np.ndarray:
         UnsafePickleError: an object array refers to an object outside the allow-list.
         DataError: the file is missing, empty, truncated or not an ``.npy`` file.
     """
-    path = Path(path)
-    try:
-        with open(path, "rb") as file:
-            if not file.read(1):
-                raise DataError(f"{path}: the file is empty; download or generate it again")
-            file.seek(0)
-            return _read_npy(file, path)
-    except FileNotFoundError:
-        raise DataError(f"{path}: there is no such file") from None
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from None
-
-
-def _read_npy(file: IO[bytes], path: Path) -> np.ndarray:
     formats = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-    try:
-        version = np.lib.format.read_magic(file)
-    except ValueError:
-        raise DataError(f"{path}: is not an .npy file (it does not begin with numpy's magic string)") from None
-    try:
-        # Version 3.0 differs only in field names beyond Latin-1, which an object array does not have.
-        header = formats[version](file) if version in formats else ((), False, np.dtype("V"))
-        shape, _fortran, dtype = header
-        if not dtype.hasobject:
-            file.seek(0)
-            return np.lib.format.read_array(file, allow_pickle=False)
-    except Exception as error:
-        # The header is Python source text, which can be invalid in many ways.
-        reason = _printable(error)
-        raise DataError(f"{path}: is truncated or broken ({reason}); download or generate it again") from None
-    array = _load(file, str(path))
+    with read_errors(path), open(path, "rb") as file:
+        if not file.peek(1):
+            raise DataError(f"{path}: the file is empty; download or generate it again")
+        try:
+            version = np.lib.format.read_magic(file)
+        except ValueError:
+            raise DataError(f"{path}: is not an .npy file (it does not begin with numpy's magic string)") from None
+        try:
+            # Version 3.0 differs only in field names beyond Latin-1, which an object array does not have.
+            shape, _, dtype = formats[version](file) if version in formats else ((), False, np.dtype("V"))
+            if not dtype.hasobject:
+                file.seek(0)
+                return np.lib.format.read_array(file, allow_pickle=False)
+        except Exception as error:
+            # The header is Python source text, which can be invalid in many ways.
+            reason = _printable(error)
+            raise DataError(f"{path}: is truncated or broken ({reason}); download or generate it again") from None
+        array = _load(file, str(path))
     if not isinstance(array, np.ndarray) or array.size != math.prod(shape):
         raise DataError(f"{path}: the header declares shape {shape}, but the data does not match")
     return array.reshape(shape)

@@ -1,6 +1,6 @@
-"""Import of other data: records become the tasks of a new setting; the command reads them from published files.
+"""Import of other data: records become the tasks of a new setting.
 
-``docs/your_own.md`` has an example of the command and of the function.
+The command reads the records from published files; see ``docs/your_own.md`` for the command and the function.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ class Imported:
         counts: number of records by task and split.
         related: number of train records with a related scene-graph item, which SRM learns from, by task.
         unassigned: number of records without a task, which are left out.
-        findings: places of what was left out or is incomplete, by kind.
-        vocabulary: the answer vocabulary if it was written, None if the data root has one.
+        findings: records that are left out or incomplete, by kind of problem.
+        vocabulary: the answer vocabulary if it was written, None if the data root had one.
         notes: options without effect, and absent feature databases.
         unknown_words: words of the train answers that the data root's own vocabulary lacks, the most frequent first.
     """
@@ -63,8 +63,7 @@ class Imported:
 
     def summary(self) -> str:
         """Return a table of the tasks, what was left out, and the files written."""
-        counts = self.counts
-        rows = [(task, *(counts[task][split] for split in SPLITS), self.related[task]) for task in counts]
+        rows = [(task, *(count[split] for split in SPLITS), self.related[task]) for task, count in self.counts.items()]
         lines = [format_table(("task", *SPLITS, "train records that SRM learns from"), rows)]
         lines += [f"note: {line}" for line in (*finding_lines(self.findings), *self.notes)]
         if self.unassigned:
@@ -88,7 +87,7 @@ class ImportOptions:
         features: feature databases below ``features`` of the data root: of objects, then possibly of OCR tokens.
         feature_path: for records without one, with ``{image_id}`` and ``{split}``.
         sizes: at most this number of records of each task, by split, drawn at random.
-        strict: reject records that would be left out, and other problems.
+        strict: raise an error if records are incomplete or inconsistent; records without a task are still left out.
         replace: replace a setting of that name; its scene-graph prompts, which are of other records, are removed.
     """
 
@@ -114,7 +113,7 @@ def import_records(
     """Write records as the tasks of a new setting: annotation files, the setting file, and a vocabulary if none exists.
 
     Args:
-        records: records by split, ``train`` and ``val``, as :func:`mmclvqa.clove.records.new_record` makes them.
+        records: records by split, ``train`` and ``val``, as :func:`mmclvqa.clove.records.new_record` returns them.
         assign: returns the task of a record, None to leave the record out; it becomes the ``stage``.
         root: the data root; the setting is ``settings/<name>.yaml`` in it.
         name: name of the setting, also of its image source and the folder of its annotation files.
@@ -134,7 +133,7 @@ def import_records(
     if path.exists() and not chosen.replace:
         advice = "choose another name, or replace it (--replace; in Python, replace=True)"
         raise DataError(f"{path}: already exists; {advice}")
-    # The records may add problems while they are read.
+    # Reading the records may add problems.
     result = Imported(path, findings={} if findings is None else findings)
     drawn = _drawn_records(records, assign, name, chosen, result)
     tasks = list(chosen.tasks or result.counts)
@@ -148,8 +147,8 @@ def import_records(
     words = answer_words(record for task in tasks for record in drawn[task, "train"])
     vocabulary = root / VOCABULARY
     if vocabulary.exists():
-        known = set(data_root.load_vocabulary(vocabulary))
-        result.unknown_words = [word for word in words if word not in known]
+        in_vocabulary = set(data_root.load_vocabulary(vocabulary))
+        result.unknown_words = [word for word in words if word not in in_vocabulary]
     if path.exists():
         (root / data_root.prompts_path(name)).unlink(missing_ok=True)
     for task in setting.tasks.values():
@@ -168,7 +167,7 @@ def import_records(
 def _drawn_records(
     records: Mapping[str, Iterable[Record]], assign: Assign, name: str, options: ImportOptions, result: Imported
 ) -> dict[tuple[str, str], list[Record]]:
-    """Return the drawn records by task and split; all records, and those left out, are counted in ``result``."""
+    """Draw records by task and split; ``result`` receives the numbers of all records and what is left out."""
     drawn: dict[tuple[str, str], list[Record]] = defaultdict(list)
     for split in SPLITS:
         rng = random.Random(f"{options.seed}/import/{name}/{split}")
@@ -200,7 +199,7 @@ def answer_words(records: Iterable[Record]) -> list[str]:
     answers = Counter(answer for record in records for answer in record["answers"])
     counts: Counter[str] = Counter()
     for answer, count in answers.items():
-        # As MMF's processor splits answers into words.
+        # Answers are split into words as in MMF's processor.
         counts.update(dict.fromkeys(re.sub("[,?]", "", answer.lower()).replace("'s", " 's").split(), count))
     words = [word for word, _ in counts.most_common() if word not in SPECIALS]
     return [*SPECIALS, *words[:VOCABULARY_WORDS]]
@@ -288,7 +287,7 @@ def _fields(row: Row) -> list[str]:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the ``import`` command."""
     parser.add_argument("name", metavar="NAME", help="name of the new setting")
-    parser.add_argument("dir", nargs="?", metavar="DIR", help="the data root (default: $CLOVE_ROOT)")
+    parser.add_argument("dir", nargs="?", metavar="DIR", help="the data root (default: $CLOVE_ROOT, else data/clove)")
     for split in SPLITS:
         parser.add_argument(f"--{split}", nargs="+", required=True, metavar="FILE",
                             help=f"files of the {split} split: questions, annotations, scene graphs, OCR tokens; "

@@ -9,7 +9,7 @@ task has:
 
 - any: one item; object: one object, with or without attributes; attribute: one object with attributes;
 - relation: a triple, then a triple that shares an object with it;
-- comparison: two objects with the same value of a kind of attribute, the kind drawn with :data:`KIND_WEIGHTS`;
+- comparison: two objects with the same value of a kind of attribute, which is drawn with :data:`KIND_WEIGHTS`;
 - fact: a fact, then an item about its subject;
 - word: one item with ``[OCR] word``.
 
@@ -35,17 +35,17 @@ from mmclvqa.clove.scene_graph_items import Item, head, read_item
 from mmclvqa.clove.tasks import Task, task, tasks
 
 MOST_FREQUENT = 5000
-"""Number of different items of a task that are drawn from."""
+"""Number of the most frequent items of a task from which prompts are drawn."""
 PUBLISHED_PROMPTS = 20000
 """Number of prompts per task in the published file."""
 KIND_WEIGHTS = {"color": 10, "material": 5, "shape": 1}
 """Weights of the kinds of attribute by which comparison prompts compare objects."""
 NO_FACT = "a type of"
-"""Facts with this predicate are taxonomy, which no question asks about; they are not used as prompts."""
+"""Predicate of taxonomic facts, about which no question asks; such facts are not used as prompts."""
 
 
 def load_prompts(path: str | os.PathLike[str], setting: str | None = None) -> dict[str, list[list[str]]]:
-    """Read the prompts of a file by task name; the file may omit tasks, and has no others than those of ``setting``.
+    """Read the prompts of a file by task name; the file may omit tasks, but has no others than those of ``setting``.
 
     Raises:
         DataError: the file is missing or malformed; the message names task, prompt and item.
@@ -99,11 +99,11 @@ def _check(prompts: Any, where: str, setting: str | None) -> None:
 
 
 Facts = dict[str, str]
-"""Supporting facts as items -> head noun of the subject, without facts with :data:`NO_FACT`."""
+"""The head noun of the subject of each supporting fact, by item, without facts with :data:`NO_FACT`."""
 
 
 def _fit_statistics(records: Iterable[Mapping[str, Any]]) -> tuple[Counter[str], Facts]:
-    """Return what outlives a task: to how many questions each item is related, counting facts, and the facts."""
+    """Return the statistics that outlive a task: the number of questions about each item or fact, and the facts."""
     counts: Counter[str] = Counter()
     facts: Facts = {}
     for record in records:

@@ -1,7 +1,7 @@
-"""Reading the published JSON files of VQA v2, GQA and TextVQA as records of the schema.
+"""Reads the published JSON files of VQA v2, GQA and TextVQA as records of the schema.
 
-Each file is recognized by its content. What does not fit together, such as an annotation without a question, is left
-out and collected by kind.
+Each file is recognized by its content. Inconsistent entries, such as an annotation without a question, are left out and
+collected by kind.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from mmclvqa.clove.records import ANSWERS_PER_RECORD, ITEM_END, Coercions, new_r
 from mmclvqa.clove.scene_graph_items import OCR, SCENE_KEYS, graph_items
 
 Findings = dict[str, list[str]]
-"""What does not fit together: the places of each kind."""
+"""Incomplete or inconsistent entries by kind of problem."""
 
 Row = dict[str, Any]
 """A question in its published form, with the fields of its annotation in VQA v2."""
@@ -41,7 +41,7 @@ class QuestionFiles:
     Args:
         paths: JSON files: questions (VQA v2, GQA, TextVQA), annotations (VQA v2), scene graphs (GQA), OCR tokens
             (TextVQA), or predicted scene graphs as lists of items by image id; files of the same kind are merged.
-        findings: receives what is incomplete or inconsistent.
+        findings: receives incomplete and inconsistent entries.
 
     Attributes:
         questions: the questions by id.
@@ -74,7 +74,7 @@ class QuestionFiles:
             raise DataError(f"{names}: no question has an answer; name the file of their annotations beside it")
 
     def records(self, task_of: Callable[[str, Row], str | None], true_graphs: bool = False) -> Iterator[Row]:
-        """Yield a record for each question that has a text and answers; without a task, it has no field but its id.
+        """Yield a record for each question that has a text and answers; without a task, only its id is set.
 
         Args:
             task_of: returns the task of a question, given its id and published form; it becomes the ``stage``.

@@ -1,9 +1,9 @@
 """Annotation records: their schema, and reading, checking and writing them.
 
-A record is a dict with the fields of :data:`FIELDS` and possibly more. A file of records is an ``.npy`` object array
-or a ``.json`` list. Published files deviate from the schema: they spell the corner of a box in two ways, number their
-questions, or omit what a task does not use. Deviations with a clear meaning are converted to the schema on reading,
-and each kind of conversion is counted and logged. Any other deviation is rejected by the check.
+A record is a dict with the fields of :data:`FIELDS` and possibly more. An annotation file is an ``.npy`` object array
+or a ``.json`` list of records. Published files deviate from the schema: they spell the corner of a box in two ways,
+have numbers as question ids, or omit fields that a task does not use. Deviations with a clear meaning are converted to
+the schema on reading, and each kind of conversion is counted and logged. Any other deviation is rejected.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import logging
 import math
 import os
 import pickle
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,7 @@ from mmclvqa.clove.files import atomic_write, read_json, safe_numpy_load
 from mmclvqa.clove.tasks import IMAGE_SOURCES
 from mmclvqa.clove.text import counted
 
-#: Below MMF's logger, so that conversions appear in a run's train.log; without MMF they go to stderr.
+#: A child of MMF's logger, so that conversions appear in a run's train.log; without MMF they go to stderr.
 logger = logging.getLogger("mmf.clove")
 
 ANSWERS_PER_RECORD = 10
@@ -65,7 +66,7 @@ class Field:
 
 
 def _texts(value: Any) -> str | None:
-    if set(map(type, value)) <= {str}:
+    if set(map(type, value)) <= {str}:  # the usual case, in a fraction of the time
         return None
     for index, item in enumerate(value):
         if not isinstance(item, str):
@@ -126,10 +127,9 @@ def _supporting_fact(value: Any) -> str | None:
     if not isinstance(fact, Mapping):
         return f"item 0 is {_kind(fact)} instead of a dict"
     triplet = fact.get("triplet")
-    if not isinstance(triplet, (list, tuple)):
+    if not isinstance(triplet, _LIST):
         return "item 0 has no 'triplet' that is a list"
-    problem = _texts(triplet)
-    return f"item 0, 'triplet': {problem}" if problem else None
+    return f"item 0, 'triplet': {problem}" if (problem := _texts(triplet)) else None
 
 
 FIELDS: dict[str, Field] = {
@@ -218,8 +218,6 @@ def new_record(**fields: Any) -> dict[str, Any]:
 Conversion = tuple[Any, str]
 """A converted value and a description of the conversion."""
 
-_warned: set[tuple[str, str]] = set()
-
 
 def _coerced_question_id(value: Any) -> Conversion | None:
     number = _finite_number(value)
@@ -242,7 +240,7 @@ def _coerced_image_source(value: Any) -> Conversion | None:
 def _coerced_mask(value: Any) -> Conversion | None:
     if isinstance(value, np.ndarray) and value.ndim == 1:
         value = value.tolist()
-    elif not isinstance(value, (list, tuple)) or set(map(type, value)) <= {int}:
+    elif not isinstance(value, _LIST) or set(map(type, value)) <= {int}:
         return None
     # A value other than 0 and 1 is rejected by the check.
     values = [int(item) if isinstance(item, (*_NUMBERS, np.bool_)) and item in (0, 1) else item for item in value]
@@ -250,21 +248,19 @@ def _coerced_mask(value: Any) -> Conversion | None:
 
 
 def _coerced_ocr_info(value: Any) -> Conversion | None:
-    if not isinstance(value, (list, tuple)) or not any(map(_is_respelled, value)):
+    if not isinstance(value, _LIST):
         return None
-    words = [
-        {**word, "bounding_box": _respelled(word["bounding_box"])} if _is_respelled(word) else word for word in value
-    ]
+    words = [_respelled(word) for word in value]
+    if all(new is old for new, old in zip(words, value, strict=True)):
+        return None
     return words, f"ocr_info has boxes with {', '.join(CORNER_KEYS)}, read as {', '.join(CORNER_KEYS.values())}"
 
 
-def _is_respelled(word: Any) -> bool:
+def _respelled(word: Any) -> Any:
+    """Return an OCR token whose box has the keys of the schema, the token itself if nothing changes."""
     box = word.get("bounding_box") if isinstance(word, Mapping) else None
-    return isinstance(box, Mapping) and any(old in box and new not in box for old, new in CORNER_KEYS.items())
-
-
-def _respelled(box: Mapping[str, Any]) -> dict[str, Any]:
-    return {(new if (new := CORNER_KEYS.get(key, key)) not in box else key): side for key, side in box.items()}
+    keys = {old: new for old, new in CORNER_KEYS.items() if isinstance(box, Mapping) and old in box and new not in box}
+    return {**word, "bounding_box": {keys.get(key, key): side for key, side in box.items()}} if keys else word
 
 
 _COERCIONS: dict[str, Callable[[Any], Conversion | None]] = {
@@ -292,7 +288,7 @@ class Coercions:
     """
 
     def __init__(self) -> None:
-        self.counts: dict[str, int] = {}
+        self.counts: Counter[str] = Counter()
         self.first: dict[str, str] = {}
 
     def apply(self, record: Any, where: str) -> Any:
@@ -326,7 +322,7 @@ class Coercions:
         ]
 
     def _count(self, kind: str, where: str) -> None:
-        self.counts[kind] = self.counts.get(kind, 0) + 1
+        self.counts[kind] += 1
         self.first.setdefault(kind, where)
 
     def log(self, path: str | os.PathLike[str]) -> None:
@@ -335,8 +331,11 @@ class Coercions:
             warn_once(path, kind, f"{path}: {line}")
 
 
+_warned: set[tuple[str, str]] = set()
+
+
 def warn_once(path: str | os.PathLike[str], kind: str, message: str) -> None:
-    """Log a warning about a file once per process and kind; of several ranks only the first one does."""
+    """Log a warning about a file once per process and kind, on rank 0 only."""
     key = (os.path.abspath(path), kind)
     if key in _warned or os.environ.get("RANK", "0") != "0":
         return
@@ -366,13 +365,10 @@ def read_annotations(path: str | os.PathLike[str]) -> list[Any]:
     raise DataError(f"{path}: annotations are read from .npy and .json files only")
 
 
-def load_records(path: str | os.PathLike[str], check: bool = True) -> list[dict[str, Any]]:
-    """Read the records of an ``.npy`` or ``.json`` annotation file and convert them to the schema.
+def load_records(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """Read the records of an ``.npy`` or ``.json`` annotation file, convert them to the schema, and check them.
 
     Each kind of conversion is logged once per file.
-
-    Args:
-        check: check every record against the schema (about 20 microseconds each).
 
     Raises:
         DataError: the file is missing, truncated or not a list of records.
@@ -382,10 +378,8 @@ def load_records(path: str | os.PathLike[str], check: bool = True) -> list[dict[
     coercions = Coercions()
     records = []
     for index, element in enumerate(read_annotations(path)):
-        record = coercions.apply(element, describe(element, f"record {index}"))
-        if check:
-            check_record(record, f"{path}: record {index}")
-        records.append(record)
+        records.append(coercions.apply(element, describe(element, f"record {index}")))
+        check_record(records[-1], f"{path}: record {index}")
     coercions.log(path)
     return records
 
@@ -410,8 +404,7 @@ def save_records(path: str | os.PathLike[str], records: Iterable[Mapping[str, An
     strings: dict[str, str] = {}
     kept = [_canonical(record, strings, f"{path}: record {index}") for index, record in enumerate(records)]
     array = np.empty(len(kept), dtype=object)
-    for index, record in enumerate(kept):
-        array[index] = record
+    array[:] = kept
     with atomic_write(path, "wb") as file:
         header = {"descr": "|O", "fortran_order": False, "shape": array.shape}
         np.lib.format.write_array_header_1_0(file, header)
@@ -420,8 +413,10 @@ def save_records(path: str | os.PathLike[str], records: Iterable[Mapping[str, An
 
 def _canonical(value: Any, strings: dict[str, str], where: str) -> Any:
     """Copy a value so that equal strings are one object and nothing else is shared; pickles store identities."""
+    if isinstance(value, np.generic):
+        value = value.item()
     if value is None or isinstance(value, (bool, int, float)):
-        return value.item() if isinstance(value, np.generic) else value
+        return value
     if isinstance(value, str):
         text = str(value)
         return strings.setdefault(text, text)
@@ -429,10 +424,8 @@ def _canonical(value: Any, strings: dict[str, str], where: str) -> Any:
         return {_canonical(key, strings, where): _canonical(item, strings, where) for key, item in value.items()}
     if type(value) is list and set(map(type, value)) == {str}:
         return [strings.setdefault(text, text) for text in value]
-    if isinstance(value, (list, tuple)):
+    if isinstance(value, _LIST):
         return type(value)(_canonical(item, strings, where) for item in value)
-    if isinstance(value, np.generic) and value.dtype.kind in "biufc":
-        return value.item()
     if isinstance(value, np.ndarray) and value.dtype.kind in "biufcSU":
         return np.array(value, dtype=np.dtype(value.dtype.str), order="C")
     raise DataError(f"{where}: a value of type {type(value).__name__} cannot be stored in an annotation file")

@@ -1,8 +1,8 @@
-"""Writing graphs as scene-graph items, and parsing items into objects with attributes and triples.
+"""Writes graphs as scene-graph items, and parses items into objects with attributes and triples.
 
 Items are plain text such as ``red metal cup`` or ``standing man to the left of long building``, which the benchmark
 derives from the graphs of Visual Genome: attributes before their object, a predicate between two objects. The parts
-are not marked, so that predicates are recognized by their words.
+are not marked, so predicates are recognized by their words.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ OCR = "[OCR]"
 """Token before a word that is written in the image."""
 
 SCENE_KEYS = ("location", "weather")
-"""What a graph of GQA may say about the whole image; CLOVE has these words as items."""
+"""Keys of a GQA graph that describe the whole image; CLOVE has their values as items."""
 
 
 def _words(text: str) -> frozenset[str]:
@@ -34,7 +34,7 @@ ATTRIBUTE_KINDS: dict[str, frozenset[str]] = {
         "rounded pointy straight arched",
     }.items()
 }
-"""Kind of attribute -> its values; comparison prompts compare objects by these."""
+"""Values of each kind of attribute, by which comparison prompts compare objects."""
 
 _PREPOSITIONS = _words(
     "on in of near with behind above below under by at over around beside inside between against across along from "
@@ -102,7 +102,7 @@ class Item:
 
 def read_item(text: str) -> Item:
     """Parse an item; the text after ``[OCR]`` is not part of an object."""
-    words = text.partition(OCR)[0].split() if OCR in text else text.split()
+    words = text.partition(OCR)[0].split()
     for start in range(1, len(words) - 1):
         end = start + _predicate_length(words, start)
         if start < end < len(words):
@@ -121,7 +121,7 @@ def graph_items(graph: Mapping[str, Any]) -> list[tuple[str, frozenset[str]]]:
             ``relations`` to other objects, each with the ``name`` of the predicate and the id of the ``object``.
 
     Returns:
-        Items without `` [SEP]``, each with what it is about: the ids of its objects, or a key of :data:`SCENE_KEYS`.
+        Items without `` [SEP]``, each with the ids of its objects, or with a key of :data:`SCENE_KEYS`.
 
     Raises:
         KeyError, TypeError, AttributeError: the graph has another form.
@@ -139,7 +139,7 @@ def graph_items(graph: Mapping[str, Any]) -> list[tuple[str, frozenset[str]]]:
 
 
 def head(phrase: str) -> str:
-    """Return the head noun of an object with attributes, its last word."""
+    """Return the head noun of an object with attributes: its last word, empty without words."""
     return phrase.split()[-1] if phrase.strip() else ""
 
 

@@ -18,7 +18,7 @@ from mmclvqa.clove.files import read_yaml
 from mmclvqa.clove.text import did_you_mean
 
 PACKAGE_FOLDER = Path(__file__).parents[1] / "settings"
-"""Folder of this package's settings, which are those of published data."""
+"""Folder of this package's settings, which describe published data."""
 
 GENERATED_SUFFIX = "_gen"
 REPLAY_SUFFIX = "_replay"
@@ -26,16 +26,16 @@ MASKED_SUFFIX = "_##"
 _SUFFIXES = re.compile(rf"({GENERATED_SUFFIX}|{REPLAY_SUFFIX}|{MASKED_SUFFIX})*$")
 
 ALL_TASKS = "multitask"
-"""The current task of a training on all tasks of a setting at once; no task has this name."""
+"""Name of the current task in joint training on all tasks of a setting; no task has this name."""
 PROMPT_KINDS = ("any", "object", "attribute", "relation", "comparison", "fact", "word")
 """How the scene-graph prompts of a task are sampled, see :mod:`mmclvqa.clove.prompts`."""
 MOST_BYTES = 200
-"""Limit for the tasks in a file name of 255 bytes, which may also have a language model and a temporary suffix."""
+"""Limit for the part of a file name that names tasks; of 255 bytes, the rest is for a language model and suffixes."""
 JOINT = "-"
-"""Joins the short names of an order that are longer than one letter; short names do not contain it."""
+"""Separator in orders of short names that are longer than one letter; short names do not contain it."""
 
 _NAME = re.compile(r"[^\W\d_](?:[\w #.+-]*[\w#.+-])?")
-"""Names occur in paths, shell words, Python literals, tokens of SRM and configuration overrides."""
+"""A name, as it occurs in paths, shell words, Python literals, tokens of SRM and configuration overrides."""
 _KEYS: dict[str, tuple[str, ...]] = {
     "": ("tasks", "orders", "image_sources", "annotations", "sweep_key", "description", "abbreviation", "task_configs",
          "published"),
@@ -46,7 +46,7 @@ _KEYS: dict[str, tuple[str, ...]] = {
 
 
 def stage_suffixes(stage: str) -> str:
-    """Return the suffixes of a stage, such as ``_replay_##``, which may be in any order; empty for real records."""
+    """Return the suffixes of a stage, such as ``_replay_##``, in any order; empty for real records."""
     return _SUFFIXES.search(stage)[0]
 
 
@@ -133,7 +133,7 @@ class Setting:
         return self.file.parent == PACKAGE_FOLDER
 
     def reference(self) -> dict[str, str]:
-        """Return entries by which results name the setting: its name, and its file unless it is in the package."""
+        """Return entries that identify the setting in results: its name, and its file unless it is in the package."""
         return {"cl_setting": self.name} | ({} if self.in_package else {"setting_file": str(self.file)})
 
     def parse_order(self, order: str) -> list[Task]:
@@ -179,7 +179,7 @@ class Setting:
 
 
 def order_text(order: Sequence[Task]) -> str:
-    """Return a task order as in file names: ``oarlks``, or ``shape-colour-count`` where short names are longer."""
+    """Return a task order as in file names: ``oarlks``, or ``shape-color-count`` if short names are longer."""
     letters = [task.letter for task in order]
     return ("" if _are_letters(letters) else JOINT).join(letters)
 
@@ -330,11 +330,9 @@ class _Reader:
         return self._value(row, name, key, default, str, "text; put quotes around it if YAML reads it as another type")
 
     def _count(self, row: Mapping[str, Any], name: str, key: str) -> int | None:
-        if row.get(name) is None:
-            return None
-        value = self._value(row, name, key, None, int, "a whole number above 0")
-        if value < 1:
-            raise self._error(f"{key}.{name}", f"is {value}; it must be a whole number above 0")
+        value = row.get(name)
+        if value is not None and (type(value) is not int or value < 1):
+            raise self._error(f"{key}.{name}", f"is {value!r}; it must be a whole number above 0")
         return value
 
     def _error(self, key: str, message: str) -> TaskError:
@@ -342,5 +340,5 @@ class _Reader:
 
 
 def _filled(pattern: str, fields: Mapping[str, str]) -> str:
-    """Replace all fields at once, so that nothing is replaced in what replaces a field."""
+    """Replace all fields at once, so that values that contain a field stay unchanged."""
     return re.sub("|".join(map(re.escape, fields)), lambda match: fields[match[0]], pattern)

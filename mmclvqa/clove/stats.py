@@ -31,11 +31,11 @@ def split_stats(records: Sequence[Mapping[str, Any]], vocabulary: frozenset[str]
     """Compute the statistics of one split from its checked records.
 
     Returns:
-        ``records``, and the numbers of distinct ``images`` (by source and feature path), ``questions`` and ``answers``.
-        ``most_frequent_answer``, the best constant guess, and ``most_frequent_share``, the fraction of records with it.
-        ``from_vocabulary``: fraction of records whose answer consists of words of the vocabulary; ``from_ocr``: of the
-        others, whose answer consists of these words and OCR tokens; ``from_neither``: of the remaining ones.
-        ``question_words``, ``gt_items``, ``pred_items``, ``ocr_tokens``: :data:`QUANTILES` of the lengths.
+        ``records``, and the numbers of distinct ``images`` (by source and feature path), ``questions`` and ``answers``;
+        ``most_frequent_answer``, the best constant guess, and ``most_frequent_share``, the fraction of records with it;
+        the fractions of records whose answer consists of vocabulary words (``from_vocabulary``), otherwise of
+        vocabulary words and OCR tokens (``from_ocr``), or of other words (``from_neither``);
+        :data:`QUANTILES` of the lengths ``question_words``, ``gt_items``, ``pred_items`` and ``ocr_tokens``.
     """
     answers = Counter(record["answer"] for record in records)
     sources = Counter(_answer_source(record, vocabulary) for record in records)

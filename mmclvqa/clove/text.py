@@ -1,4 +1,4 @@
-"""Command lines: numbers in arguments, tables, durations, suggestions for mistyped names, and errors on one line."""
+"""Text of command lines: arguments, tables, durations, suggestions for mistyped names, and errors on one line."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from mmclvqa.clove.errors import CloveError
 SHELL_SPECIAL = frozenset("\"'$`\\\n")
 """Characters that end or change a quoted word of a shell."""
 INTERRUPTED = 130
-"""Exit code after Ctrl-C, as of a shell."""
+"""Exit code after Ctrl-C, as in a shell."""
 
 
 def run_command(command: Callable[[], int | None], advice: str = "", silent: bool = False) -> int:
     """Run a command and return its exit code; errors that a user can fix are printed on one line.
 
     Args:
-        command: does the work and returns an exit code; None means 0.
-        advice: printed after Ctrl-C: how to resume.
+        command: returns an exit code; None means 0.
+        advice: how to resume, printed after Ctrl-C.
         silent: whether errors are not printed, because another process prints them.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Transfer of published files: download over HTTP with resume, and extraction of archives.
+"""Resumable downloads over HTTP, and extraction of archives.
 
 Downloads use ``requests``; pooch, the usual choice for data sets, restarts an interrupted transfer from the beginning,
 which is not acceptable for archives of many gigabytes.
@@ -33,7 +33,7 @@ CHUNK = 1 << 20
 """Number of bytes read at once."""
 
 TIMEOUT = (10.0, 60.0)
-"""Timeouts in seconds for connecting and for the next bytes."""
+"""Timeouts in seconds for the connection and for the next bytes."""
 
 ATTEMPTS = 6
 """Number of consecutive attempts without progress after which a transfer fails."""
@@ -113,7 +113,9 @@ def fetch(
 
 def _attempt(url: str, partial_file: Path, progress: bool) -> None:
     """Make one request and append its bytes to the partial file; return when the file is complete."""
-    received_bytes, version = _size(partial_file), _version(partial_file)
+    received_bytes, version_file, version = _size(partial_file), _version_file(partial_file), ""
+    with contextlib.suppress(OSError):
+        version = version_file.read_text(encoding="utf-8").strip()
     # A partial file of unknown version is not resumed, because the rest could belong to another version.
     headers = {"Accept-Encoding": "identity"}
     if received_bytes and version:
@@ -145,7 +147,7 @@ def _attempt(url: str, partial_file: Path, progress: bool) -> None:
             tag = response.headers.get("ETag", "")
             # Weak tags (W/...) may be shared by different contents and are not allowed in If-Range.
             strong = tag if tag and not tag.startswith("W/") else response.headers.get("Last-Modified", "")
-            with atomic_write(_version_file(partial_file)) as file:
+            with atomic_write(version_file) as file:
                 file.write(strong)
         name, units = partial_file.name.removesuffix(".part"), {"unit": "B", "unit_scale": True}
         bar = tqdm(desc=name, initial=start, total=total, **units, disable=not progress, file=sys.stderr)
@@ -161,14 +163,8 @@ def _attempt(url: str, partial_file: Path, progress: bool) -> None:
 
 
 def _version_file(partial_file: Path) -> Path:
+    """Return the file with the version of the partial file, in the form of an If-Range header."""
     return partial_file.with_name(f"{partial_file.name}.version")
-
-
-def _version(partial_file: Path) -> str | None:
-    """Return the version of the file to which the part belongs, in the form of an If-Range header."""
-    with contextlib.suppress(OSError):
-        return _version_file(partial_file).read_text(encoding="utf-8").strip() or None
-    return None
 
 
 def _discard(partial_file: Path) -> None:
@@ -201,7 +197,7 @@ def extract(
     required_files: str,
     staging: str | os.PathLike[str],
 ) -> tuple[list[str], list[str]]:
-    """Extract the required files of an archive below ``root``; files are moved there after all of them were read.
+    """Extract the required files of an archive; they are moved below ``root`` after all of them were read.
 
     Members are never written to the path in the archive, only to the target returned by ``target_of``. An archive with
     a member that points outside (absolute or with ``..``), or with a link instead of a required file, is rejected.
@@ -210,7 +206,7 @@ def extract(
         staging: temporary folder on the same disk; removed at the end.
 
     Returns:
-        The written files, relative to the root, and the names of the files that were not extracted.
+        The extracted files, relative to the root, and the names of the files that were not extracted.
 
     Raises:
         BrokenArchiveError: the archive is truncated or invalid.

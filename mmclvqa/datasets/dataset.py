@@ -17,7 +17,6 @@ from mmf.utils.distributed import byte_tensor_to_object
 from mmclvqa.clove.data_root import FASTTEXT_WIDTH
 from mmclvqa.clove.errors import ConfigError
 from mmclvqa.clove.tasks import has_image
-from mmclvqa.clove.text import did_you_mean
 from mmclvqa.datasets.answers import answer_words
 from mmclvqa.datasets.features import FeatureStore
 from mmclvqa.datasets.prepared import (
@@ -32,6 +31,7 @@ from mmclvqa.datasets.prepared import (
 )
 from mmclvqa.datasets.processors import dense_targets, used_slots
 from mmclvqa.datasets.records import PackedRecords
+from mmclvqa.value_kinds import require_registered
 
 IMAGE_FIELDS = ("question_id", "image_source", "feature_path")
 """The fields of a record that locate its image."""
@@ -42,7 +42,7 @@ TEXT_PROCESSORS = {
 }
 PHOC_DIM = 604
 HOST_FIELDS = ("text_len", "sg_text_len", "knowledge_text_len", "image_info_0", "context_info_0", "ocr_slots")
-"""Fields of a batch from which UniVQA computes how tokens are packed; on a GPU, reading them would wait for it."""
+"""Fields of a batch from which UniVQA computes how to pack tokens; reading them from a GPU would wait for it."""
 MAX_TOKEN_VECTORS = 2**14
 """Number of OCR tokens whose vectors are kept in memory (4 KB each)."""
 
@@ -65,11 +65,10 @@ class CloveDataset(BaseDataset):
         if config.use_features:
             for source in {self.features.source(r) for r in records if has_image(r["stage"])}:
                 self.features.open(source)
-        # Read once, because a lookup in the configuration takes longer than reading the region features of a record.
+        # Copied, because a lookup in the configuration takes longer than reading the region features of a record.
         self._mask_prob = config.mask_img_prob if config.use_mask_img and dataset_type == "train" else 0.0
         self._use_features, self._use_obj_boxes = config.use_features, config.use_obj_boxes
-        self._use_ocr = config.use_ocr
-        self._use_ocr_info, self._use_gt_sg = config.use_ocr_info, config.use_gt_sg
+        self._use_ocr, self._use_ocr_info, self._use_gt_sg = config.use_ocr, config.use_ocr_info, config.use_gt_sg
         self._cache: dict[int, PreparedRecord] = {}
         self._token_vectors: dict[str, dict[str, np.ndarray]] = {"context_feature_0": {}, "context_feature_1": {}}
         self._seed = (int(registry.get("seed", no_warning=True) or 0), zlib.crc32(dataset_type.encode()))
@@ -88,12 +87,10 @@ class CloveDataset(BaseDataset):
         """
         registered = registry.mapping["processor_name_mapping"]
         for name, processor in self.config.processors.items():
-            kind = processor.get("type") if isinstance(processor, Mapping) else processor
-            if processor and str(kind) not in registered:
-                raise ConfigError(
-                    f"dataset_config.{self.dataset_name}.processors.{name}.type={kind}: no such processor"
-                    f"{did_you_mean(kind, registered)}"
-                )
+            if processor:
+                kind = processor.get("type") if isinstance(processor, Mapping) else processor
+                key = f"dataset_config.{self.dataset_name}.processors.{name}.type"
+                require_registered(key, "processor", kind, registered)
         super().init_processors()
         answer_slots = self.answer_processor.get_vocab_size() - self.answer_processor.get_true_vocab_size()
         if self.context_processor.max_length != answer_slots:
@@ -126,7 +123,7 @@ class CloveDataset(BaseDataset):
         return sample
 
     def load_batch(self, indices: Sequence[int], regions: int | None = None) -> SampleList:
-        """Return a batch of records, with the fields that :mod:`mmclvqa.models.inputs` reads; threads may call it.
+        """Return a batch of records, with the fields that :mod:`mmclvqa.models.inputs` reads; it is thread-safe.
 
         Instead of the dense ``targets`` it has ``target_inds`` and ``target_scores``, from which :meth:`prepare_batch`
         builds them.
@@ -147,7 +144,7 @@ class CloveDataset(BaseDataset):
     def assemble(
         self, drawn: Sequence[tuple[PreparedRecord, np.random.Generator]], regions: int | None = None
     ) -> SampleList:
-        """Return a batch of records, also of other data sets with the same configuration; see :meth:`load_batch`."""
+        """Return a batch of records, possibly of several data sets with one configuration; see :meth:`load_batch`."""
         records, rngs = [record for record, _ in drawn], [rng for _, rng in drawn]
         batch = SampleList()
         for field, (_, width) in self._text_processors.items():
@@ -189,9 +186,9 @@ class CloveDataset(BaseDataset):
         )
 
     def _ocr_boxes(self, record: dict[str, Any], slots: int) -> np.ndarray | None:
-        normalised = record.get("ocr_normalized_boxes")
-        if normalised is not None:
-            return np.asarray(normalised, dtype=np.float32).reshape(-1, 4)[:slots]
+        boxes = record.get("ocr_normalized_boxes")
+        if boxes is not None:
+            return np.asarray(boxes, dtype=np.float32).reshape(-1, 4)[:slots]
         if self._use_ocr_info:
             return self.bbox_processor({"info": record["ocr_info"]})["bbox"].coordinates.numpy()
         return None
@@ -221,13 +218,8 @@ class CloveDataset(BaseDataset):
             ("context_feature_0", self.context_processor, FASTTEXT_WIDTH),
             ("context_feature_1", self.phoc_processor, PHOC_DIM),
         ):
-            vectors = [
-                np.stack([self._token_vector(field, processor, token) for token in record.tokens])
-                if record.tokens
-                else None
-                for record in records
-            ]
-            batch[field] = region_batch(vectors, slots, width)
+            vectors = [[self._token_vector(field, processor, token) for token in record.tokens] for record in records]
+            batch[field] = region_batch([np.stack(rows) if rows else None for rows in vectors], slots, width)
         batch.order_vectors = torch.zeros(1, 1, 1).expand(len(records), slots, slots)
         batch.ocr_bbox_coordinates = region_batch([record.ocr_boxes for record in records], slots, 4)
 
@@ -246,8 +238,7 @@ class CloveDataset(BaseDataset):
         The fields :data:`HOST_FIELDS` stay in CPU memory. A tensor that repeats one value is sent as this value.
         """
         on_host = {field: batch[field] for field in HOST_FIELDS if field in batch}
-        tensors = {field: value for field, value in batch.items() if isinstance(value, torch.Tensor)}
-        repeated = {field: batch.pop(field) for field, value in tensors.items() if repeats_one_value(value)}
+        repeated = {field: batch.pop(field) for field, value in list(batch.items()) if repeats_one_value(value)}
         batch = super().prepare_batch(batch)
         for field, value in on_host.items():
             batch[field] = value

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import lmdb
 import numpy as np
 
-from mmclvqa.clove.errors import DataError, UnsafePickleError
+from mmclvqa.clove.errors import CloveError, DataError
 from mmclvqa.clove.features import boxes_problem, feature_path, shared_database
 from mmclvqa.clove.files import safe_numpy_load
 from mmclvqa.clove.records import warn_once
@@ -39,26 +38,13 @@ class _Database:
 
     def __init__(self, path: str) -> None:
         self.path = path
-        try:
-            self._database = shared_database(path)
-        except DataError as error:
-            message = f"feature database {path} is damaged or is not an LMDB database: {error}"
-            raise type(error)(message) from None
+        self._database = shared_database(path)
 
     def read(self, path: str) -> dict[str, Any]:
         key = self._database.key(path)
         if key is None:
             raise DataError(f"feature database {self.path} has no entry for {path!r}")
-        try:
-            return dict(self._database.read(key))
-        except (UnsafePickleError, DataError, lmdb.Error, TypeError, ValueError) as error:
-            kind = type(error) if isinstance(error, UnsafePickleError | DataError) else DataError
-            raise kind(f"feature database {self.path}, entry {path!r}: {error}") from None
-
-    def files(self) -> Iterator[Path]:
-        """Yield the file of the database."""
-        file = Path(self.path)
-        yield file / "data.mdb" if file.is_dir() else file
+        return _as_dict(self._database.read(key), f"feature database {self.path}, entry {path!r}")
 
 
 class _Folder:
@@ -72,16 +58,20 @@ class _Folder:
         value: dict[str, Any] = {"features": safe_numpy_load(file)}
         info_file = f"{file.removesuffix('.npy')}_info.npy"
         if os.path.exists(info_file):
-            value.update(safe_numpy_load(info_file).item())
+            value |= _as_dict(safe_numpy_load(info_file), info_file)
         if value["features"].dtype == object and value["features"].size == 1:
-            item = value["features"].item()
+            item = _as_dict(value["features"], file)
             features = next((item[name] for name in ("features", "image_feat", "feature") if name in item), None)
             value |= {**item, **item.get("info", {}), "features": features}
         return value
 
-    def files(self) -> Iterator[Path]:
-        """Yield the files of all images."""
-        yield from Path(self.path).rglob("*.npy")
+
+def _as_dict(value: Any, where: str) -> dict[str, Any]:
+    """Return a dict, which may be the only element of an array."""
+    value = value.item() if isinstance(value, np.ndarray) and value.size == 1 else value
+    if not isinstance(value, dict):
+        raise DataError(f"{where}: is {type(value).__name__} instead of a dict")
+    return value
 
 
 class FeatureStore:
@@ -112,19 +102,17 @@ class FeatureStore:
         Raises:
             DataError: a database does not exist or is damaged.
         """
-        if source in self._open:
-            return self._open[source]
-        for path in self._paths[source]:
-            if not os.path.exists(path):
-                raise DataError(f"feature database {path} does not exist")
-        self._open[source] = [
-            _Database(path) if path.endswith(".lmdb") else _Folder(path) for path in self._paths[source]
-        ]
-        self._keep = self._is_small()
+        if source not in self._open:
+            paths = self._paths[source]
+            for path in paths:
+                if not os.path.exists(path):
+                    raise DataError(f"feature database {path} does not exist")
+            self._open[source] = [_Database(path) if path.endswith(".lmdb") else _Folder(path) for path in paths]
+            self._keep = self._is_small()
         return self._open[source]
 
     def source(self, record: Mapping[str, Any]) -> str:
-        """Return the source of a record's image, which selects the databases."""
+        """Return the source of a record's image, which determines the databases."""
         source = record["image_source"]
         return source if source in self._paths else next(iter(self._paths))
 
@@ -136,6 +124,7 @@ class FeatureStore:
         Raises:
             DataError: the image has no entry, or one with another width or with boxes that are not n x 4; the message
                 names the record.
+            UnsafePickleError: the entry refers to an object outside the allow-list.
         """
         path = feature_path(record)
         if not path:
@@ -149,7 +138,7 @@ class FeatureStore:
             objects = self._regions(value, path, "object")
             boxes = self._boxes(value, databases[0].path, path)
             ocr = self._regions(databases[1].read(path), path, "OCR") if len(databases) > 1 else None
-        except DataError as error:
+        except CloveError as error:
             raise type(error)(f"{error} (question {record['question_id']})") from None
         features = ImageFeatures(objects, boxes, ocr)
         if self._keep:
@@ -158,8 +147,9 @@ class FeatureStore:
 
     def _is_small(self) -> bool:
         """Return whether all open databases together have at most ``KEEP_BYTES``."""
-        files = (file for opened in self._open.values() for database in opened for file in database.files())
-        # A folder may have a hundred thousand files, so that counting ends at the limit.
+        paths = (Path(database.path) for opened in self._open.values() for database in opened)
+        files = (file for path in paths for file in (path.rglob("*") if path.is_dir() else [path]))
+        # A folder may have a hundred thousand files, so counting ends at the limit.
         return all(total <= KEEP_BYTES for total in accumulate(file.stat().st_size for file in files))
 
     def _regions(self, value: Mapping[str, Any], path: str, kind: str) -> np.ndarray:

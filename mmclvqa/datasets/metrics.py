@@ -1,6 +1,6 @@
 """VQA accuracy, accumulated batch by batch, so that the scores of a split need not be kept in memory.
 
-The streaming protocol: ``start()``, ``update(batch, output)`` for each batch, then ``sums()``, which the trainer adds
+A metric is used by ``start()``, ``update(batch, output)`` for each batch, then ``sums()``, which the trainer adds up
 over processes and divides.
 """
 
@@ -27,21 +27,23 @@ COMMON_ANSWERS = frozenset((
     "small", "bottom", "brown", "orange", "pink", "metal", "girl", "boy",
 ))
 # fmt: on
-"""The published list of answers that occur in several tasks, normalised."""
+"""The published list of answers that occur in several tasks, normalized."""
 
 
 @registry.register_metric("textvqa_accuracy")
 class VQAAccuracy(BaseMetric):
-    """VQA accuracy after EvalAI normalisation of answers (Goyal et al. 2017; evaluator of TextVQA).
+    """VQA accuracy after EvalAI normalization of answers (Goyal et al. 2017; evaluator of TextVQA).
 
     The score of a prediction is the average of min(1, matches / 3) over the ten leave-one-out subsets of the answers.
     """
 
+    NAME = "textvqa_accuracy"
+
     def __init__(self) -> None:
-        super().__init__("textvqa_accuracy")
+        super().__init__(self.NAME)
         self.required_params = ["scores", "answers", "context_tokens"]
         evaluator = TextVQAAccuracyEvaluator()
-        self._normalise = evaluator.answer_processor
+        self._normalize = evaluator.answer_processor
         self._answer_scores = lru_cache(maxsize=65536)(lambda raw: evaluator._compute_answer_scores(list(raw)))
         self.start()
 
@@ -66,7 +68,7 @@ class VQAAccuracy(BaseMetric):
             answers = byte_tensor_to_object(sample_list.answers[row])
             predicted, _ = answer_words(indices, tokens, processor)
             scores = self._answer_scores(tuple(answers))
-            score = scores.get(self._normalise(predicted), 0.0)
+            score = scores.get(self._normalize(predicted), 0.0)
             for group in self.groups(scores):
                 total = self._sums.setdefault(group, [0.0, 0.0])
                 total[0] += score
@@ -75,7 +77,8 @@ class VQAAccuracy(BaseMetric):
     def groups(self, answers: Collection[str]) -> Iterable[str]:
         """Return the sub-names for which a record counts; the empty sub-name is the metric itself.
 
-        ``answers`` are the distinct answers among the record's ten, normalised.
+        Args:
+            answers: the distinct answers among the record's ten, normalized.
         """
         return ("",)
 
@@ -104,14 +107,11 @@ class VQAAccuracyByAnswerClass(VQAAccuracy):
     """VQA accuracy of all records, of those with a common answer, and of the others.
 
     The sub-names are ``all_acc``, ``common_acc`` and ``unique_acc``. The answer of a record is common if its ten
-    answers are equal after normalisation and in :data:`COMMON_ANSWERS`. A class without records has accuracy 0.
+    answers are equal after normalization and in :data:`COMMON_ANSWERS`. A class without records has accuracy 0.
     """
 
+    NAME = "textvqa_accuracy_cls"
     CLASSES = ("all_acc", "common_acc", "unique_acc")
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.name = "textvqa_accuracy_cls"
 
     def groups(self, answers: Collection[str]) -> Iterable[str]:
         common = len(answers) == 1 and COMMON_ANSWERS.issuperset(answers)

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from mmclvqa.clove.errors import DataError
+from mmclvqa.clove.records import ITEM_END
 from mmclvqa.clove.tasks import is_real_replay
 from mmclvqa.datasets.processors import AnswerTargets
 
@@ -18,13 +19,13 @@ BYTE_TENSOR_SIZE = 4094
 
 
 class PreparedRecord(NamedTuple):
-    """What no random draw changes in the sample of a record.
+    """The parts of a sample that do not depend on random draws.
 
     Attributes:
-        texts: field -> token ids without padding (int32) and the number of tokens.
+        texts: token ids without padding (int32) and the number of tokens, by field.
         tokens: OCR tokens, preprocessed, at most one per slot.
         ocr_boxes: float32 (slots, 4), None without OCR tokens.
-        names: field -> Python value, pickled as in MMF's byte tensors.
+        names: Python values by field, pickled as in MMF's byte tensors.
         image: the fields of the record that locate its image; None for a replay, which has no image.
     """
 
@@ -39,11 +40,10 @@ class PreparedRecord(NamedTuple):
 def scene_graph_text(record: dict[str, Any], use_gt_sg: bool) -> str:
     """Return the scene graph as text: items joined by spaces, without the last ``[SEP]``.
 
-    It is the predicted graph, or for replays with ``use_gt_sg`` the ground-truth graph.
+    It is the predicted graph, or for replayed original records with ``use_gt_sg`` the ground-truth graph.
     """
     true_graph = use_gt_sg and is_real_replay(record["stage"])
-    items = record["gt_scene_graph_seq" if true_graph else "pred_scene_graph_seq"]
-    return " ".join(items).removesuffix(" [SEP]")
+    return " ".join(record["gt_scene_graph_seq" if true_graph else "pred_scene_graph_seq"]).removesuffix(ITEM_END)
 
 
 def pack_text(processed: dict[str, Any]) -> tuple[np.ndarray, int]:
@@ -69,10 +69,8 @@ def pack_names(record: dict[str, Any], slot_tokens: list[str]) -> dict[str, byte
     names = {field: pickle.dumps(value) for field, value in values.items()}
     for field, packed in names.items():
         if len(packed) + 2 > BYTE_TENSOR_SIZE:
-            raise DataError(
-                f"record {record['question_id']}: {field} is too long: {len(packed)} bytes instead of at most "
-                f"{BYTE_TENSOR_SIZE - 2}"
-            )
+            problem = f"is too long: {len(packed)} bytes instead of at most {BYTE_TENSOR_SIZE - 2}"
+            raise DataError(f"record {record['question_id']}: {field} {problem}")
     return names
 
 
@@ -94,7 +92,7 @@ def byte_batch(values: Sequence[bytes]) -> torch.Tensor:
 
 
 def region_batch(regions: Sequence[np.ndarray | None], rows: int, width: int) -> torch.Tensor:
-    """Return region features or boxes, float32 (B, rows, width), zero-padded or truncated; None is zero.
+    """Return region features or boxes, float32 (B, rows, width), zero-padded or truncated; None becomes zeros.
 
     If all are None, the zeros take the memory of a single value.
     """
@@ -110,6 +108,6 @@ def region_batch(regions: Sequence[np.ndarray | None], rows: int, width: int) ->
     return stacked
 
 
-def repeats_one_value(tensor: torch.Tensor) -> bool:
-    """Return whether a tensor has only one value in memory, as the features of a batch without images."""
-    return tensor.numel() > 1 and not any(tensor.stride())
+def repeats_one_value(value: Any) -> bool:
+    """Return whether a value is a tensor with one value in memory, such as the features of a batch without images."""
+    return isinstance(value, torch.Tensor) and value.numel() > 1 and not any(value.stride())

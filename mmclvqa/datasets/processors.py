@@ -24,9 +24,8 @@ from mmclvqa.hub import hub_answers
 MAX_MATCHES = 20
 """Maximum number of index sequences per answer, as in M4C."""
 
-
 PLAIN_SETTINGS = {"do_lower_case", "model_max_length", "tokenizer_class"}
-"""Entries of a ``tokenizer_config.json`` that do not change BERT's tokens, as ``do_lower_case`` is always given."""
+"""Entries of a ``tokenizer_config.json`` without effect on the tokens, because ``do_lower_case`` is always given."""
 
 
 def load_tokenizer(
@@ -34,7 +33,7 @@ def load_tokenizer(
 ) -> tuple[Tokenizer, int, int]:
     """Return a tokenizer and the ids of the tokens before and after a text.
 
-    Importing transformers takes a second, so a folder with BERT's own vocabulary is read without it.
+    A folder with BERT's own vocabulary is read without transformers, whose import takes a second.
 
     Args:
         source: a folder, or a name on the hub.
@@ -72,14 +71,14 @@ def _is_plain_bert(folder: Path) -> bool:
     if not (folder / "vocab.txt").is_file() or (folder / "added_tokens.json").exists():
         return False
     files = (folder / "config.json", folder / "tokenizer_config.json")
-    config, settings = ({**read_json(file)} if file.is_file() else {} for file in files)
+    config, settings = (read_json(file) if file.is_file() else {} for file in files)
     named = settings.get("tokenizer_class") in (None, "BertTokenizer", "BertTokenizerFast")
     return named and config.get("model_type") == "bert" and settings.keys() <= PLAIN_SETTINGS
 
 
 @registry.register_processor("clvqa_bert_tokenizer")
 class CloveBertTokenizer(BaseProcessor):
-    """MMF's BERT tokenizer for one text, without masked language modelling: the same ids in a tenth of the time."""
+    """MMF's BERT tokenizer for one text, without masked language modeling: the same ids in a tenth of the time."""
 
     def __init__(self, config: Any, *args: Any, data_dir: str | None = None, **kwargs: Any) -> None:
         self._max_seq_length = config.max_seq_length
@@ -113,7 +112,7 @@ class AnswerTargets(NamedTuple):
     """The target answers of a record.
 
     Attributes:
-        first: index -> score of the words with which an answer begins.
+        first: the score of each index with which an answer begins.
         sequences: the index sequences that spell an answer, once for each annotator who gave it.
     """
 
@@ -234,8 +233,8 @@ def used_slots(
 class CloveFastTextProcessor(VocabProcessor):
     """Returns the fastText vectors (300 numbers) of OCR tokens.
 
-    :meth:`load` reads the model (8 GB for wiki.en.bin) in the main process before data loading processes are forked, so
-    that they share it. It is not read if no record has OCR tokens.
+    :meth:`load` reads the model (8 GB for wiki.en.bin) in the main process, before data loading processes are forked,
+    so that they share it. It is not read if no record has OCR tokens.
     """
 
     def __init__(self, config: Any, *args: Any, data_dir: str | None = None, **kwargs: Any) -> None:

@@ -23,7 +23,7 @@ USED_FIELDS = (
 class PackedRecords:
     """Records pickled into one byte array, which takes less memory than dicts and no time of the garbage collector.
 
-    Data loading processes share it. They would copy dicts, because reading a Python object writes its reference count.
+    Data loading processes share the array; they would copy dicts, because reading an object writes its reference count.
     """
 
     def __init__(self, records: Iterable[dict[str, Any]]) -> None:

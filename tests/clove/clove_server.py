@@ -9,7 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 @dataclass
 class Site:
-    """The content and the behaviour of a server.
+    """The content and the behavior of a server.
 
     Attributes:
         files: content by path.

@@ -150,12 +150,10 @@ def test_a_broken_record_in_a_file_is_named(tmp_path: Path) -> None:
     save_records(path, [make_record(), make_record(number=1, answers=[])])
     with pytest.raises(RecordError, match=r"a\.npy: record 1 \(question_id object1\): field answers"):
         load_records(path)
-    assert len(load_records(path, check=False)) == 2
 
 
 @pytest.mark.parametrize(
-    ("name", "content"),
-    [("a.json", b"[{"), ("a.json", b"{}"), ("a.json", b"\xff"), ("a.txt", b"[]"), ("a.npy", b"")],
+    ("name", "content"), [("a.json", b"[{"), ("a.json", b"{}"), ("a.json", b"\xff"), ("a.txt", b"[]"), ("a.npy", b"")]
 )
 def test_a_file_that_is_no_list_of_records_is_a_data_error(tmp_path: Path, name: str, content: bytes) -> None:
     (tmp_path / name).write_bytes(content)
@@ -226,7 +224,7 @@ def test_an_absent_list_is_empty(tmp_path: Path, coercions_said: list[str], name
     assert f"{name} is absent, read as empty in 1 record" in coercions_said[0]
 
 
-def test_absent_normalised_boxes_need_no_mention(tmp_path: Path, coercions_said: list[str]) -> None:
+def test_absent_normalized_boxes_need_no_mention(tmp_path: Path, coercions_said: list[str]) -> None:
     (record,) = read(tmp_path, without("ocr_normalized_boxes"))
     assert record.get("ocr_normalized_boxes") is None and not coercions_said
 
@@ -294,7 +292,6 @@ def test_changes_are_counted_and_said_once_per_file_and_kind(tmp_path: Path, coe
 @pytest.mark.parametrize(
     ("field", "value", "problem"),
     [
-        ("question", None, "field question is None"),
         ("question_id", float("nan"), "field question_id is float instead of str"),
         ("question_id", True, "field question_id is bool instead of str"),
         ("image_source", 3, "field image_source is int instead of str or None"),
@@ -329,11 +326,3 @@ def test_check_notes_what_is_coerced_and_finds_nothing(data_root: Path, run_clov
     assert code == 0 and out.rstrip().endswith("no problems")
     assert "note: functional/fcl_mmf_object_train.npy: ocr is absent, read as empty in 3 records" in out
     assert "note: functional/fcl_mmf_object_train.npy: question_id is a number, read as text in 3 records" in out
-
-
-def test_check_finds_what_loading_refuses(data_root: Path, run_clove: Run) -> None:
-    records = [without("question"), make_record(number=1, gt_scene_graph_mask=[1.0]), make_record(number=2)]
-    save_records(data_root / "functional/fcl_mmf_object_train.npy", records)
-    code, out, _ = run_clove("check", data_root)
-    assert code == 1 and out.rstrip().endswith("2 problems")
-    assert "field question is missing" in out and "field gt_scene_graph_mask has 1 value for the" in out

@@ -23,6 +23,8 @@ from mmclvqa.clove.data_root import (
     VOCABULARY,
     prompts_path,
 )
+from mmclvqa.clove.errors import DataError
+from mmclvqa.clove.features import FeatureDatabase
 from mmclvqa.clove.prompts import save_prompts
 from mmclvqa.clove.records import load_records, save_records
 from mmclvqa.clove.tasks import tasks
@@ -224,15 +226,20 @@ def test_feature_values_are_checked(data_root: Path, value: bytes, said: str) ->
     only(data_root, GQA_FEATURES, "1", said)
 
 
+def test_an_error_of_lmdb_names_database_and_key(data_root: Path) -> None:
+    database = FeatureDatabase(data_root / GQA_FEATURES)
+    database.close()
+    with pytest.raises(DataError, match=rf"{GQA_FEATURES}, key 1: cannot be read \(.*\); download or generate the"):
+        database.read(b"1")
+
+
 def test_features_without_boxes_are_noted(data_root: Path) -> None:
     path = data_root / GQA_FEATURES
     with lmdb.open(str(path)) as environment, environment.begin(write=True) as transaction:
         transaction.put(b"1", pickle.dumps({"features": np.ones((3, 4), np.float32)}))
     report = Checker(data_root).run()
     assert not report.count()
-    assert report.notes == [
-        f"{GQA_FEATURES}: bbox is absent, boxes are zero, in 1 of the 3 values read (first key 1)"
-    ]
+    assert report.notes == [f"{GQA_FEATURES}: bbox is absent, boxes are zero, in 1 of the 3 values read (first key 1)"]
 
 
 def test_a_vocabulary_without_the_specials_is_found(data_root: Path) -> None:

@@ -54,7 +54,6 @@ def test_a_malformed_manifest_is_refused(tmp_path: Path, content: Any, said: str
         load_manifest(tmp_path)
 
 
-
 def test_published_vocabulary_has_6182_lines(shared_data: Path) -> None:
     words = load_vocabulary(shared_data / "clvqa_answer_6k.txt")
     assert len(words) == PUBLISHED_SIZE == 6182
@@ -87,4 +86,3 @@ def test_a_vocabulary_that_is_no_text_is_a_data_error(tmp_path: Path) -> None:
     (tmp_path / "v.txt").write_bytes(b"<pad>\n\xff\xfe")
     with pytest.raises(DataError, match="UTF-8"):
         load_vocabulary(tmp_path / "v.txt")
-

@@ -8,6 +8,7 @@ import re
 import tarfile
 import zipfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
@@ -25,7 +26,7 @@ from mmclvqa.clove.data_root import (
     load_vocabulary,
     prompts_path,
 )
-from mmclvqa.clove.download import SOURCES, Downloader, Source, select
+from mmclvqa.clove.download import SOURCES, Downloader, select
 from mmclvqa.clove.errors import DataError
 from mmclvqa.clove.prompts import load_prompts
 from mmclvqa.clove.transfer import ATTEMPTS, extract, fetch
@@ -284,20 +285,11 @@ def test_checkpoints_go_where_the_sweep_looks_for_them() -> None:
 
 def test_without_names_data_and_features_are_fetched_and_no_experiments() -> None:
     chosen = select([])
-    assert "clove" in [source.name for source in chosen]
+    assert {"vocabulary", "prompts-scene", "clove"} <= {source.name for source in chosen}
     assert not any(source.experiments for source in chosen)
     assert select(["all"]) == list(SOURCES)
     with pytest.raises(DataError, match="unknown download cloves.*clove, gqa-features"):
         select(["cloves"])
-
-
-def test_vocabulary_and_scene_prompts_have_addresses_of_their_own() -> None:
-    files = "https://raw.githubusercontent.com/showlab/CLVQA/main/files"
-    assert BY_NAME["vocabulary"].url == f"{files}/clvqa_answer_6k.txt"
-    assert BY_NAME["vocabulary"].target == VOCABULARY
-    assert BY_NAME["prompts-scene"].url == f"{files}/stage_sg_scene_setting_50u-50c.json"
-    assert BY_NAME["prompts-scene"].target == "scene_graph_prompts/scene.json"
-    assert {"vocabulary", "prompts-scene"} <= {source.name for source in select([])}
 
 
 # The command
@@ -361,15 +353,8 @@ def test_a_folder_in_the_way_is_named(site: Site, tmp_path: Path, run_clove: Run
 
 def test_databases_of_a_published_archive_land_in_the_layout(site: Site, tmp_path: Path) -> None:
     packed = make_tar({"ocr_en_frcn_features.lmdb/data.mdb": b"D", "ocr_en_frcn_features.lmdb/lock.mdb": b""})
-    published = BY_NAME["textvqa-ocr-features"]
-    source = Source(
-        published.name,
-        published.description,
-        published.url,
-        hashlib.sha256(packed).hexdigest(),
-        target_of=published.target_of,
-    )
-    site.files[urlsplit(source.url).path] = packed
+    source = replace(BY_NAME["textvqa-ocr-features"], sha256=hashlib.sha256(packed).hexdigest())
+    site.files[path_of(source.name)] = packed
     Downloader(tmp_path, tmp_path, site.url).get(source)
     assert (tmp_path / TEXTVQA_OCR_FEATURES / "data.mdb").read_bytes() == b"D"
 

@@ -52,12 +52,11 @@ def write_vqa(folder: Path, questions: list[Any] | None = None, annotations: lis
     words = []
     for split in SPLITS:
         files = {
-            f"v2_OpenEnded_mscoco_{split}2014_questions.json": info
-            | {"task_type": "Open-Ended", "questions": questions},
-            f"v2_mscoco_{split}2014_annotations.json": info | {"annotations": annotations},
+            f"v2_OpenEnded_mscoco_{split}2014_questions.json": {"task_type": "Open-Ended", "questions": questions},
+            f"v2_mscoco_{split}2014_annotations.json": {"annotations": annotations},
         }
         for name, content in files.items():
-            (folder / name).write_text(json.dumps(content))
+            (folder / name).write_text(json.dumps(info | content))
         words += [f"--{split}", *(str(folder / name) for name in files)]
     return words
 
@@ -112,11 +111,7 @@ def write_gqa(folder: Path, graphs: dict[str, Any] | None = None, **more: Any) -
             (f"{split}_sceneGraphs.json", {"2405722": GRAPH} if graphs is None else graphs),
         ):
             (folder / name).write_text(json.dumps(content))
-        words += [
-            f"--{split}",
-            str(folder / f"{split}_balanced_questions.json"),
-            str(folder / f"{split}_sceneGraphs.json"),
-        ]
+        words += [f"--{split}", *(f"{folder}/{split}_{name}.json" for name in ("balanced_questions", "sceneGraphs"))]
     return words
 
 
@@ -137,22 +132,11 @@ def write_textvqa(folder: Path) -> list[str]:
         }
         for number, (question, kind) in enumerate([("what is written?", "Poster"), ("what is said?", "Traffic sign")])
     ]
-    box = {
-        "width": 0.2,
-        "height": 0.1,
-        "rotation": 1.5,
-        "roll": 0,
-        "pitch": 0,
-        "yaw": 0,
-        "topLeftX": 0.3,
-        "topLeftY": 0.4,
-    }
-    words = [
-        {"word": "NOUS", "bounding_box": box},
-        {"word": "les", "bounding_box": box},
-        {"word": "7", "bounding_box": box},
-    ]
-    ocr = [{"image_id": "0054c91397f2fe05", "ocr_tokens": ["NOUS", "les", "7"], "ocr_info": words}]
+    angles = {"rotation": 1.5, "roll": 0, "pitch": 0, "yaw": 0}
+    box = {"width": 0.2, "height": 0.1, **angles, "topLeftX": 0.3, "topLeftY": 0.4}
+    tokens = ["NOUS", "les", "7"]
+    words = [{"word": token, "bounding_box": box} for token in tokens]
+    ocr = [{"image_id": "0054c91397f2fe05", "ocr_tokens": tokens, "ocr_info": words}]
     arguments = []
     for split in SPLITS:
         about = {"dataset_type": split, "dataset_name": "textvqa", "dataset_version": "0.5.1"}
@@ -256,17 +240,14 @@ def test_a_scene_graph_of_another_form_is_refused(tmp_path: Path, run_clove: Run
 
 
 def test_tasks_join_values_in_the_order_given_and_other_questions_are_counted(tmp_path: Path, run_clove: Run) -> None:
-    groups = ["--task", "is=is it", "--task", "colour=what color, what color is the"]
+    groups = ["--task", "is=is it", "--task", "color=what color, what color is the"]
     code, out, _ = run_clove("import", "x", tmp_path, "--by", "question_type", *groups, *write_vqa(tmp_path))
-    assert code == 0 and [task.name for task in find_setting(tmp_path / "settings/x.yaml").tasks.values()] == [
-        "is",
-        "colour",
-    ]
-    assert len(of(tmp_path, "x", "colour")) == 2 and "left out" not in out
-    groups[3] = "colour=what color"
-    code, out, _ = run_clove(
-        "import", "y", tmp_path, "--by", "question_type", *groups, *write_vqa(tmp_path), "--strict"
-    )
+    assert code == 0
+    assert [task.name for task in find_setting(tmp_path / "settings/x.yaml").tasks.values()] == ["is", "color"]
+    assert len(of(tmp_path, "x", "color")) == 2 and "left out" not in out
+    groups[3] = "color=what color"
+    words = ["--by", "question_type", *groups, *write_vqa(tmp_path), "--strict"]
+    code, out, _ = run_clove("import", "y", tmp_path, *words)
     assert code == 0 and "note: questions without a task, left out: 2\n" in out
 
 
@@ -470,9 +451,8 @@ def test_records_of_any_origin_become_a_setting(tmp_path: Path) -> None:
         "sizes",
         features=["a.lmdb", "b.lmdb"],
     )
-    assert (
-        result.counts == {"small": {"train": 1, "val": 1}, "large": {"train": 4, "val": 2}} and result.unassigned == 1
-    )
+    assert result.counts == {"small": {"train": 1, "val": 1}, "large": {"train": 4, "val": 2}}
+    assert result.unassigned == 1
     assert find_setting(result.setting).image_sources["sizes"].features == ("a.lmdb", "b.lmdb")
     assert {record["image_source"] for record in of(tmp_path, "sizes", "large")} == {"sizes"}
 
@@ -527,16 +507,10 @@ def test_the_command_of_the_documentation_runs(
 
 def test_the_function_of_the_documentation_runs(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    same = {"question": "what is it?", "answer": "cup"}
     rows = [
-        {
-            "split": split,
-            "image": f"i{number}",
-            "about": about,
-            "question": "what is it?",
-            "answer": "cup",
-            "id": number,
-        }
-        for number, (split, about) in enumerate(product(SPLITS, ("shape", "colour")))
+        {"split": split, "image": f"i{number}", "about": about, "id": number, **same}
+        for number, (split, about) in enumerate(product(SPLITS, ("shape", "color")))
     ]
     (tmp_path / "mine.json").write_text(json.dumps(rows))
     exec(compile(documented(project, "python"), "docs/your_own.md", "exec"), {})

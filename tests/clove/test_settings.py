@@ -34,7 +34,7 @@ from mmclvqa.clove.tasks import (
 )
 
 PROJECT = Path(__file__).resolve().parents[2]
-SHAPES = [{"name": "shape", "letter": "s"}, {"name": "colour #1", "letter": "col"}, {"name": "zahl über 2"}]
+SHAPES = [{"name": "shape", "letter": "s"}, {"name": "color #1", "letter": "col"}, {"name": "zahl über 2"}]
 
 
 def write(root: Path, content: Any = None, name: str = "shapes", **more: Any) -> Path:
@@ -52,7 +52,7 @@ def test_a_setting_of_the_data_root_is_known_by_its_name(tmp_path: Path, monkeyp
     monkeypatch.setenv("CLOVE_ROOT", str(tmp_path))
     write(tmp_path)
     assert [one.letter for one in tasks("shapes").values()] == ["s", "col", "zahl über 2"]
-    assert task("shapes", "colour #1_replay_##").annotation_path("test") == "shapes/colour #1_val.npy"
+    assert task("shapes", "color #1_replay_##").annotation_path("test") == "shapes/color #1_val.npy"
     assert setting_argument("shapes") == "shapes"
 
 
@@ -65,7 +65,7 @@ def test_a_setting_given_by_its_path_is_then_known_by_its_name(tmp_path: Path) -
 
 def test_orders_are_written_in_letters_short_names_or_names(tmp_path: Path) -> None:
     shapes = str(write(tmp_path))
-    for text in ("col,s,zahl über 2", "colour #1, shape,zahl über 2", "col-s-zahl über 2"):
+    for text in ("col,s,zahl über 2", "color #1, shape,zahl über 2", "col-s-zahl über 2"):
         assert order_text(parse_order(shapes, text)) == "col-s-zahl über 2"
     assert order_text(parse_order("functional", "object,attribute,r,l,k,s")) == "oarlks"
     for text, message in (
@@ -206,6 +206,13 @@ def test_image_sources_of_a_setting_are_known_to_its_records(tmp_path: Path) -> 
     (record,) = load_records(tmp_path / "x.npy")
     assert databases("drawings") == ("features/a.lmdb", "features/b.lmdb")
     assert record["image_source"] == "drawings" and feature_path(record) == "all/0.npy"
+
+
+def test_settings_with_an_image_source_of_the_same_name_read_their_own_databases(tmp_path: Path) -> None:
+    files = {name: write(tmp_path, image_sources={"photos": {"features": name}}, name=name) for name in ("one", "two")}
+    for name in ("one", "two", "one"):
+        find_setting(files[name])
+        assert databases("photos") == (f"features/{name}",)
 
 
 def test_source_code_names_no_task_setting_order_or_image_source_of_the_package() -> None:

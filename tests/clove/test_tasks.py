@@ -7,10 +7,7 @@ import pytest
 from mmclvqa.clove.errors import TaskError
 from mmclvqa.clove.tasks import REPORTED_ORDERS, order_index, parse_order, task, tasks
 
-REPORTED_INDICES = {
-    "functional": [1, 261, 330, 339, 438, 505],
-    "scene": [1, 189, 194, 195, 210, 545],
-}
+REPORTED_INDICES = {"functional": [1, 261, 330, 339, 438, 505], "scene": [1, 189, 194, 195, 210, 545]}
 
 
 @pytest.mark.parametrize("setting", REPORTED_INDICES)
@@ -42,12 +39,7 @@ def test_scene_tasks_carry_their_letter() -> None:
 
 @pytest.mark.parametrize(
     ("order", "said"),
-    [
-        ("oarlkx", "x is not a task"),
-        ("oarlko", "o occurs more than once"),
-        ("oarlk", "s is missing"),
-        ("", "missing"),
-    ],
+    [("oarlkx", "x is not a task"), ("oarlko", "o occurs more than once"), ("oarlk", "s is missing"), ("", "missing")],
 )
 def test_an_illegal_order_is_refused_with_the_letter(order: str, said: str) -> None:
     with pytest.raises(TaskError, match=said):

@@ -411,7 +411,7 @@ def test_a_number_as_an_annotation_file_is_the_name_of_a_file(build: Build) -> N
 
 def test_a_processor_that_is_not_registered_is_named(build: Build) -> None:
     key = "dataset_config.clvqa.processors.text_processor.type"
-    with pytest.raises(ConfigError, match=f"{key}=clvqa_bert: no such processor; did you mean .*clvqa_bert_tokenizer"):
+    with pytest.raises(ConfigError, match=f"{key}: no processor named 'clvqa_bert'; did .* clvqa_bert_tokenizer"):
         build("object", "train", f"{key}=clvqa_bert")
 
 
@@ -435,10 +435,7 @@ def test_a_missing_fasttext_model_says_what_to_do(build: Build, clove_mini: Path
     (root / "pretrained" / "fasttext" / "wiki.en.bin").unlink()
     refuse(build, "model_file to null", "scenetext", "train", root=root)
     null = build(
-        "scenetext",
-        "train",
-        "dataset_config.clvqa.processors.context_processor.params.model_file=null",
-        root=root,
+        "scenetext", "train", "dataset_config.clvqa.processors.context_processor.params.model_file=null", root=root
     )
     assert not null[0].context_feature_0.any()
     assert any("zero vectors" in line for line in null.writer.lines)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import pickle
 from pathlib import Path
+from typing import Any
 
 import lmdb
 import numpy as np
 import pytest
 
+from mmclvqa.clove.errors import DataError
 from mmclvqa.datasets.features import FeatureStore
 
 REGIONS = np.arange(12, dtype=np.float32).reshape(3, 4)
@@ -21,7 +23,7 @@ def store(folder: Path, **databases: str) -> FeatureStore:
     return FeatureStore(str(folder), databases, max_features=100, feature_dim=4)
 
 
-def whole(value: dict) -> np.ndarray:
+def whole(value: Any) -> np.ndarray:
     array = np.empty((), dtype=object)
     array[()] = value
     return array
@@ -45,6 +47,18 @@ def test_a_file_of_a_folder_may_have_each_of_the_known_forms(tmp_path: Path, val
     image = store(tmp_path, gqa=".").read(RECORD)
     assert np.array_equal(image.objects, REGIONS)
     assert np.array_equal(image.boxes, BOXES / np.array([40, 20, 40, 20], dtype=np.float32))
+
+
+@pytest.mark.parametrize("value", [np.float32([1, 2]), whole({"bbox"}), whole(None)], ids=["numbers", "set", "none"])
+def test_a_file_without_a_dict_is_refused_with_record_and_file(tmp_path: Path, value: np.ndarray) -> None:
+    np.save(tmp_path / "7.npy", REGIONS)
+    np.save(tmp_path / "7_info.npy", value, allow_pickle=True)
+    with pytest.raises(DataError, match=r"7_info\.npy: is .* instead of a dict \(question q1\)"):
+        store(tmp_path, gqa=".").read(RECORD)
+    (tmp_path / "7_info.npy").unlink()
+    np.save(tmp_path / "7.npy", whole([1]), allow_pickle=True)
+    with pytest.raises(DataError, match=r"7\.npy: is list instead of a dict \(question q1\)"):
+        store(tmp_path, gqa=".").read(RECORD)
 
 
 def test_each_database_with_features_without_boxes_is_named_once(tmp_path: Path, coercions_said: list[str]) -> None:

@@ -93,7 +93,7 @@ def test_the_common_answers_are_their_own_normal_form() -> None:
     ("answers", "answer_class"),
     [
         (["red"] * 10, "common_acc"),
-        (["The Red"] * 5 + ["red."] * 5, "common_acc"),  # one answer after normalisation
+        (["The Red"] * 5 + ["red."] * 5, "common_acc"),  # one answer after normalization
         (["red"] * 9 + ["blue"], "unique_acc"),  # both are in the list, but they are two
         (["cup"] * 10, "unique_acc"),
         (["yes"] * 10, "unique_acc"),
