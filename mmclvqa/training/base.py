@@ -155,9 +155,7 @@ class BaseTrainer:
 
     def _settle_seed(self) -> None:
         """Set the seed of all processes: that of the resumed run, else the configured one, else a random one."""
-        seed = self.start.seed
-        if seed is None:
-            seed = self.training.seed
+        seed = self.training.seed if self.start.seed is None else self.start.seed
         if seed is None:
             seed = int.from_bytes(os.urandom(4), "big")
         self.seed = gather(seed)[0]
