@@ -34,8 +34,6 @@ def run(opts: list[str] | None = None, predict: bool = False) -> None:
     if opts is None:
         run_program(lambda: run(sys.argv[1:], predict))
     args = _parse(opts)
-    if predict:
-        args.opts.append("evaluation.predict=true")
     try:
         _main(args, predict)
     except (CloveError, OSError) as error:
@@ -86,6 +84,7 @@ def _main(args: argparse.Namespace, predict: bool) -> None:
         config.training.seed = set_seed(config.training.seed)
         registry.register("seed", config.training.seed)
         if predict:
+            config.evaluation.predict = True
             # Prediction does not train, so the train split is not read.
             run_types = [part for part in config.run_type.split("_") if part != "train"]
             if not run_types:

@@ -23,9 +23,6 @@ from typing import Any
 
 from mmclvqa.lazy import LazyModule
 
-MMF_REQUIREMENT = "mmf==1.0.0rc10"
-INSTALL_MMF = f"pip install --no-deps {MMF_REQUIREMENT}"
-
 PLUGIN_MODULES = ("mmclvqa.datasets.builder", "mmclvqa.models.unicl", "mmclvqa.training.trainer")
 """Modules whose import registers the model ``unicl``, the data set ``clvqa`` and its processors, metrics, trainers."""
 
@@ -47,7 +44,7 @@ FUNCTIONS_FROM = {
 
 
 def install() -> None:
-    """Install the import hook, once per process."""
+    """Install the import hook, at most once per process."""
     if not any(isinstance(finder, _MmfFinder) for finder in sys.meta_path):
         sys.meta_path.insert(0, _MmfFinder())
 
@@ -73,7 +70,8 @@ class _MmfFinder(importlib.abc.MetaPathFinder):
                 spec.loader = _PatchingLoader(spec.loader)
                 return spec
         if fullname == "mmf":
-            raise ModuleNotFoundError(f"MMF is not installed; install it with: {INSTALL_MMF}", name="mmf")
+            message = "MMF is not installed; install it with: pip install --no-deps mmf==1.0.0rc10"
+            raise ModuleNotFoundError(message, name="mmf")
         return None
 
 
@@ -100,7 +98,8 @@ class _PatchingLoader(importlib.abc.Loader):
             return
         if name == "mmf":
             provide_transformers_names()
-        with optional_packages(), functions_from(FUNCTIONS_FROM.get(name)):
+        functions = FUNCTIONS_FROM.get(name)
+        with optional_packages(), functions_from(functions) if functions else contextlib.nullcontext():
             self._loader.exec_module(module)
         if name == "transformers.optimization":
             provide_adamw(module)
@@ -189,11 +188,8 @@ def no_stand_ins() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def functions_from(name: str | None) -> Iterator[None]:
+def functions_from(name: str) -> Iterator[None]:
     """Provide a stand-in for a module, while a module of MMF is imported that only calls its functions."""
-    if name is None:
-        yield
-        return
     original_module, sys.modules[name] = sys.modules.get(name), _StandIn(name)
     if name == "transformers.optimization":
         provide_adamw(sys.modules[name])

@@ -75,23 +75,26 @@ class PluginConfiguration:
     Args:
         args: namespace with ``opts`` (list of ``key=value``, or alternating keys and values) and ``config_override``
             (JSON text or None), as MMF's parser returns it.
-        default_only: whether to use only the defaults, as without ``args``.
+            Without it, the configuration consists of the defaults.
 
     Raises:
-        ConfigError: a file does not exist or is not a YAML mapping, a key is unknown, or a value does not have the type
-            of its default.
+        ConfigError: a file does not exist or is not a YAML mapping, a key is unknown, a value does not have the type
+            of its default, or an interpolation has no value.
     """
 
-    def __init__(self, args: argparse.Namespace | None = None, default_only: bool = False) -> None:
+    def __init__(self, args: argparse.Namespace | None = None) -> None:
         self.args = args or argparse.Namespace(opts=[], config_override=None)
         _register_resolvers()
         self._default_config = self._defaults = package_defaults(default_config_path())
         self._own_defaults = [self._default_config]
         self._names: dict[str, str] = {}
-        with_others = args and not default_only
-        config = self._build_config() if with_others else OmegaConf.merge(self._default_config)
-        self.config = self._merge_with_dotlist(config, self.args.opts)
-        self._update_specific(self.config)
+        try:
+            config = self._build_config() if args else OmegaConf.merge(self._default_config)
+            self.config = self._merge_with_dotlist(config, self.args.opts)
+            self._update_specific(self.config)
+            OmegaConf.to_container(self.config, resolve=True)
+        except OmegaConfBaseException as error:
+            raise ConfigError(f"{error.full_key}: {str(error).splitlines()[0]}") from None
 
     def get_config(self) -> DictConfig:
         """Return the configuration and register it with MMF."""
@@ -100,11 +103,13 @@ class PluginConfiguration:
 
     def _build_config(self) -> DictConfig:
         """Return the configuration without the overrides."""
-        opts = self._build_opt_list(self.args.opts)
-        self._user_config = self._build_user_config(opts)
-        self._import_user_code(opts)
+        words = split_words(self.args.opts)
+        self.config_path = words.get("config")
+        file = read_config(self.config_path) if self.config_path else OmegaConf.create()
+        self._user_config = self._translated(file, self.config_path)
+        self._import_user_code(words)
         # User code has been imported, so this includes the settings of its methods.
-        parts = (method_defaults(), self._build_model_config(opts), *self._build_dataset_configs(opts))
+        parts = (method_defaults(), self._build_model_config(words), *self._build_dataset_configs(words))
         self._defaults = defaults = OmegaConf.merge(self._default_config, *parts)
         override = self._build_override(self.args.config_override)
         for source, config in ((self.config_path, self._user_config), ("config_override", override)):
@@ -139,19 +144,7 @@ class PluginConfiguration:
         node = _node(self._defaults, key)
         return node if isinstance(node, DictConfig) else _ABSENT
 
-    def _build_opt_list(self, opts: list[str] | None) -> DictConfig:
-        overrides = {"config": None, "model": None, "dataset": None, "datasets": None}
-        overrides.update(split_words(opts))
-        user_dir = overrides.get("env.user_dir")
-        return OmegaConf.create(
-            {k: overrides[k] for k in ("config", "model", "dataset", "datasets")} | {"env": {"user_dir": user_dir}}
-        )
-
-    def _build_user_config(self, opts: DictConfig) -> DictConfig:
-        self.config_path = opts.config
-        return self._translated(read_config(opts.config), opts.config) if opts.config else OmegaConf.create()
-
-    def _translated(self, config: DictConfig, source: str) -> DictConfig:
+    def _translated(self, config: DictConfig, source: str | None) -> DictConfig:
         """Return the content of a file in this project's keys; warn once about keys that are ignored."""
         try:
             translation = translate(config)
@@ -162,18 +155,16 @@ class PluginConfiguration:
             warnings.warn_explicit(line, UserWarning, source, 0, registry=_WARNED)
         return translation.config
 
-    def _import_user_code(self, opts: DictConfig) -> None:
+    def _import_user_code(self, words: Mapping[str, str]) -> None:
         """Import the code at ``env.user_dir``, which is set on the command line, in the file, or in the environment."""
-        for config in (opts, self._user_config, self._default_config):
-            path = OmegaConf.select(config, "env.user_dir")
-            if path:
-                user_file(path)
-                importlib.import_module("mmf")  # user code may expect it
-                import_user_code(path)
-                return
+        files = (OmegaConf.select(config, "env.user_dir") for config in (self._user_config, self._default_config))
+        if path := next(filter(None, (words.get("env.user_dir"), *files)), None):
+            user_file(path)
+            importlib.import_module("mmf")  # user code may expect it
+            import_user_code(path)
 
-    def _build_model_config(self, config: DictConfig) -> DictConfig:
-        name = config.model or self._name_in_file("model")
+    def _build_model_config(self, words: Mapping[str, str]) -> DictConfig:
+        name = words.get("model") or self._name_in_file("model")
         if not name:
             raise ConfigError("no model is given; add an override such as model=unicl")
         self._names["model"] = name
@@ -187,8 +178,9 @@ class PluginConfiguration:
             if other != name and (CONFIG_DIR / "models" / other).is_dir():
                 del nodes[other]
 
-    def _build_dataset_configs(self, config: DictConfig) -> list[DictConfig]:
-        names = config.datasets or config.dataset or self._name_in_file("datasets") or self._name_in_file("dataset")
+    def _build_dataset_configs(self, words: Mapping[str, str]) -> list[DictConfig]:
+        keys = ("datasets", "dataset")
+        names = next(filter(None, (*map(words.get, keys), *map(self._name_in_file, keys))), None)
         if not names:
             raise ConfigError("no data set is given; add an override such as dataset=clvqa")
         self._names |= {"dataset": names, "datasets": names}
@@ -221,10 +213,12 @@ class PluginConfiguration:
 
     def _build_override(self, text: str | None) -> DictConfig:
         try:
-            given = OmegaConf.create(json.loads(text) if text else {})
+            content = json.loads(text) if text else {}
         except json.JSONDecodeError as error:
             raise ConfigError(f"config_override is not JSON: {error}") from None
-        return self._translated(given, "config_override")
+        if not isinstance(content, dict):
+            raise ConfigError(f"config_override={text}: it must be a JSON object")
+        return self._translated(OmegaConf.create(content), "config_override")
 
     def _merge_with_dotlist(self, config: DictConfig, opts: list[str] | None) -> DictConfig:
         words = [
@@ -271,7 +265,7 @@ class PluginConfiguration:
         return ignored
 
     def _update_specific(self, config: DictConfig) -> None:
-        if config.learning_rate:
+        if config.learning_rate is not None:
             config.optimizer.params.lr = config.learning_rate
         if config.training.batch_size_per_device:
             processes = int(os.environ.get("WORLD_SIZE", 1))
@@ -344,7 +338,7 @@ def read_config(path: str) -> DictConfig:
         ConfigError: the file, or a file it includes, does not exist or is not a YAML mapping.
     """
     try:
-        config = _load_with_includes(path)
+        return _load_with_includes(path)
     except FileNotFoundError as error:
         raise ConfigError(f"config file {error.filename or path} does not exist") from None
     except OmegaConfBaseException as error:
@@ -355,7 +349,6 @@ def read_config(path: str) -> DictConfig:
         raise ConfigError(f"config file {path}: {one_line(error)}") from None
     except OSError as error:
         raise ConfigError(f"config file {path}: {error.strerror or error}") from None
-    return config
 
 
 def _load_with_includes(path: str, folder: str = "", including: tuple[str, ...] = ()) -> DictConfig:
@@ -411,16 +404,14 @@ def split_words(opts: list[str] | None) -> dict[str, str]:
     return overrides
 
 
-def parse_value(text: Any) -> Any:
+def parse_value(text: str) -> Any:
     """Parse the value of an override: a Python literal, true/false/null in any case, otherwise a string."""
-    if not isinstance(text, str):
-        return text
     constants = {"none": None, "null": None, "true": True, "false": False}
     if text.lower() in constants:
         return constants[text.lower()]
     try:
         return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):  # all that literal_eval can raise
         return text
 
 

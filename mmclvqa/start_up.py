@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
 OptimizerClass = TypeVar("OptimizerClass", bound=type[torch.optim.Optimizer])
 
-#: Methods that torch decorates with ``torch._disable_dynamo``, which imports the compiler at the first call.
 _DECORATED = ("add_param_group", "state_dict", "load_state_dict", "zero_grad")
+"""Methods that torch decorates with ``torch._disable_dynamo``, which imports the compiler at the first call."""
 
 
 def without_compiler(cls: OptimizerClass) -> OptimizerClass:

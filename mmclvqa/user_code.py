@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
 import sys
+import traceback
 from pathlib import Path
 
 from mmclvqa.clove.errors import ConfigError
@@ -56,12 +56,6 @@ def import_user_code(path: str) -> None:
 
 
 def _line(error: BaseException, file: Path) -> str:
-    """Return the line of ``file`` in which an exception was raised, as text."""
-    if isinstance(error, SyntaxError):
-        return f" (line {error.lineno})"
-    traceback, number = error.__traceback__, None
-    while traceback is not None:
-        if traceback.tb_frame.f_code.co_filename == str(file):
-            number = traceback.tb_lineno
-        traceback = traceback.tb_next
-    return f" (line {number})" if number else ""
+    """Return the line of ``file`` in which an exception was raised, as text; a SyntaxError itself names its line."""
+    numbers = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(file)]
+    return f" (line {numbers[-1]})" if numbers else ""

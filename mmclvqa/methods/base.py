@@ -4,7 +4,7 @@ A method is one class in one file::
 
     @register_method
     class L2(Method):
-        \"\"\"Penalises the distance to the weights that the previous task ended with.\"\"\"
+        \"\"\"Penalizes the distance to the weights that the previous task ended with.\"\"\"
 
         name = "l2"
         label = "L2"
@@ -146,7 +146,8 @@ class Step:
 class Method:
     """Base of the continual-learning methods; every hook is optional.
 
-    A run builds one object for each selected method and calls their hooks in the order of registration.
+    A run builds one object for each selected method and calls their hooks in the order of registration. The class
+    methods describe commands and folders of experiments, with ``settings``, an object of :class:`Settings`.
 
     Args:
         config: the whole configuration; ``config.training.CL`` holds the task order and the current task.
@@ -185,19 +186,11 @@ class Method:
     # -------------------------------------------------------------------------------- hooks of training
 
     def replays(self, root: str) -> Replays | None:
-        """Return the records to add to the training records of the task; None if there are none.
-
-        Args:
-            root: the data root.
-        """
+        """Return the records to add to the training records of the task, read from the data root; None for none."""
         return None
 
     def source_files(self, root: str) -> list[Path]:
-        """Return the files of earlier tasks that the method reads, in learning order; they need not exist.
-
-        Args:
-            root: the data root.
-        """
+        """Return the files of earlier tasks that the method reads, in learning order; they need not exist."""
         return []
 
     def on_task_start(self, trainer: Trainer) -> None:
@@ -207,7 +200,7 @@ class Method:
         """
 
     def loss(self, trainer: Trainer, report: Any, loss: Tensor) -> Tensor:
-        """Return the loss to minimise on a batch.
+        """Return the loss to minimize on a batch.
 
         Args:
             trainer: the running trainer.
@@ -243,12 +236,7 @@ class Method:
 
     @classmethod
     def overrides(cls, settings: Settings, step: StepContext) -> list[str]:
-        """Return the configuration overrides of a training run, except config, model, data set and folders.
-
-        Args:
-            settings: the hyperparameters.
-            step: the training run.
-        """
+        """Return the configuration overrides of a training run, except config, model, data set and folders."""
         overrides = ["training.CL.use_cl=True", f"training.CL.method={cls.name}"]
         overrides += cls.setting_overrides(settings)
         overrides.append(f"training.CL.task_order={step.order}")
@@ -258,12 +246,7 @@ class Method:
 
     @classmethod
     def setting_overrides(cls, settings: Settings, without: Container[str] = ()) -> list[str]:
-        """Return the overrides of the settings that differ from their defaults.
-
-        Args:
-            settings: the hyperparameters.
-            without: published keys whose settings are left out.
-        """
+        """Return the overrides of changed settings, except those with a published key in ``without``."""
         published = {one.name: one.metadata.get("published") for one in fields(settings)}
         changed = changed_settings(settings).items()
         return [f"training.CL.{cls.name}.{key}={value}" for key, value in changed if published[key] not in without]
@@ -273,7 +256,6 @@ class Method:
         """Return the program that must run before the second task; None if there is none.
 
         Args:
-            settings: the hyperparameters.
             setting_name: name of the setting.
             order: the task order.
             root: the folder of experiments (``ROOT``).
@@ -282,12 +264,7 @@ class Method:
 
     @classmethod
     def evaluation_overrides(cls, settings: Settings, model: str) -> list[str]:
-        """Return additional overrides for evaluation of the method's checkpoints.
-
-        Args:
-            settings: the hyperparameters.
-            model: registered name of the answer model.
-        """
+        """Return additional overrides for evaluation of the method's checkpoints with an answer model."""
         return []
 
     @classmethod
@@ -330,10 +307,7 @@ class Method:
                 raise ConfigError(f"{key}: {cls.name} has no such setting{did_you_mean(name, declared)}")
             if OmegaConf.is_config(values) and OmegaConf.is_interpolation(values, name):
                 key = f"training.CL.{declared[name].metadata['published']}"
-            kind, annotation = declared[name].default, str(declared[name].type)
-            if kind is None or type(kind) is int:
-                kind = 0.0 if "float" in annotation else 0 if "int" in annotation else kind
-            fitting[name] = fit(key, value, kind)
+            fitting[name] = fit(key, value, _kind(declared[name]))
             if needed := _needed(declared[name], fitting[name]):
                 raise ConfigError(f"{key}={'null' if value is None else value}: it must be {needed}")
         return cls.Settings(**fitting)
@@ -389,28 +363,19 @@ def registered_methods() -> dict[str, type[Method]]:
 
 
 def find_method(name: str, key: str = "method") -> type[Method]:
-    """Return the method with a name.
-
-    Args:
-        name: name of the method.
-        key: option that has this value, for the error message.
+    """Return the method with a name; ``key`` is the option that has this value, for the error message.
 
     Raises:
         ConfigError: no method has this name.
     """
     if name not in _registered:
-        legal = ", ".join(_registered)
-        raise ConfigError(
-            f"{key}={name}: there is no such method{did_you_mean(name, _registered)}; expected one of: {legal}"
-        )
+        legal = f"{did_you_mean(name, _registered)}; expected one of: {', '.join(_registered)}"
+        raise ConfigError(f"{key}={name}: there is no such method{legal}")
     return _registered[name]
 
 
 def parse_method(text: str) -> tuple[type[Method], Any]:
-    """Parse a method with settings, such as ``ewc:reg_lambda=1e5``.
-
-    Returns:
-        The class and its ``Settings``.
+    """Parse a method with settings, such as ``ewc:reg_lambda=1e5``, into its class and its ``Settings``.
 
     Raises:
         ConfigError: the method or a setting is unknown, a setting is given twice, or a value is illegal.
@@ -427,7 +392,7 @@ def parse_method(text: str) -> tuple[type[Method], Any]:
             raise ConfigError(f"{text}: {name} has no setting {key!r}{did_you_mean(key, declared)}")
         if key in values:
             raise ConfigError(f"{text}: {key} is given more than once; keep one value")
-        values[key] = _parse_value(text, key, value, declared[key].default)
+        values[key] = _parse_value(text, value, declared[key])
         if needed := _needed(declared[key], values[key]):
             raise ConfigError(f"{text}: {key} must be {needed}")
         if special := SHELL_SPECIAL & set(value):
@@ -459,9 +424,7 @@ def suffix_pattern(keys: Iterable[str]) -> str:
 def stated_settings(match: re.Match[str], keys: Iterable[str] | None = None) -> list[str]:
     """Return the settings that a folder name states, such as ``reg_lambda 1e5``.
 
-    Args:
-        match: match of an expression that contains :func:`suffix_pattern`.
-        keys: names of the groups; None means all.
+    ``match`` is of an expression that contains :func:`suffix_pattern`; ``keys`` are its groups, None for all groups.
     """
     return [f"{key} {match[key]}" for key in keys or match.groupdict() if match[key] is not None]
 
@@ -474,19 +437,28 @@ def _needed(declared: Field, value: Any) -> str | None:
     return f"{what}, or null" if declared.default is None else what
 
 
-def _parse_value(text: str, key: str, value: str, default: Any) -> Any:
-    if isinstance(default, bool):
+def _kind(declared: Field) -> Any:
+    """Return a value of the type of a setting; None if that is not a number and the default is null."""
+    default, annotation = declared.default, str(declared.type)
+    if default is None or type(default) is int:
+        return 0.0 if "float" in annotation else 0 if "int" in annotation else default
+    return default
+
+
+def _parse_value(text: str, value: str, declared: Field) -> Any:
+    kind, default = _kind(declared), declared.default
+    if isinstance(kind, bool):
         if value.lower() not in ("true", "false"):
-            raise ConfigError(f"{text}: {key} must be true or false")
+            raise ConfigError(f"{text}: {declared.name} must be true or false")
         return value.lower() == "true"
-    if isinstance(default, str):
-        return value
     if default is None and value == "null":
         return None
+    if isinstance(kind, str | None):
+        return value
     try:
         number = float(value)
     except ValueError:
-        raise ConfigError(f"{text}: {key} must be a number") from None
+        raise ConfigError(f"{text}: {declared.name} must be a number") from None
     return int(number) if isinstance(default, int | None) and number.is_integer() else number
 
 

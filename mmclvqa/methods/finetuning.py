@@ -10,7 +10,7 @@ from mmclvqa.methods.base import Method, StepContext, register_method
 
 @register_method
 class FineTuning(Method):
-    """Minimises only the loss of the current task."""
+    """Minimizes only the loss of the current task."""
 
     name = "ft"
     label = "fine-tuning"

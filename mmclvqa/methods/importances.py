@@ -1,10 +1,10 @@
-"""Weight regularisation: computes importances Ω and reference weights θ*, stores them, and applies the penalty.
+"""Weight regularization: computes importances Ω and reference weights θ*, stores them, and applies the penalty.
 
     θ ← θ − lr · 2λΩ · (θ − θ*)        after the optimizer step on the loss of the task
 
 EWC, MAS and online EWC are subclasses of :class:`WeightRegularizer` that define the importance of a parameter. Like the
 weight decay of AdamW, the penalty is decoupled from the loss and applied after the optimizer step, because Adam's
-normalisation would otherwise cancel Ω. If lr · 2λΩ exceeds 1, the step would overshoot θ* and diverge; it stops at θ*.
+normalization would otherwise cancel Ω. If lr · 2λΩ exceeds 1, the step would overshoot θ* and diverge; it stops at θ*.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class Importances:
 
 
 class WeightRegularizer(Method):
-    """Base of the methods that penalise changes of parameters in proportion to their importances.
+    """Base of the methods that penalize changes of parameters in proportion to their importances.
 
     Ω of a task is the sum over batches of ``magnitude(∂ objective / ∂θ)``, divided by the number of records. The first
     task is trained without a penalty.
@@ -77,7 +77,7 @@ class WeightRegularizer(Method):
 
     @dataclass(frozen=True)
     class Settings:
-        """Hyperparameters of a weight regulariser."""
+        """Hyperparameters of a weight regularizer."""
 
         reg_lambda: float = setting(1.0, "λ, weight of the penalty", published="reg_lambda", legal=AT_LEAST_0)
 
@@ -149,7 +149,7 @@ class WeightRegularizer(Method):
 
     def after_step(self, trainer: Trainer) -> None:
         """Apply the penalty: move every parameter towards θ*."""
-        if not self._terms or not self.settings.reg_lambda or getattr(trainer.optimizer, "step_was_skipped", False):
+        if not self._terms or not self.settings.reg_lambda:
             return
         rates = [(parameter, group["lr"]) for group in trainer.optimizer.param_groups for parameter in group["params"]]
         with torch.no_grad():

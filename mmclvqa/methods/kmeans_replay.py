@@ -1,6 +1,6 @@
-"""K-means replay: the exemplars of a task are the records nearest to the cluster centres of its records.
+"""K-means replay: the exemplars of a task are the records nearest to the cluster centers of its records.
 
-    exemplars of the current task = for each centre c of k-means on cls_output(x), the record x nearest to c
+    exemplars of the current task = for each center c of k-means on cls_output(x), the record x nearest to c
 
 The buffer holds int(n(task) · replay_rate) records. After t tasks, 1/t of them (rounded down) belong to the current
 task; the others are a random subset of the exemplars of all earlier tasks. The buffer is written to
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 FILE = "kmeans_replay.npy"
 """File of the exemplars in the save folder."""
 
-_EXPERIMENT = re.compile(r"kmeans_replay_(?P<rate>[0-9.]+)")
+_EXPERIMENT = re.compile(r"kmeans_replay_(?P<rate>[0-9.e-]+)")
 
 
 @register_method
@@ -172,7 +172,7 @@ class KMeansReplay(ReplayMethod):
 
 
 def nearest_to_centres(features: np.ndarray, count: int) -> list[int]:
-    """Return the indices, ascending, of the records nearest to ``count`` k-means centres, without duplicates.
+    """Return the indices, ascending, of the records nearest to ``count`` k-means centers, without duplicates.
 
     ``features`` is N × width, float; if N is not more than ``count``, all records are returned.
     """

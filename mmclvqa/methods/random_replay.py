@@ -1,9 +1,8 @@
 """Random replay: random real records of earlier tasks are added to the training records.
 
 While task c is trained, the records of an earlier task i are subsampled to at most ceil(rate * n(j+1) / (j+1)) for each
-j = i ... c-1 in turn.
-Optionally, image features of the replays are masked (``replay_mask_img``), or their ground-truth scene graph is used
-(``use_gt_sg``). Source: the published CLVQA code.
+j = i ... c-1 in turn. Optionally, image features of the replays are masked (``replay_mask_img``), or their ground-truth
+scene graph is used (``use_gt_sg``). Source: the published CLVQA code.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from mmclvqa.clove.tasks import MASKED_SUFFIX, REPLAY_SUFFIX
 from mmclvqa.methods.base import ABOVE_0, StepContext, Stored, register_method, setting
 from mmclvqa.methods.replay import ReplayMethod, Replays, choose_real_records, real_record_files, stored_records
 
-_EXPERIMENT = re.compile(r"(?P<gt>gtsg_)?(?P<mask>maskimg_)?rnd_replay_(?P<rate>[0-9.]+)")
+_EXPERIMENT = re.compile(r"(?P<gt>gtsg_)?(?P<mask>maskimg_)?rnd_replay_(?P<rate>[0-9.e-]+)")
 
 
 @register_method
@@ -39,9 +38,7 @@ class RandomReplay(ReplayMethod):
         mask_images: bool = setting(False, "mask the image features of replays", published="replay_mask_img")
         gt_graphs: bool = setting(False, "with generated commands: give replays their ground-truth scene graph")
 
-    def __init__(self, config: Any) -> None:
-        super().__init__(config)
-        self._chosen: Replays | None = None
+    _chosen: Replays | None = None
 
     def replays(self, root: str) -> Replays:
         """Return real train records of every earlier task, with their stage marked as replayed."""
@@ -55,11 +52,12 @@ class RandomReplay(ReplayMethod):
         """Return the annotation files of the earlier tasks."""
         return real_record_files(root, self.position.earlier)
 
-    def stored(self) -> Stored:
-        """Return number and size of the replayed records."""
-        features = self.config.dataset_config.clvqa
-        chosen = self._chosen or self.replays(features.data_dir)
-        return stored_records(chosen.records, features, "random records of earlier tasks")
+    def stored(self) -> Stored | None:
+        """Return number and size of the replayed records; None if the data set did not ask for them."""
+        if self._chosen is None:
+            return None
+        what = "random records of earlier tasks"
+        return stored_records(self._chosen.records, self.config.dataset_config.clvqa, what)
 
     @classmethod
     def overrides(cls, settings: Any, step: StepContext) -> list[str]:

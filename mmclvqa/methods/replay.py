@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 import pickle
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -197,17 +197,15 @@ def replayed_task(record: Record, where: str, setting_name: str, expected: Seque
     return source
 
 
-def stored_records(records: Iterable[Mapping[str, Any]], features: Any, what: str) -> Stored:
-    """Return number and size of stored records.
+def stored_records(records: list[Record], features: Any, what: str) -> Stored:
+    """Return number and size of stored records; ``features`` is ``dataset_config.clvqa``.
 
-    Args:
-        features: ``dataset_config.clvqa``. An image takes ``max_features`` regions of ``feature_dim`` float32 numbers,
-            twice that if it has OCR tokens, and nothing if its features are masked according to the stage.
+    An image takes ``max_features`` regions of ``feature_dim`` float32 numbers, twice that if it has OCR tokens, and
+    nothing if its features are masked according to the stage.
     """
-    records = list(records)
     region_bytes = 4 * features.max_features * features.feature_dim
-    images = sum((1 + bool(record.get("ocr_tokens"))) for record in records if has_image(record["stage"]))
-    size = sum(len(pickle.dumps(dict(record), protocol=4)) for record in records)
+    images = sum(1 + bool(record.get("ocr_tokens")) for record in records if has_image(record["stage"]))
+    size = sum(len(pickle.dumps(record, protocol=4)) for record in records)
     return Stored(len(records), size + images * region_bytes, what)
 
 

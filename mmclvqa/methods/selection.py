@@ -23,7 +23,7 @@ REPLAY_METHOD = "training.CL.replay_method"
 GEM_VARIANT = "training.CL.gem_variant"
 METHOD = "training.CL.method"
 PULLING_OPTIMIZERS = ("weight_reg_adamw", "weight_reg_sgd")
-"""Values of ``optimizer.type`` with which the published code regularises: AdamW and SGD."""
+"""Values of ``optimizer.type`` with which the published code regularizes: AdamW and SGD."""
 
 
 def select_methods(config: Any) -> list[Method]:
@@ -119,9 +119,8 @@ def method_defaults() -> dict[str, Any]:
     return {"training": {"CL": {name: node for name, node in nodes.items() if node}}}
 
 
-def _names(value: Any) -> list[str]:
-    names = value.split(",") if isinstance(value, str) else value or []
-    return [name.strip() for name in names if name.strip()]
+def _names(value: str | None) -> list[str]:
+    return [name.strip() for name in (value or "").split(",") if name.strip()]
 
 
 def _matches(config: Any, key: str, legal: Any) -> bool:

@@ -49,7 +49,7 @@ _UNPUBLISHED = ("n_train_epochs", "mask_img_prob")
 """Settings that the published folder names do not state; those that are not the default are appended."""
 _EXPERIMENT = re.compile(
     r"(?P<model>.+)_replay_qag_seq_(?P<gt>not_use_gt|use_gt)_(?P<token>task_token|wo_token)"
-    r"(?:_tr(?P<share>[0-9.]+))?_(?P<rate>[0-9.e-]+)" + suffix_pattern(_UNPUBLISHED)
+    r"(?:_tr(?P<share>[0-9.e-]+))?_(?P<rate>[0-9.e-]+)" + suffix_pattern(_UNPUBLISHED)
 )
 
 
@@ -102,7 +102,7 @@ class SymbolicReplay(ReplayMethod):
 
     def _by_number(self, position: OrderPosition, files: list[Path]) -> Replays:
         limit = required_key(self.config.training.CL, "max_restore_per_stage", "replay_method=restore_with_number")
-        if isinstance(limit, bool) or not isinstance(limit, int) or limit < 0:
+        if limit < 0:
             raise ConfigError(f"training.CL.max_restore_per_stage={limit}: it must be a whole number of records")
         replays = Replays()
         for path, past in zip(files, position.earlier, strict=True):
@@ -121,9 +121,7 @@ class SymbolicReplay(ReplayMethod):
             DataError: the name of a file belongs to another order or task.
         """
         position, settings = self.position, self.config.training.CL
-        paths = settings.get("restore_paths") or ""
-        names = [name.strip() for name in (paths.split(",") if isinstance(paths, str) else paths)]
-        names = [name for name in names if name]
+        names = [name.strip() for name in (settings.restore_paths or "").split(",") if name.strip()]
         if len(names) != len(position.earlier):
             earlier = " ".join(past.letter for past in position.earlier) or "none"
             raise ConfigError(

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from mmclvqa.clove.errors import DataError
 from mmclvqa.clove.text import first_of
 
-#: Number of differing tensors that an error message lists.
 NAMED = 20
-#: A buffer of older transformers versions, present in older UniVQA checkpoints. It has 0, 1, 2, … and is not needed.
+"""Number of differing tensors that an error message lists."""
 IGNORED_SUFFIX = "position_ids"
+"""A buffer of older transformers versions in older UniVQA checkpoints. It contains 0, 1, 2, … and is not needed."""
 
 
 def without_position_ids(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -21,10 +21,10 @@ def without_position_ids(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def check_fits(model: nn.Module, state_dict: Mapping[str, Tensor], source: str) -> None:
-    """Raise an error when names or shapes of a state dict differ from the model's (``position_ids`` aside).
+    """Check that a state dict has the names and shapes of the model's, ``position_ids`` aside.
 
     Raises:
-        DataError: names or shapes differ; the message lists them.
+        DataError: names or shapes differ; the message lists them after ``source``, the file of the state dict.
     """
     given = without_position_ids(state_dict)
     expected = model.state_dict()

@@ -51,8 +51,6 @@ class UniVQAInputs:
     @classmethod
     def of(cls, batch: Mapping[str, Any]) -> UniVQAInputs:
         """Build the inputs from MMF's ``SampleList``, or from a mapping with the fields of the data set ``clvqa``."""
-        infos = (batch["image_info_0"], batch["context_info_0"])
-        object_num, ocr_num = (torch.as_tensor(info["max_features"]) for info in infos)
         return cls(
             text=batch["text"],
             text_len=batch["text_len"],
@@ -62,12 +60,12 @@ class UniVQAInputs:
             knowledge_len=batch["knowledge_text_len"],
             objects=batch["image_feature_0"],
             object_boxes=batch["obj_bbox_coordinates"],
-            object_num=object_num,
+            object_num=torch.as_tensor(batch["image_info_0"]["max_features"]),
             ocr_fasttext=batch["context_feature_0"],
             ocr_phoc=batch["context_feature_1"],
             ocr_regions=batch["image_feature_1"],
             ocr_boxes=batch["ocr_bbox_coordinates"],
-            ocr_num=ocr_num,
+            ocr_num=torch.as_tensor(batch["context_info_0"]["max_features"]),
             previous=batch["train_prev_inds"],
             targets=batch.get("targets"),
             ocr_slots=batch.get("ocr_slots"),

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from mmclvqa.models.packing import Packing
 from mmclvqa.models.settings import TransformerSettings
-from mmclvqa.models.transformer import Cache, Encoder, PackedAttention, decoding_mask, initialise
+from mmclvqa.models.transformer import Cache, Encoder, PackedAttention, decoding_mask, initialize
 from mmclvqa.value_kinds import MAX_DECODING_STEPS
 
 MAX_TYPES = 5
@@ -76,7 +76,7 @@ class MultimodalTransformer(nn.Module):
         self.heads = settings.num_attention_heads
         self.prev_pred_embeddings = PrevPredEmbeddings(settings)
         self.encoder = Encoder(settings)
-        initialise(self, settings.initializer_range)
+        initialize(self, settings.initializer_range)
 
     def encode(self, x: Tensor, prefix_packing: Packing, query_packing: Packing, steps: int) -> Prefix:
         """Encode the prefix of each record and cache the keys and values of every layer.

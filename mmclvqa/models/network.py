@@ -19,8 +19,8 @@ from mmclvqa.models.packing import Packing
 from mmclvqa.models.settings import UniVQASettings
 from mmclvqa.models.text_bert import TextBert
 
-#: Added to the score of a slot without an OCR token.
 MASKED_SCORE = -10000.0
+"""Added to the score of a slot without an OCR token."""
 
 
 class Fc7(nn.Module):
@@ -165,15 +165,15 @@ class UniVQANetwork(nn.Module):
         ocr = self._ocr(inputs, packings.ocr)
         texts = self._texts(inputs, packings)
         streams = [(ocr, packings.ocr.rows), *texts, (self._objects(inputs, packings.objects), packings.objects.rows)]
-        if self.settings.use_cls:
+        num_cls_tokens = int(self.settings.use_cls)
+        if num_cls_tokens:
             streams.insert(0, (self.cls_emb.expand(batch, -1), torch.arange(batch, device=ocr.device)))
-        offset = batch if self.settings.use_cls else 0
+        offset = batch * num_cls_tokens
         num_queries = offset + len(packings.ocr)
         x, rows = (torch.cat(part) for part in zip(*streams, strict=True))
         real = torch.ones_like(rows, dtype=torch.bool)
         if packings.ocr.real is not None:
             real[offset:num_queries] = packings.ocr.real
-        num_cls_tokens = int(self.settings.use_cls)
         prefix_packing = Packing.of_rows(rows, batch, packings.longest + num_cls_tokens, real)
         query_packing = Packing.of_rows(rows[:num_queries], batch, packings.most_ocr + num_cls_tokens)
         return self.mmt.encode(x, prefix_packing, query_packing, inputs.previous.size(1)), ocr, packings.ocr
@@ -211,5 +211,5 @@ class UniVQANetwork(nn.Module):
 
 
 def _unit(x: Tensor) -> Tensor:
-    """Return ``x`` L2-normalised, computed in float32 because squares of half-precision features overflow."""
+    """Return ``x`` L2-normalized, computed in float32 because squares of half-precision features overflow."""
     return F.normalize(x.float(), dim=-1)

@@ -1,6 +1,6 @@
 """Loads the initial weights of UniVQA: BERT for the text encoder, Faster R-CNN's fc7 for both region encoders.
 
-A source is a file, folder or hub id in the configuration, or null. Null means random initialisation, which is logged.
+A source is a file, folder or hub id in the configuration, or null. Null means random initialization, which is logged.
 A source that does not exist or has other shapes is an error.
 """
 
@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from mmclvqa.clove.data_root import pretrained_source
@@ -21,8 +22,8 @@ from mmclvqa.clove.files import safe_load
 from mmclvqa.clove.text import one_line
 from mmclvqa.hub import hub_answers
 
-#: A child of MMF's logger, so that train.log records where the weights come from.
 logger = logging.getLogger("mmf.univqa")
+"""A child of MMF's logger, so that train.log records where the weights come from."""
 
 BERT_FILES = ("model.safetensors", "pytorch_model.bin")
 MMF_FC7_FOLDER = "models/detectron.defaults"
@@ -55,13 +56,13 @@ def load_text_bert(text_bert: nn.Module, source: str | None, data_dir: Path) -> 
         text_bert: :class:`~mmclvqa.models.text_bert.TextBert`. Its word embedding may have one additional row, for
             ``[OCR]``, which keeps its random values.
         source: name of a folder in ``data_dir/pretrained``, path of a folder, or a hub id; None keeps the random
-            initialisation.
+            initialization.
     """
     if source is None:
-        logger.info("text_bert: initialised at random (no text_bert_source, or text_bert_init_from_bert_base is false)")
+        logger.info("text_bert: initialized at random (no text_bert_source, or text_bert_init_from_bert_base is false)")
         return
     path = _bert_file(source, data_dir)
-    weights = {_bert_name(name): tensor for name, tensor in _read_tensors(path).items()}
+    weights = _read_tensors(path)
     for name, parameter in text_bert.state_dict().items():
         tensor = weights.get(name)
         if tensor is None:
@@ -81,9 +82,9 @@ def load_text_bert(text_bert: nn.Module, source: str | None, data_dir: Path) -> 
 
 
 def load_fc7(linear: nn.Linear, name: str, weights_file: str | None, bias_file: str | None, data_dir: Path) -> None:
-    """Load Faster R-CNN's fc7 (two pickled arrays, out×in and out); None for both keeps the random initialisation."""
+    """Load Faster R-CNN's fc7 (two pickled arrays, out×in and out); None for both keeps the random initialization."""
     if weights_file is None and bias_file is None:
-        logger.info("%s: initialised at random (fc7.weights_file and fc7.bias_file are null)", name)
+        logger.info("%s: initialized at random (fc7.weights_file and fc7.bias_file are null)", name)
         return
     for key, file, parameter in (("weights_file", weights_file, linear.weight), ("bias_file", bias_file, linear.bias)):
         if file is None:
@@ -133,18 +134,16 @@ def _bert_file(source: str, data_dir: Path) -> Path:
 
 
 def _read_tensors(path: Path) -> dict[str, Tensor]:
+    """Return the tensors of a BERT file by TextBert's names; that of BERT-base uses the old names gamma and beta."""
     try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return load_file(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
+        is_safetensors = path.suffix == ".safetensors"
+        tensors = load_file(path) if is_safetensors else torch.load(path, map_location="cpu", weights_only=True)
+        return {
+            name.removeprefix("bert.")
+            .replace("LayerNorm.gamma", "LayerNorm.weight")
+            .replace("LayerNorm.beta", "LayerNorm.bias"): tensor
+            for name, tensor in tensors.items()
+        }
     except Exception as error:  # each format has its own errors for a broken file
         reason = one_line(error)[:200]
         raise DataError(f"{path}: cannot be read as BERT weights ({reason}); download it again") from error
-
-
-def _bert_name(name: str) -> str:
-    """Return TextBert's name of a tensor in a BERT file; the file of BERT-base uses the old names gamma and beta."""
-    name = name.removeprefix("bert.")
-    return name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
 from mmclvqa.clove.errors import ConfigError
+from mmclvqa.clove.text import did_you_mean
 from mmclvqa.value_kinds import fit_default
 
 
@@ -39,8 +39,8 @@ class TransformerSettings:
         for key, value in section.items():
             path = f"model_config.unicl.{name}.{key}"
             if key not in values:
-                near = difflib.get_close_matches(str(key), values, n=3) or values
-                raise ConfigError(f"{path}: unknown key; did you mean {', '.join(near)}?")
+                hint = did_you_mean(key, values) or f"; expected one of: {', '.join(values)}"
+                raise ConfigError(f"{path}: unknown key{hint}")
             values[key] = fit_default(path, value, values[key], str(value))
         settings = cls(**values)
         if settings.hidden_size % settings.num_attention_heads:

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from mmclvqa.models.packing import Packing
 from mmclvqa.models.settings import TransformerSettings
-from mmclvqa.models.transformer import Encoder, PackedAttention, initialise
+from mmclvqa.models.transformer import Encoder, PackedAttention, initialize
 
 
 class TextEmbeddings(nn.Module):
@@ -35,7 +35,7 @@ class TextBert(nn.Module):
         self.heads = settings.num_attention_heads
         self.embeddings = TextEmbeddings(settings)
         self.encoder = Encoder(settings)
-        initialise(self, settings.initializer_range)
+        initialize(self, settings.initializer_range)
 
     def forward(self, tokens: Tensor, packing: Packing) -> Tensor:
         """Encode the packed tokens (N) of ``tokens`` (B×S, int64, BERT token ids); return their outputs, N×h."""

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from mmclvqa.models.packing import Packing
 from mmclvqa.models.settings import TransformerSettings
 
-#: (query, key, value, dropout probability) → context; each tensor ends in the hidden size.
 Attend = Callable[[Tensor, Tensor, Tensor, float], Tensor]
+"""(query, key, value, dropout probability) → context; each tensor ends in the hidden size."""
 
 
 class SelfAttention(nn.Module):
@@ -99,8 +99,8 @@ class Encoder(nn.Module):
         self.layer = nn.ModuleList(Layer(settings) for _ in range(settings.num_hidden_layers))
 
 
-def initialise(module: nn.Module, std: float) -> None:
-    """Initialise ``module`` as BERT does: N(0, std²) weights, zero biases, LayerNorm weights of 1."""
+def initialize(module: nn.Module, std: float) -> None:
+    """Initialize ``module`` as BERT does: N(0, std²) weights, zero biases, LayerNorm weights of 1."""
     for part in module.modules():
         if isinstance(part, nn.Linear | nn.Embedding):
             nn.init.normal_(part.weight, std=std)

@@ -16,8 +16,6 @@ from mmclvqa.models.inputs import UniVQAInputs
 from mmclvqa.models.network import UniVQANetwork
 from mmclvqa.models.pretrained import load_initial_weights
 
-CONFIG_PATH = Path(__file__).parents[1] / "configs" / "models" / "unicl" / "defaults.yaml"
-
 
 @registry.register_model("unicl")
 class UniVQA(UniVQANetwork, BaseModel):
@@ -37,7 +35,7 @@ class UniVQA(UniVQANetwork, BaseModel):
     @classmethod
     def config_path(cls) -> str:
         """Return the path of the file with every key of ``model_config.unicl`` and its published value."""
-        return str(CONFIG_PATH)
+        return str(Path(__file__).parents[1] / "configs" / "models" / "unicl" / "defaults.yaml")
 
     def build(self) -> None:
         """Create the parts and load their initial weights.

@@ -135,7 +135,8 @@ class BaseTrainer:
         # Frees the checkpoint, which is as large as the model and its optimizer state.
         self.start.state = {k: v for k, v in (self.start.state or {}).items() if k == "num_updates"}
         self._save_config()
-        self.results = Results(self.files.folder, self._facts())
+        keys = {"experiment": self.training.experiment_name, "model": self.config.model}
+        self.results = Results(self.files.folder, keys | {"datasets": self.config.datasets, "seed": self.seed})
 
     @property
     def is_main(self) -> bool:
@@ -155,9 +156,7 @@ class BaseTrainer:
 
     def _settle_seed(self) -> None:
         """Set the seed of all processes: that of the resumed run, else the configured one, else a random one."""
-        seed = self.start.seed
-        if seed is None:
-            seed = self.training.seed
+        seed = self.training.seed if self.start.seed is None else self.start.seed
         if seed is None:
             seed = int.from_bytes(os.urandom(4), "big")
         self.seed = gather(seed)[0]
@@ -201,14 +200,6 @@ class BaseTrainer:
         if self.is_main and (self.trains and not self.start.finished or not path.exists()):
             with atomic_write(path) as file:
                 file.write(OmegaConf.to_yaml(self.config, resolve=True))
-
-    def _facts(self) -> dict[str, Any]:
-        return {
-            "experiment": self.training.experiment_name,
-            "model": self.config.model,
-            "datasets": self.config.datasets,
-            "seed": self.seed,
-        }
 
     def describe(self) -> list[str]:
         """Return log lines: device, precision, number of records and parameters."""

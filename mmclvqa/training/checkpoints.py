@@ -45,7 +45,7 @@ LISTED_CHANGES = 5
 
 # Name that atomic_write gives to a checkpoint until it is complete.
 _LEFTOVER = re.compile(r"\..+\.(?:ckpt|pth|safetensors)\.\w+\.tmp")
-_PLAIN = (bool, int, float, str, bytes, type(None), Tensor)
+_PLAIN = (bool, int, float, str, bytes, type(None))
 
 
 class CheckpointFiles:
@@ -112,12 +112,11 @@ class CheckpointFiles:
 
     def remove_leftovers(self) -> list[Path]:
         """Delete incomplete files of a run that was killed while writing, and return their paths."""
-        folders = (self.folder, self.folder / NUMBERED_FOLDER)
-        temporary = [file for folder in folders for file in folder.glob(".*.tmp")]
-        leftover_files = [file for file in temporary if _LEFTOVER.fullmatch(file.name)]
-        for file in leftover_files:
+        temporary = (*self.folder.glob(".*.tmp"), *(self.folder / NUMBERED_FOLDER).glob(".*.tmp"))
+        leftovers = [file for file in temporary if _LEFTOVER.fullmatch(file.name)]
+        for file in leftovers:
             file.unlink()
-        return leftover_files
+        return leftovers
 
 
 def require_plain(value: Any, where: str) -> None:
@@ -142,7 +141,8 @@ def git_details() -> dict[str, str]:
     details = {}
     for key, arguments in commands.items():
         try:
-            done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=True)
+            # A diff may contain text in any encoding.
+            done = subprocess.run(["git", *arguments], capture_output=True, text=True, errors="replace", check=True)
         except (OSError, subprocess.CalledProcessError):
             return {}
         details[key] = done.stdout.strip()
@@ -188,7 +188,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         raise DataError(f"checkpoint {path} contains a {type(content).__name__}, not a state dict")
     content = dict(content) if isinstance(content.get("model"), Mapping) else {"model": content}
     # DDP adds a prefix to the names of tensors.
-    content["model"] = {name.removeprefix("module."): value for name, value in content["model"].items()}
+    content["model"] = {str(name).removeprefix("module."): value for name, value in content["model"].items()}
     if not any(isinstance(value, Tensor) for value in content["model"].values()):
         raise DataError(f"checkpoint {path} contains no tensors of a model")
     return content
@@ -198,7 +198,7 @@ def load_weights(model: nn.Module, state_dict: Mapping[str, Tensor], source: str
     """Load all weights of a model after checking that all names and shapes match.
 
     Raises:
-        CloveError: names or shapes differ; the message lists them.
+        DataError: names or shapes differ; the message lists them.
     """
     state_dict = _formatted(model, state_dict)
     check_fits(model, state_dict, str(source))
@@ -416,17 +416,23 @@ def _load_optimizer(trainer: Any, start: Start) -> None:
 
 
 def _load_counts(trainer: Any, start: Start) -> None:
-    state, counts = start.state, trainer.counts
+    state, counts, rank = start.state, trainer.counts, trainer.accelerator.process_index
     counts.num_updates = state["num_updates"]
     counts.epoch = state.get("current_epoch", 1)
     counts.evaluated_at = state.get("evaluated_at", -1) if start.is_own_checkpoint else -1
     counts.seconds = state.get("training_seconds", 0.0)
     counts.batch = _batches_done(trainer, start)
-    if trainer.scheduler:
-        _load_scheduler(trainer.scheduler, state)
+    if trainer.scheduler and state.get("scheduler"):
+        trainer.scheduler.load_state_dict(state["scheduler"])
+    elif trainer.scheduler:
+        with warnings.catch_warnings():
+            # torch warns about steps of the schedule before steps of the optimizer, but here the schedule catches up.
+            warnings.simplefilter("ignore")
+            for _ in range(counts.num_updates):
+                trainer.scheduler.step()
     random_states = state.get("random_state", [])
-    if trainer.accelerator.process_index < len(random_states):
-        trainer.random_state = random_states[trainer.accelerator.process_index]
+    if rank < len(random_states):
+        trainer.random_state = random_states[rank]
 
 
 def _batches_done(trainer: Any, start: Start) -> int:
@@ -440,14 +446,3 @@ def _batches_done(trainer: Any, start: Start) -> int:
     if previous_batch_size != size and not start.is_own_checkpoint:  # of its own run, all changed settings are listed
         trainer.writer.write(f"{start.path}: batch_size changed from {previous_batch_size} to {size}", "warning")
     return done * previous_batch_size // size
-
-
-def _load_scheduler(scheduler: Any, state: dict[str, Any]) -> None:
-    if state.get("scheduler"):
-        scheduler.load_state_dict(state["scheduler"])
-        return
-    with warnings.catch_warnings():
-        # torch warns about steps of the schedule before steps of the optimizer, but here the schedule catches up.
-        warnings.simplefilter("ignore")
-        for _ in range(state["num_updates"]):
-            scheduler.step()

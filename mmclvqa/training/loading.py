@@ -92,20 +92,6 @@ def shard_weights(batches: list[Batch], rank: int, world_size: int) -> list[floa
     return [len(shard(records, rank, world_size)) * world_size / total for _, records in batches]
 
 
-class _Batches:
-    """A batch sampler over a list of batches, which is replaced for each epoch."""
-
-    def __init__(self) -> None:
-        self.batches: list[Batch] = []
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        for number, records in self.batches:
-            yield [(number, int(record)) for record in records]
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-
 class _Joined(Dataset):
     """Several data sets as one, indexed by (index of the data set, index of the record), which collates its batches.
 
@@ -116,9 +102,6 @@ class _Joined(Dataset):
     def __init__(self, datasets: list[Any]) -> None:
         self._datasets = datasets
         self._collators = [_collator(dataset) for dataset in datasets]
-
-    def __len__(self) -> int:
-        return sum(len(dataset) for dataset in self._datasets)
 
     def __getitems__(self, keys: list[tuple[int, int]]) -> tuple[int, SampleList] | Exception:
         number = keys[0][0]
@@ -171,7 +154,6 @@ class Split:
         proportional = training.dataset_size_proportional_sampling
         self.plan = TrainingPlan(self.sizes, training.batch_size, seed, proportional)
         self._evaluation = self._split_into(training.eval_batch_size or training.batch_size)
-        self._batches = _Batches()
         self._loader: DataLoader | None = None
 
     @property
@@ -249,7 +231,7 @@ class Split:
         workers = self._training.num_workers
         return DataLoader(
             _Joined(self.datasets),
-            batch_sampler=self._batches if persistent else _Batches(),
+            batch_sampler=[],  # filled for each epoch
             collate_fn=_as_it_is,
             num_workers=workers,
             pin_memory=self._pins,
@@ -298,7 +280,7 @@ class Split:
         if persistent and self._loader is None:
             self._loader = self._make_loader(persistent=True)
         loader = self._loader if persistent else self._make_loader(persistent=False)
-        loader.batch_sampler.batches = batches
+        loader.batch_sampler[:] = [[(number, int(record)) for record in records] for number, records in batches]
         loader.generator.manual_seed(seed)
         iterator = iter(loader)
         try:

@@ -19,7 +19,7 @@ from mmclvqa.clove.text import did_you_mean
 from mmclvqa.start_up import without_compiler
 from mmclvqa.training.distributed import Gather
 
-# Names of the published code, whose optimizers also regularise the weights; here the methods ewc and mas do that.
+# Names of the published code, whose optimizers also regularize the weights; here the methods ewc and mas do that.
 registry.register_optimizer("weight_reg_adamw")(torch.optim.AdamW)
 registry.register_optimizer("weight_reg_sgd")(torch.optim.SGD)
 
@@ -153,7 +153,7 @@ TOTAL = "train/total_loss"
 
 
 class LossMeter:
-    """Accumulates losses on the device; only :meth:`check` and :meth:`averages` synchronise with it."""
+    """Accumulates losses on the device; only :meth:`check` and :meth:`averages` synchronize with it."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device

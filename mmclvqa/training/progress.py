@@ -19,7 +19,7 @@ from mmclvqa.clove.text import clock
 LOGGERS = ("mmf", "py.warnings")
 """Loggers of a run: MMF adds handlers to them, and their console lines are written above the bar."""
 POSTFIX_SECONDS = 1.0
-"""Seconds between updates of the loss on the bar; each requires a synchronisation with the GPU."""
+"""Seconds between updates of the loss on the bar; each requires a synchronization with the GPU."""
 
 
 def on_terminal() -> bool:
@@ -33,6 +33,7 @@ class Progress:
     Args:
         total: number of updates of the whole run.
         done: number of updates before a resumed run.
+        visible: whether the bar is shown.
     """
 
     def __init__(self, total: int, done: int, visible: bool) -> None:
@@ -45,13 +46,11 @@ class Progress:
         self._since = time.monotonic()
 
     @contextlib.contextmanager
-    def running(self) -> Iterator[Progress]:
+    def running(self) -> Iterator[None]:
         """Show the bar inside the context; log lines are written above it."""
-        with contextlib.ExitStack() as stack:
-            if self._visible:
-                stack.enter_context(logging_redirect_tqdm([logging.getLogger(name) for name in LOGGERS]))
-            stack.callback(self._bar.close)
-            yield self
+        loggers = [logging.getLogger(name) for name in LOGGERS]
+        with logging_redirect_tqdm(loggers) if self._visible else contextlib.nullcontext(), self._bar:
+            yield
 
     def advance(self, loss: Any) -> None:
         """Count one update; ``loss`` (a 0-dim tensor) is read only when it is shown."""

@@ -210,7 +210,7 @@ class Trainer(BaseTrainer):
     def _update(self, weights: list[float], batches: Iterator[tuple[SampleList, Any]]) -> None:
         """Make one optimizer step on ``len(weights)`` batches."""
         for number, weight in enumerate(weights, 1):
-            # Gradients are synchronised between processes only at the last batch of the update.
+            # Gradients are synchronized between processes only at the last batch of the update.
             is_last_batch = number == len(weights)
             with contextlib.nullcontext() if is_last_batch else self.accelerator.no_sync(self.model):
                 self._train_on(*next(batches), weight)
@@ -245,7 +245,7 @@ class Trainer(BaseTrainer):
         registry.register("num_updates", self.num_updates)
         registry.register("current_iteration", self.num_updates)
         if self.accelerator.device.type == "cpu" and self.accelerator.num_processes == 1:
-            # Free on a single CPU process; otherwise it needs a synchronisation and is done at the next log line.
+            # Free on a single CPU process; otherwise it needs a synchronization and is done at the next log line.
             self._meter.check(gather)
         if self._is_due(self.training.log_interval):
             self._log()
@@ -284,7 +284,7 @@ class Trainer(BaseTrainer):
         dataset = self._batch.dataset_name
         self.metrics.start("train", dataset)
         with evaluating(self.network):
-            report = Report(self._batch, self.network(self._batch))
+            report = self.report(self._batch)
             self.metrics.update(report, report)
         return {f"train/{dataset}/{name}": value for name, value in self.metrics.values(gather).items()}
 

@@ -6,6 +6,7 @@ import math
 import os
 import pickle
 import re
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -14,7 +15,8 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from mmclvqa.clove.errors import ConfigError
-from mmclvqa.methods.base import parse_method
+from mmclvqa.methods import base
+from mmclvqa.methods.base import Method, method_of_experiment, parse_method, setting
 from mmclvqa.methods.importances import Importances, write_importances
 from mmclvqa.methods.selection import select_methods
 
@@ -88,6 +90,24 @@ def test_null_is_legal_where_it_is_the_default() -> None:
     assert settings.gem_memory_batch is None
     with pytest.raises(ConfigError, match="alpha must be a number"):
         parse_method("derpp:alpha=null")
+
+
+def test_a_setting_that_may_be_text_or_null_takes_both(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Mine(Method):
+        name, label = "mine", "mine"
+
+        @dataclass(frozen=True)
+        class Settings:
+            file: str | None = setting(None, "a file")
+
+    monkeypatch.setitem(base._registered, "mine", Mine)
+    assert parse_method("mine:file=a.npy")[1].file == "a.npy" and parse_method("mine:file=null")[1].file is None
+
+
+@pytest.mark.parametrize("method", ["random:replay_rate=5e-5", "kmeans:replay_rate=5e-5", "srm:train_perc=5e-5"])
+def test_a_folder_name_with_a_small_rate_is_that_of_its_method(method: str) -> None:
+    cls, settings = parse_method(method)
+    assert method_of_experiment(cls.experiment(settings)) is cls
 
 
 def test_settings_of_another_method_and_a_later_task_without_a_start_are_warned_of(methods: Methods) -> None:

@@ -87,7 +87,7 @@ def test_random_weights_are_said_in_the_log(tmp_path, caplog, change):
     with caplog.at_level(logging.INFO, logger="mmf.univqa"):
         build_univqa(config(tmp_path, **change), 5)
     for part in ("text_bert", "obj_faster_rcnn_fc7", "ocr_faster_rcnn_fc7"):
-        assert f"{part}: initialised at random" in caplog.text
+        assert f"{part}: initialized at random" in caplog.text
 
 
 def test_both_region_encoders_start_from_fc7(tmp_path, fc7, caplog):
@@ -155,6 +155,12 @@ def test_a_truncated_bert_file_is_refused(tmp_path, bert):
     file.write_bytes(file.read_bytes()[:500])
     message = refusal(DataError, **config(tmp_path, text_bert_source=str(tmp_path / "bert")))
     assert str(file) in message
+
+
+def test_a_bert_file_without_named_tensors_is_refused(tmp_path):
+    write_bert([torch.zeros(2)], tmp_path / "bert", "pytorch_model.bin")
+    message = refusal(DataError, **config(tmp_path, text_bert_source=str(tmp_path / "bert")))
+    assert "pytorch_model.bin: cannot be read as BERT weights" in message
 
 
 @pytest.mark.parametrize(

@@ -132,6 +132,9 @@ def test_words_of_the_seeds_scripts_are_taken() -> None:
         ("dataset_config.clvqa.data_dir=null", "dataset_config.clvqa.data_dir=null: it must be a text"),
         ("training.device=tpu", "expected one of: auto, cpu, cuda"),
         ("training.device=cuda:x", "expected one of: auto, cpu, cuda"),
+        ("training.callbacks={1}", "training.callbacks[0]: Value 'set' is not a supported primitive type"),
+        ("training.experiment_name=${foo}", "training.experiment_name: Interpolation key 'foo' not found"),
+        ("training.experiment_name=${foo", "training.experiment_name: no viable alternative at input '${foo'"),
         ("nonsense", "not of the form key=value"),
     ],
 )
@@ -157,6 +160,7 @@ def test_a_wrong_word_is_refused_by_name(word: str, message: str) -> None:
         ("training: {batch_size: {a: 1}}\n", "mine.yaml: training.batch_size={'a': 1}: it must be a whole number"),
         ("optimizer: {type: {a: 1}}\n", "mine.yaml: optimizer.type={'a': 1}: it must be a text"),
         ("datasets: {a: 1}\n", "mine.yaml: datasets={'a': 1}: it must be a text"),
+        ("training: {experiment_name: '${foo}'}\n", "training.experiment_name: Interpolation key 'foo' not found"),
         (f"includes: [{TASK}]\ntraining: [1]\n", "mine.yaml: training is a list in one of its files and a group of"),
     ],
 )
@@ -198,6 +202,18 @@ def test_an_override_takes_the_kind_of_its_default(word: str, value: object) -> 
     selected = OmegaConf.select(read(f"config={TASK}", *NAMES, word), word.partition("=")[0])
     selected = list(selected) if OmegaConf.is_list(selected) else selected
     assert selected == value and type(selected) is type(value)
+
+
+@pytest.mark.parametrize("text", ["[1]", "5"])
+def test_a_config_override_other_than_an_object_is_refused(text: str) -> None:
+    args = argparse.Namespace(opts=[f"config={TASK}", *NAMES], config_override=text)
+    with pytest.raises(ConfigError, match=re.escape(f"config_override={text}: it must be a JSON object")):
+        Configuration(args)
+
+
+def test_a_learning_rate_of_0_replaces_that_of_the_optimizer() -> None:
+    assert read(f"config={TASK}", *NAMES, "learning_rate=0").optimizer.params.lr == 0
+    assert read(f"config={TASK}", *NAMES).optimizer.params.lr == 1e-4
 
 
 def test_an_empty_variable_of_the_environment_counts_as_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -285,7 +301,8 @@ def test_cuda_without_cuda_falls_back_with_a_warning(monkeypatch: pytest.MonkeyP
 
 @pytest.mark.parametrize(
     ("text", "value"),
-    [("1", 1), ("0.5", 0.5), ("[1, 2]", [1, 2]), ("true", True), ("False", False), ("null", None), ("a,b", "a,b")],
+    [("1", 1), ("0.5", 0.5), ("[1, 2]", [1, 2]), ("true", True), ("False", False), ("null", None), ("a,b", "a,b"),
+     ("{[1]: 2}", "{[1]: 2}")],
 )
 def test_command_line_values(text: str, value: object) -> None:
     assert parse_value(text) == value

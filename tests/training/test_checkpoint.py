@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from tiny_runs import MakeTiny, same_weights
 
 from mmclvqa.clove.errors import DataError
 from mmclvqa.random_state import random_state_kept, set_random_state, take_random_state
-from mmclvqa.training.checkpoints import CheckpointFiles, load_mapped_weights, read_checkpoint
+from mmclvqa.training.checkpoints import CheckpointFiles, git_details, load_mapped_weights, read_checkpoint
 
 
 def plain(value) -> bool:
@@ -80,6 +81,19 @@ def test_no_numbered_checkpoints_are_written_where_none_are_kept(tiny: MakeTiny)
 def test_git_details_are_stored_when_asked_for(tiny: MakeTiny) -> None:
     state = tiny().run("training.max_updates=5", "checkpoint.save_git_details=true").load("current.ckpt")
     assert set(state) & {"git/commit_hash", "git/diff"} in (set(), {"git/commit_hash", "git/diff"})
+
+
+def test_uncommitted_changes_that_are_not_utf8_are_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for key in ("GIT_DIR", "GIT_WORK_TREE"):
+        monkeypatch.delenv(key, raising=False)
+    file = tmp_path / "notes.txt"
+    file.write_text("plain\n")
+    identity = ("-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false")
+    for arguments in (["init", "-q"], ["add", "."], [*identity, "commit", "-qm", "notes"]):
+        subprocess.run(["git", *arguments], check=True)
+    file.write_bytes("caf\u00e9\n".encode("latin-1"))
+    assert "+caf\ufffd" in git_details()["git/diff"]
 
 
 def read_state(path):
@@ -175,13 +189,15 @@ def test_bad_files_are_refused_in_one_line(tiny: MakeTiny, tmp_path: Path) -> No
         "newer_code.ckpt": (pickle.dumps(Code()), "damaged"),
     }
     torch.save([1, 2], tmp_path / "list.ckpt")
+    torch.save({0: {"omega": torch.ones(2)}}, tmp_path / "numbers.ckpt")
     torch.save({"model": {"a": 1}}, tmp_path / "no_tensors.ckpt")
     torch.save({"head.weight": Code()}, tmp_path / "code_in_zip.ckpt")
     for name, (data, _) in bad.items():
         if data is not None:
             (tmp_path / name).write_bytes(data)
     expected = {name: words for name, (_, words) in bad.items()}
-    expected |= {"list.ckpt": "contains a list", "no_tensors.ckpt": "no tensors", "code_in_zip.ckpt": "system"}
+    expected |= {"list.ckpt": "contains a list", "no_tensors.ckpt": "no tensors", "numbers.ckpt": "no tensors"}
+    expected |= {"code_in_zip.ckpt": "system"}
     for name, words in expected.items():
         with pytest.raises(DataError) as refused:
             read_checkpoint(tmp_path / name)

@@ -109,7 +109,8 @@ def test_mmf_predict_predicts_the_splits_of_run_type_and_refuses_to_train(tiny: 
     with pytest.raises(SystemExit, match="error: run_type=train: mmf_predict does not train; "):
         cli.predict(tiny("train").opts(*words))
     run = tiny("val")
-    cli.predict(run.opts(*words, "run_type=train_val"))
+    pairs = [part for word in run.opts(*words, "run_type=train_val") for part in word.split("=", 1)]
+    cli.predict(pairs)  # MMF's other form of overrides
     (file,) = (run.save_dir / "tiny_tiny_5" / "reports").iterdir()
     assert "_val_" in file.name and not (run.save_dir / "tiny_final.pth").exists()
 
