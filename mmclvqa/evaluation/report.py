@@ -229,6 +229,7 @@ def write_report(entries: Sequence[Run | Bound], out: str | Path) -> Path:
     groups = grouped_by_seed(entries)
     rows = [comparison_row(*group) for group in groups]
     figures, comparison = _draw(runs, rows)
+    sweeps = [[run.sweep for run in group] for group in groups if isinstance(group[0], Run)]
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -248,7 +249,7 @@ def write_report(entries: Sequence[Run | Bound], out: str | Path) -> Path:
         description={setting: find_setting(setting).description for setting in {row.setting for row in rows}},
         figures=figures,
         comparison=comparison,
-        published=published_comparisons([[run.sweep for run in group] for group in groups if isinstance(group[0], Run)]),
+        published=published_comparisons(sweeps),
         total_acceptance=total_acceptance,
         warnings=all_warnings(entries),
     )
