@@ -70,7 +70,7 @@ def chance_level(root: str | os.PathLike[str], setting: str) -> ChanceResult:
 
     Raises:
         TaskError: no such setting.
-        DataError: a file is missing, damaged or empty.
+        DataError: a file is missing, damaged or empty, or no train record of a task has answers.
     """
     found = find_setting(setting)
     return ChanceResult(found.name, tuple(_task_chance(root, task) for task in found.tasks.values()))
@@ -83,7 +83,7 @@ def _task_chance(root: str | os.PathLike[str], task: Task) -> TaskChance:
     counts = Counter(answer for record in train for answer in record["answers"])
     if not counts:
         raise DataError(f"{task.name}: no train record has answers, so that none is the most frequent")
-    answer = max(counts, key=counts.__getitem__)
+    [(answer, count)] = counts.most_common(1)
     predictions = [{"pred_answer": answer, "gt_answers": record["answers"]} for record in val]
     accuracy = float(TextVQAAccuracyEvaluator().eval_pred_list(predictions))
-    return TaskChance(task.name, answer, counts[answer] / counts.total(), accuracy, len(val))
+    return TaskChance(task.name, answer, count / counts.total(), accuracy, len(val))

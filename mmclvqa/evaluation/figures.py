@@ -27,7 +27,7 @@ LABEL_WIDTH = 34
 """Characters per line of an axis label."""
 ACCURACY = "VQA accuracy (%)"
 MARKERS = "osD^vPX"
-# The palette of Okabe and Ito, distinguishable with any colour vision.
+# The palette of Okabe and Ito, distinguishable with any color vision.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#000000")
 
 
@@ -58,8 +58,10 @@ def matrix_figure(name: str, label: str, sweep: SweepResult) -> RenderedFigure:
         axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=9)
     figure.colorbar(image, ax=axes, label=ACCURACY, shrink=0.85)
     title = f"Accuracy matrix: {label}"
-    learned = ", ".join(f"{n} {percent(v, '')}" for n, v in zip(names, np.diagonal(sweep.matrix), strict=True))
-    final = ", ".join(f"{n} {percent(v, '')}" for n, v in zip(names, sweep.matrix[-1], strict=True))
+    learned, final = (
+        ", ".join(f"{task} {percent(value, 'unknown')}" for task, value in zip(names, values, strict=True))
+        for values in (np.diagonal(sweep.matrix), sweep.matrix[-1])
+    )
     alt = f"Heat map, rows are learned and columns tested tasks. In %, just after learning: {learned}. "
     return _render(figure, f"{name}_matrix", title, f"{alt}After the last task: {final}.")
 
@@ -130,7 +132,7 @@ def comparison_figure(labels: Sequence[str], averages: Sequence[Mean], forgettin
     rows = zip(labels, averages, forgetting, strict=True)
     seeds = any(not math.isnan(mean.deviation) for mean in averages)
     spread = " Error bars: standard deviation over seeds." if seeds else ""
-    text = "; ".join(f"{n}: accuracy {percent(a, '')}, forgetting {percent(f, 'none')}" for n, a, f in rows)
+    text = "; ".join(f"{n}: accuracy {percent(a, 'unknown')}, forgetting {percent(f, 'none')}" for n, a, f in rows)
     return _render(figure, "comparison", title, f"Bars for each method, in %. {text}.{spread}")
 
 
@@ -144,7 +146,7 @@ def _axis_names(sweep: SweepResult) -> list[str]:
 
 
 def _plot(axes: Axes, number: int, label: str, positions: Sequence[int], accuracies: Sequence[float]) -> None:
-    # With more tasks than colours, the second round of colours has other markers.
+    # With more tasks than colors, the second round of colors has other markers.
     marker = MARKERS[(number + number // len(COLOURS)) % len(MARKERS)]
     style = {"marker": marker, "color": COLOURS[number % len(COLOURS)], "label": label, "clip_on": False}
     axes.plot(positions, 100 * np.asarray(accuracies), **style)
@@ -159,7 +161,7 @@ def _finish_lines(figure: Figure, axes: Axes, xlabel: str, ylabel: str, legend: 
 
 
 def _render(figure: Figure, name: str, title: str, alt: str) -> RenderedFigure:
-    # The title is centred on the whole figure, because long labels make the axes narrower than the title.
+    # The title is centered on the whole figure, because long labels make the axes narrower than the title.
     figure.suptitle(textwrap.fill(title, TITLE_WIDTH), fontsize=11)
     image = io.BytesIO()
     # Without matplotlib's version in the metadata, equal figures are equal files.

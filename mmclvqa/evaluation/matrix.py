@@ -100,9 +100,9 @@ def weighted_average(values: np.ndarray, weights: Sequence[float] | np.ndarray) 
     Returns:
         NaN when ``values`` is empty or contains NaN.
     """
-    used = np.asarray(weights, dtype=float)[: len(values)]
-    if len(values) == 0:
+    if not len(values):
         return math.nan
+    used = np.asarray(weights, dtype=float)[: len(values)]
     return float(np.dot(values, used) / used.sum())
 
 
@@ -120,9 +120,7 @@ def forgetting(matrix: np.ndarray) -> np.ndarray:
     The drop from the best accuracy a task had before the last task was learned to its final accuracy; negative where
     the final accuracy is the best. Chaudhry et al. 2018, equation 3, by task; the paper averages without weights.
     """
-    if len(matrix) < 2:
-        return np.empty(0)
-    return matrix[:-1, :-1].max(axis=0) - matrix[-1, :-1]
+    return matrix[:-1, :-1].max(axis=0, initial=0.0) - matrix[-1, :-1]  # with one task, there is nothing but initial
 
 
 def legacy_forgetting(matrix: np.ndarray) -> np.ndarray:
@@ -131,9 +129,7 @@ def legacy_forgetting(matrix: np.ndarray) -> np.ndarray:
     The published code takes one maximum over all tasks but the last instead of each task's own, so that a task seems
     to forget the best accuracy of another task. Use :func:`forgetting` for everything else.
     """
-    if len(matrix) < 2:
-        return np.empty(0)
-    return matrix[:-1, :-1].max() - matrix[-1, :-1]
+    return matrix[:-1, :-1].max(initial=0.0) - matrix[-1, :-1]
 
 
 @dataclass(frozen=True)

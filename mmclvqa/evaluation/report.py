@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmclvqa.clove.errors import DataError
+from mmclvqa.clove.errors import CloveError, DataError
 from mmclvqa.clove.files import atomic_write, read_json, write_json
 from mmclvqa.clove.tasks import find_setting
 from mmclvqa.clove.text import clock, format_table, run_command
@@ -94,15 +94,16 @@ class ComparisonRow:
         """Return plain values, null for NaN; standard deviations are under ``deviations``."""
         averages = {"accuracy": self.accuracy, "backward": self.backward, "forgetting": self.forgetting}
 
-        def plain(attribute: str) -> dict[str, Any]:
-            def values(means: dict[str, Mean]) -> dict[str, float | None]:
-                numbers = ((name, getattr(mean, attribute)) for name, mean in means.items())
-                return {name: None if math.isnan(number) else number for name, number in numbers}
+        def plain(means: dict[str, Mean], attribute: str) -> dict[str, float | None]:
+            numbers = {name: getattr(mean, attribute) for name, mean in means.items()}
+            return {name: None if math.isnan(number) else number for name, number in numbers.items()}
 
-            return values(averages) | {"by_task": values(self.by_task)}
-
+        values, deviations = (
+            plain(averages, attribute) | {"by_task": plain(self.by_task, attribute)}
+            for attribute in ("value", "deviation")
+        )
         head = {"label": self.label, "seeds": list(self.seeds), "data": self.data, "setting": self.setting}
-        return head | plain("value") | {"deviations": plain("deviation"), "cost": asdict(self.cost)}
+        return head | values | {"deviations": deviations, "cost": asdict(self.cost)}
 
 
 def comparison_row(*group: Run | Bound) -> ComparisonRow:
@@ -144,8 +145,8 @@ def accuracies_by_task(rows: Sequence[ComparisonRow]) -> list[tuple[str, list[st
     tables = []
     for setting in sorted({row.setting for row in rows}):
         names = task_names(setting)
-        chosen = [row for row in rows if row.setting == setting]
-        lines = [(row.label, [row.by_task.get(name, Mean(math.nan)) for name in names]) for row in chosen]
+        accuracies = ((row.label, row.by_task) for row in rows if row.setting == setting)
+        lines = [(label, [by_task.get(name, Mean(math.nan)) for name in names]) for label, by_task in accuracies]
         tables.append((setting, names, lines))
     return tables
 
@@ -164,8 +165,11 @@ def published_comparisons(groups: Sequence[Sequence[SweepResult]]) -> list[dict[
     own = (find_setting(sweep.setting).published for sweep, *_ in groups)
     comparisons = []
     for file in dict.fromkeys((PUBLISHED, *filter(None, own))):
+        content = read_json(file)
         try:
-            comparisons += _comparisons_with(read_json(file), groups)
+            comparisons += _comparisons_with(content, groups)
+        except CloveError as error:
+            raise DataError(f"{file}: {error}") from None
         except (KeyError, TypeError, AttributeError) as error:
             raise DataError(f"{file}: not published results in the form of {PUBLISHED} ({error})") from None
     return comparisons
@@ -208,7 +212,7 @@ def _equally_weighted(sweep: SweepResult) -> dict[str, float]:
 
 
 def all_warnings(entries: Sequence[Run | Bound]) -> list[str]:
-    """Return the warnings about some runs; runs may share trainings, and thus warnings."""
+    """Return the warnings about some runs without duplicates, because runs may share trainings."""
     return list(dict.fromkeys(warning for entry in entries for warning in entry.warnings))
 
 
@@ -225,6 +229,7 @@ def write_report(entries: Sequence[Run | Bound], out: str | Path) -> Path:
     groups = grouped_by_seed(entries)
     rows = [comparison_row(*group) for group in groups]
     figures, comparison = _draw(runs, rows)
+    sweeps = [[run.sweep for run in group] for group in groups if isinstance(group[0], Run)]
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -244,7 +249,7 @@ def write_report(entries: Sequence[Run | Bound], out: str | Path) -> Path:
         description={setting: find_setting(setting).description for setting in {row.setting for row in rows}},
         figures=figures,
         comparison=comparison,
-        published=published_comparisons([[run.sweep for run in group] for group in groups if group[0] in runs]),
+        published=published_comparisons(sweeps),
         total_acceptance=total_acceptance,
         warnings=all_warnings(entries),
     )

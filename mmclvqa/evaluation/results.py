@@ -34,21 +34,19 @@ METRIC = "textvqa_accuracy"
 RESULTS_FILE = "results.json"
 """What a training or an evaluation writes into its folder, see :class:`mmclvqa.training.evaluation.Results`."""
 SWEEP_FILE = "sweep.json"
+"""Result of a sweep, in the folder ``val_<experiment>`` beside the folders of its pairs."""
 PARTIAL_FILE = "partial.json"
 """Result of an unfinished run; a workflow regards an evaluation as finished when :data:`SWEEP_FILE` exists."""
-"""A sweep's result, in the folder ``val_<experiment>`` beside the folders of its pairs."""
-
-
 MOST_SUGGESTIONS = 3
-"""Number of results that the message about a missing one names."""
+"""Number of results that the message about a missing one lists."""
 AGAIN = "delete it and run `python eval_os.py`, which writes it again"
 
 
 class EvaluationResult:
     """What one command of ``eval_os.py`` prints and writes.
 
-    A class of results has ``as_json()`` with plain values, ``rows()`` with header and rows of the table as text, and
-    ``lines()`` with what is printed below the table.
+    Subclasses have the methods ``as_json()``, which returns plain values, ``rows()``, which returns the header and the
+    rows of the table as text, and ``lines()``, which returns the lines printed below the table.
 
     Attributes:
         text_columns: number of columns of the table, from the left, that contain text.
@@ -210,13 +208,7 @@ class SweepResult(EvaluationResult):
 
 @dataclass(frozen=True)
 class MultitaskResult(AverageResult):
-    """Accuracies of the multitask model on each task, in the setting's base order.
-
-    Attributes:
-        accuracies: fractions in [0, 1] by task.
-        weights: val sizes of the tasks.
-        model: registered name of the answer model.
-    """
+    """Accuracies of the multitask model on each task; ``model`` is the registered name of the answer model."""
 
     setting: str
     accuracies: tuple[float, ...]
@@ -240,7 +232,7 @@ class MultitaskResult(AverageResult):
 
 
 def sweep_file(path: str | os.PathLike[str]) -> Path:
-    """Return the result file of a sweep, given as the file or as its folder, which may have a partial one only."""
+    """Return the result file of a sweep, given as the file or its folder; the partial one if there is no other."""
     path = Path(path)
     if not path.is_dir():
         return path

@@ -258,7 +258,7 @@ def read_bound(path: str | Path) -> Bound | None:
     Raises:
         DataError: the file is one of them by its ``kind``, but damaged.
     """
-    path = Path(path).absolute()
+    path = sweep_file(Path(path).absolute())
     try:
         content = _read_json(path)
         kind = content["kind"]
@@ -344,7 +344,7 @@ def _read_results(file: Path, warnings: list[str]) -> dict[str, Any]:
     """Read the ``results.json`` of a training; empty if there is none or, with a warning, if it is damaged."""
     try:
         results = _read_json(file)
-        results["run"], results["evaluations"]
+        _ = results["run"], results["evaluations"]
         return results
     except (FileNotFoundError, NotADirectoryError):
         return {}

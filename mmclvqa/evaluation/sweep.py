@@ -170,18 +170,26 @@ def _sha256(path: str, modified: int, size: int, inode: int) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _with_includes(path: Path) -> list[Path]:
-    """Return a configuration file and, recursively, the files its ``includes`` name."""
+def _with_includes(path: Path, including: tuple[Path, ...] = ()) -> list[Path]:
+    """Return a configuration file and, recursively, the files that its ``includes`` name.
+
+    A file that includes itself is not followed; loading the configuration refuses it.
+    """
     if not path.exists():
         raise DataError(f"config file {path} does not exist; CONFIG names the folder of these files")
+    if path.resolve() in including:
+        return []
+    including += (path.resolve(),)
     content = read_yaml(path)
-    included = (content.get("includes") or []) if isinstance(content, dict) else []
-    return [path, *(file for name in included for file in _with_includes(path.parent / name))]
+    names = (content.get("includes") or []) if isinstance(content, dict) else []
+    return [path, *(file for name in names for file in _with_includes(path.parent / name, including))]
 
 
 def _parse_device(device: str | int | None) -> str:
     name = "" if device is None else str(device).strip()
     first = name.split(",")[0]
+    if first.lower() in ("cpu", "-1"):  # run scripts set CUDA_VISIBLE_DEVICES to the same value
+        return "cpu"
     # torch numbers only the GPUs that CUDA_VISIBLE_DEVICES lists, by number or by UUID, from 0.
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
     if first and first in visible:
@@ -254,7 +262,8 @@ def changed_checkpoints(result: Path) -> list[Path]:
     for file in sorted(result.parent.glob(f"*2*/{RESULTS_FILE}")):
         with suppress(OSError, ValueError, KeyError, TypeError, IndexError):  # as in Pair.read
             content = json.loads(file.read_text(encoding="utf-8"))
-            path = Path(save + mark + content["evaluations"][-1]["weights"].rpartition(SAVE_MARK)[2])
+            weights = f"/{content['evaluations'][-1]['weights']}"  # may be relative to the folder of another process
+            path = Path(save + mark + weights.rpartition(SAVE_MARK)[2])
             is_newer = path.stat().st_mtime > evaluated
             if is_newer and file_sha256(path) != content["run"]["checkpoint_sha256"]:
                 changed[path] = None

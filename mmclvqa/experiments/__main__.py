@@ -10,18 +10,19 @@ import os
 import shlex
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryFile
 
 from mmclvqa.clove.errors import ConfigError
 from mmclvqa.clove.experiment_paths import MODEL
 from mmclvqa.clove.files import write_json
 from mmclvqa.clove.tasks import SETTINGS, setting_names
-from mmclvqa.clove.text import run_command
+from mmclvqa.clove.text import INTERRUPTED, run_command
 from mmclvqa.experiments import planning
 from mmclvqa.experiments.costs import cost_lines
-from mmclvqa.experiments.finished import check_prompts, unfinished, warnings_of
+from mmclvqa.experiments.finished import PROJECT, check_prompts, unfinished, warnings_of
 from mmclvqa.experiments.profiles import JobSharing, job_sharing, profile_folder, profile_runtimes, read_profile
 from mmclvqa.experiments.progress import Journal
 from mmclvqa.experiments.root import (
@@ -38,7 +39,6 @@ from mmclvqa.experiments.scripts import command
 from mmclvqa.experiments.steps import DEFAULT_METHODS, Step
 from mmclvqa.user_code import import_user_code
 
-PROJECT = Path(__file__).resolve().parents[2]
 WORKFLOW = Path(__file__).parent / "workflow"
 INSTALL = "pip install -r workflow_requirements.txt"
 MINI = PROJECT / "EXP_CONFIG/mini"
@@ -155,7 +155,7 @@ def _run(args: argparse.Namespace, extra: list[str]) -> int:
         if args.cores or not args.profile:
             extra = ["--cores", str(parallel), *extra]
         code = _snakemake(["--profile", str(profile), *extra], environment, root, steps, sharing, parallel)
-    return max(code, _report(runs, root))
+    return max(code, _report(runs, root, data))
 
 
 def _checked(args: argparse.Namespace) -> list[str]:
@@ -220,44 +220,45 @@ def _snakemake(
     environment = os.environ | environment | {"JOURNAL": str(journal.path)}
     in_jobs = f" in {len(planning.job_groups(steps, sharing))} jobs" if sharing.steps_per_job > 1 else ""
     print(f"{len(kinds)} steps{in_jobs}; the log of each step is beside its output in {root}", flush=True)
-    num_shown = journal.opened
-    process = subprocess.Popen(command_line, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    os.set_blocking(process.stderr.fileno(), False)
-    stderr = b""
-    try:
-        while process.poll() is None:
-            num_shown = journal.show_news(num_shown, kinds, parallel)
-            stderr = (stderr + (process.stderr.read() or b""))[-20000:]
-            time.sleep(POLL_SECONDS)
-    except KeyboardInterrupt:
-        process.wait()
-        print("interrupted; run the same command to resume", file=sys.stderr)
-        return 130
-    journal.show_news(num_shown, kinds, parallel)
-    if process.returncode:
-        failures = journal.failures_since(journal.opened, kinds)
+    with TemporaryFile() as stderr:
+        process = subprocess.Popen(command_line, env=environment, stdout=subprocess.DEVNULL, stderr=stderr)
+        try:
+            while process.poll() is None:
+                journal.show_news(kinds, parallel)
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(POLL_SECONDS)
+        except KeyboardInterrupt:
+            process.wait()
+            print("interrupted; run the same command to resume", file=sys.stderr)
+            return INTERRUPTED
+        journal.show_news(kinds, parallel)
+        if not process.returncode:
+            return 0
+        failures = journal.failures(kinds)
         if not failures:
-            message = (stderr + (process.stderr.read() or b"")).decode(errors="replace").strip()[-2000:]
+            stderr.seek(0)
+            message = stderr.read().decode(errors="replace").strip()[-2000:]
             print(f"{message}\nerror: Snakemake ended with exit code {process.returncode}", file=sys.stderr)
-        for line in failures:
-            print(f"error: {line}", file=sys.stderr)
-    return 1 if process.returncode else 0
+    for line in failures:
+        print(f"error: {line}", file=sys.stderr)
+    return 1
 
 
-def _report(runs: Sequence[planning.Run], root: Path) -> int:
+def _report(runs: Sequence[planning.Run], root: Path, data: Path) -> int:
     """Write one HTML report per setting, order and model that compares the finished runs; return the exit code."""
     pages: dict[str, list[Path]] = {}
     for run in runs:
         setting, order, model = run.experiment.setting, run.experiment.order, run.experiment.model
         name = f"{setting}_{order}" + ("" if model == MODEL else f"_{model}")
         pages.setdefault(name, []).append(root / run.result)
-    code = 0
+    environment, code = os.environ | {"CLOVE_ROOT": str(data)}, 0
     for name, results in pages.items():
         files = [str(file) for file in dict.fromkeys(results) if file.exists()]
         if files:
             out = str(root / "report" / name)
             command_line = [sys.executable, "-m", "mmclvqa.evaluation.report", *files, "--out", out]
-            code = max(code, subprocess.run(command_line, cwd=PROJECT, check=False).returncode)
+            done = subprocess.run(command_line, cwd=PROJECT, env=environment, check=False)
+            code = max(code, done.returncode)
     return code
 
 

@@ -37,16 +37,13 @@ class Journal:
 
     Args:
         root: the folder of experiments.
-
-    Attributes:
-        opened: number of events when the object was made.
     """
 
     def __init__(self, root: Path) -> None:
         self._root = root
         self.folder = root / ".workflow"
         self.path = self.folder / "journal.tsv"
-        self.opened = len(self._events())
+        self._opened = self._shown = len(self._events())
 
     def mean_seconds(self, kind: str) -> float | None:
         """Return the mean duration of finished steps of a kind; None if no step has finished."""
@@ -62,18 +59,18 @@ class Journal:
         """Return what last happened to a step, None if nothing has."""
         return next((event.what for event in reversed(self._events()) if event.output == output), None)
 
-    def show_news(self, seen: int, kinds: Mapping[str, str], parallel: int) -> int:
-        """Print new events of the plan's steps and return the number of all events.
+    def show_news(self, kinds: Mapping[str, str], parallel: int) -> None:
+        """Print the events of the plan's steps that are new since the last call.
 
         Another workflow may use the same folder, and therefore the same journal. If jobs are refused for one reason,
         only the first of them is printed.
 
         Args:
-            seen: number of events that have been printed.
             kinds: kind of each step of the plan by its output, relative to ``ROOT``.
             parallel: number of steps that run in parallel.
         """
-        events = self._events()
+        events, seen = self._events(), self._shown
+        self._shown = len(events)
         for place, event in enumerate(events[seen:], start=seen):
             if event.output not in kinds:
                 continue
@@ -85,27 +82,25 @@ class Journal:
                 print(f"[{len(kinds) - len(pending)}/{len(kinds)}] {event.title}{left}", flush=True)
             elif event.what == "failed":
                 print(f"  failed: {event.title}", flush=True)
-            elif event.message not in {one.message for one in events[self.opened : place] if one.what == "refused"}:
+            elif event.message not in {one.message for one in events[self._opened : place] if one.what == "refused"}:
                 print(f"  not submitted: {event.title}: {event.message}", flush=True)
-        return len(events)
 
-    def failures_since(self, seen_at: int, outputs: Container[str]) -> list[str]:
-        """Return lines on the steps that failed after ``seen_at`` events and have not succeeded since.
+    def failures(self, outputs: Container[str]) -> list[str]:
+        """Return lines on the steps that have failed since this object was made, and not succeeded afterwards.
 
         Each failed step has a line; steps whose jobs were refused for one reason share a line.
         """
-        events = [event for event in self._events()[seen_at:] if event.output in outputs]
-        ended = {event.output for event in events if event.what == "end"}
-        failed = {
-            event.output: event for event in events if event.what in ("failed", "refused") and event.output not in ended
-        }
+        last = {event.output: event for event in self._events()[self._opened :] if event.what != "start"}
         refused: dict[str, list[Event]] = defaultdict(list)
         lines = []
-        for event in failed.values():
-            if event.what == "refused":
+        for output, event in last.items():
+            if output in outputs and event.what == "refused":
                 refused[event.message].append(event)
-            else:
-                lines.append(f"{event.title}: {event.message or 'failed'}{self._log(event)}")
+            elif output in outputs and event.what == "failed":
+                # A job that ends before the first command of its step writes no log.
+                log = self._root / f"{output}.log"
+                place = f"; log: {log}" if log.exists() else ""
+                lines.append(f"{event.title}: {event.message or 'failed'}{place}")
         for reason, jobs in refused.items():
             others = f" and {len(jobs) - 1} more" if len(jobs) > 1 else ""
             lines.append(f"not submitted: {jobs[0].title}{others}: {reason}")
@@ -113,16 +108,11 @@ class Journal:
 
     def _events(self) -> list[Event]:
         try:
-            lines = self.path.read_text(encoding="utf-8", errors="replace").splitlines()
+            text = self.path.read_bytes().decode(errors="replace")
         except FileNotFoundError:
             return []
-        fields = [line.split("\t") for line in lines]
+        fields = [line.split("\t") for line in text.split("\n")]  # a message may contain other line separators
         return [Event(f[0], int(f[1]), *f[2:]) for f in fields if len(f) == 6 and f[1].isdigit()]
-
-    def _log(self, event: Event) -> str:
-        """Name the log of a step, which a job that ends before its first command does not write."""
-        log = self._root / f"{event.output}.log"
-        return f"; log: {log}" if log.exists() else ""
 
 
 def _time_left(events: Sequence[Event], pending: Sequence[str], parallel: int) -> str:

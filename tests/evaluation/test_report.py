@@ -19,6 +19,7 @@ import pytest
 from worlds import Page, report, write_run, write_trained_run, write_training
 
 from mmclvqa.clove import experiment_paths as experiments
+from mmclvqa.clove.errors import DataError
 from mmclvqa.clove.files import write_json
 from mmclvqa.clove.records import new_record, save_records
 from mmclvqa.clove.tasks import find_setting
@@ -137,6 +138,24 @@ def test_published_numbers_are_shown_beside_runs_of_the_same_order(published: Sw
     assert published_comparisons([[other]]) == []
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [("[]", "not published results"), ({"matrix": {"o2x": 0.5}}, "'o2x' is not a pair of tasks")],
+)
+def test_published_results_that_cannot_be_used_name_their_file(
+    published: SweepResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: object, message: str
+) -> None:
+    file = tmp_path / "own.json"
+    if isinstance(content, dict):
+        reference = json.loads(PUBLISHED.read_text())
+        content = json.dumps(reference | {"sweeps": [reference["sweeps"][0] | content]})
+    file.write_text(content)
+    monkeypatch.setattr("mmclvqa.evaluation.report.PUBLISHED", file)
+    with pytest.raises(DataError) as error:
+        published_comparisons([[published]])
+    assert str(error.value).startswith(f"{file}: ") and message in str(error.value)
+
+
 def test_the_published_numbers_are_those_of_the_parity_fixture() -> None:
     reference = json.loads((Path(__file__).parents[1] / "fixtures" / "reference_results.json").read_text())
     (kept,) = json.loads(PUBLISHED.read_text())["sweeps"]
@@ -147,10 +166,13 @@ def test_an_incomplete_run_is_marked(published: SweepResult, tmp_path: Path) -> 
     accuracies = {key: value for key, value in published.accuracies.items() if key[0] in "oa"}
     dataclasses.replace(published, accuracies=accuracies).write(tmp_path / "part.json")
     dataclasses.replace(published, accuracies={}).write(tmp_path / "none.json")
-    text = report(tmp_path / "out", tmp_path / "part.json", tmp_path / "none.json").text
-    assert "This run is not complete" in text and "24 of 36 pairs were not evaluated" in text
-    assert "Its metrics are those after 2 tasks." in text
-    assert "36 of 36 pairs" in text
+    page = report(tmp_path / "out", tmp_path / "part.json", tmp_path / "none.json")
+    assert "This run is not complete" in page.text and "24 of 36 pairs were not evaluated" in page.text
+    assert "Its metrics are those after 2 tasks." in page.text
+    assert "36 of 36 pairs" in page.text
+    for numbers in ("those after 2 of 6 tasks.", "not available."):
+        assert f"this run is not complete; its numbers are {numbers}" in page.text
+    assert not [image["alt"] for image in page.all("img") if " ," in image["alt"] or " ." in image["alt"]]
 
 
 def test_single_task_models_have_one_figure(published: SweepResult, tmp_path: Path) -> None:

@@ -90,6 +90,7 @@ def test_bounds_have_no_transfer_or_forgetting(tmp_path: Path) -> None:
     write_training(folder, 250.0)
     file = folder.with_name(f"val_{folder.name}") / "sweep.json"
     MultitaskResult("functional", (0.8,) * 6, (3000.0,) * 6).write(file)
+    assert read_bound(file.parent) == read_bound(file)
     rows = [comparison_row(read_bound(path)).cells() for path in (tmp_path / "chance.json", file)]
     assert rows[0] == ["chance, functional setting", "10.0", "–", "–", "0", "0.00", "0:00:00"]
     assert rows[1] == ["multitask, functional setting", "80.0", "–", "–", "all", "all", "0:04:10"]

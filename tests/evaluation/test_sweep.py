@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -21,7 +22,14 @@ from mmclvqa.clove.tasks import parse_order, task
 from mmclvqa.evaluation import sweep as sweep_module
 from mmclvqa.evaluation.matrix import sweep_pairs
 from mmclvqa.evaluation.results import METRIC, read_sweep
-from mmclvqa.evaluation.sweep import EvaluationConfig, Pair, checkpoints, evaluate_pairs, evaluate_sweep
+from mmclvqa.evaluation.sweep import (
+    EvaluationConfig,
+    Pair,
+    changed_checkpoints,
+    checkpoints,
+    evaluate_pairs,
+    evaluate_sweep,
+)
 from mmclvqa.methods.base import registered_methods
 
 
@@ -99,6 +107,27 @@ def test_the_identity_of_a_pair_covers_overrides_but_not_the_device(world: World
     assert first == pair.identity(EvaluationConfig(config.config_dir, (*config.overrides, *without_effect)))
 
 
+def test_a_configuration_that_includes_itself_is_named(world: World, tmp_path: Path) -> None:
+    (tmp_path / SETTING).mkdir()
+    for file in (world.config.config_dir / SETTING).iterdir():
+        (tmp_path / SETTING / file.name).write_text(f"includes: [../{SETTING}/{file.name}]\n")
+    with pytest.raises(CloveError, match="cl_object_unicl_standalone.yaml includes itself"):
+        replace(world, config=replace(world.config, config_dir=tmp_path)).sweep()
+
+
+def test_a_checkpoint_below_a_relative_folder_is_known_to_have_changed(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = world.checkpoint("l")
+    for file in world.results.glob("l2*/results.json"):
+        content = re.sub(r'"[^"]+/(save/[^"]+[.]pth)"', r'"\1"', file.read_text())
+        file.unlink()
+        file.write_text(content)
+    assert changed_checkpoints(world.results / "sweep.json") == []
+    write_noisy(torch.load(path, weights_only=True), path, seed=77)
+    assert changed_checkpoints(world.results / "sweep.json") == [path]
+
+
 def test_an_unfinished_run_names_the_missing_steps(world: World) -> None:
     for letter in "sa":
         world.checkpoint(letter).unlink()
@@ -162,6 +191,10 @@ def test_an_illegal_override_is_named(override: str) -> None:
         ("3,5", "5,3", "cuda:1"),
         ("3,5", 0, "cuda:0"),
         ("3,5", "cuda:1", "cuda:1"),
+        ("", "", "auto"),
+        ("GPU-1f,GPU-2e", "GPU-2e", "cuda:1"),
+        ("cpu", "cpu", "cpu"),  # DEVICE=cpu of a run script sets both
+        ("-1", "-1", "cpu"),
     ],
 )
 def test_a_gpu_is_numbered_as_cuda_visible_devices_numbers_it(
@@ -181,24 +214,6 @@ def test_a_checkpoint_that_cannot_be_used_names_the_file(world: World, tmp_path:
     with pytest.raises(CloveError, match=r"broken\.pth"):
         evaluate_pairs([pair], world.config, lambda line: None)
     assert not (tmp_path / "o2l").exists()
-
-
-@pytest.mark.parametrize(
-    ("visible", "device", "expected"),
-    [
-        ("", "", "auto"),
-        ("", "CPU", "cpu"),
-        ("2,3", "3", "cuda:1"),
-        ("2,3", "2,3", "cuda:0"),
-        ("GPU-1f,GPU-2e", "GPU-2e", "cuda:1"),
-        ("", 0, "cuda:0"),
-    ],
-)
-def test_devices_are_named_as_in_cuda_visible_devices(
-    visible: str, device: str | int, expected: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    assert EvaluationConfig.from_environment(device).device == expected
 
 
 @pytest.mark.parametrize("regularised", [True, False])

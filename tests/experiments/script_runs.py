@@ -73,7 +73,7 @@ def stubbed_workflow(stubs: Path) -> list[str]:
     """Return ``python -m mmclvqa.experiments`` as a command whose steps use stand-ins and which writes no report."""
     code = (
         "import sys; from pathlib import Path; from mmclvqa.experiments import __main__ as line; "
-        f"line.PROGRAMS = Path({str(stubs)!r}); line._report = lambda runs, root: 0; "
+        f"line.PROGRAMS = Path({str(stubs)!r}); line._report = lambda *arguments: 0; "
         "sys.exit(line.main(sys.argv[1:]))"
     )
     return [sys.executable, "-c", code]

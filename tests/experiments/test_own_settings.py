@@ -102,7 +102,7 @@ def test_the_workflow_runs_every_step_of_names_with_spaces_and_other_letters(
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("CLOVE_ROOT", str(data))
     monkeypatch.setattr(command_line, "PROGRAMS", tmp_path / "bin")
-    monkeypatch.setattr(command_line, "_report", lambda runs, root: 0)
+    monkeypatch.setattr(command_line, "_report", lambda *arguments: 0)
     order = parse_order("odd", "Ω,rot #1,grün + b")
     replays = root / srm_root("odd") / srm_folder("distilgpt2", "odd", order_text(order))
     for place, current in enumerate(order):

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -296,6 +297,39 @@ def test_a_gpu_that_another_workflow_lists_elsewhere_is_not_taken(stage: Path, p
     assert (stage / "y/second").read_text() == "1\n" and first.poll() is None
     assert step("z/third", "0 0", 0).wait(timeout=20) == 0  # the second time that 0 is listed
     assert (stage / "z/third").read_text() == "0\n" and first.wait(timeout=20) == 0
+
+
+def test_the_reason_of_a_failure_is_its_last_error_line_also_after_a_progress_bar(stage: Path, project: Path) -> None:
+    script = project / "mmclvqa/experiments/workflow/run_step.sh"
+    journal = Journal(stage)
+    journal.folder.mkdir()
+    env = environment(ROOT=str(stage), PROJECT=str(stage), JOURNAL=str(journal.path), GPU="0")
+    for output, text in (("one", r"error: no\n50%%|##|\rerror:\tdisk full\r\nbye\n"), ("two", r"Killed\u2028here\n")):
+        command = f"printf '{text}'; exit 1"
+        assert subprocess.run(["bash", script, output, f"train {output}", command], env=env, cwd=stage).returncode == 1
+    reasons = {"one": "train one: error: disk full", "two": "train two: Killed\u2028here"}
+    logs = [f"{reason}; log: {stage / output}.log" for output, reason in reasons.items()]
+    assert journal.failures(reasons) == logs
+
+
+def test_the_report_reads_the_data_of_the_experiments(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ROOT", str(tmp_path))
+    monkeypatch.delenv("CLOVE_ROOT", raising=False)
+    result = tmp_path / "exp/clvqa/save/chance/functional.json"
+    result.parent.mkdir(parents=True)
+    result.write_text("{}")
+    commands = []
+
+    def start(command: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
+        commands.append((command, options["env"]["CLOVE_ROOT"]))
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(subprocess, "run", start)
+    assert command_line.main(["run", "--method", "chance"]) == 0
+    [(command, data)] = commands
+    assert str(result) in command and data == str(project / "data/clove")
 
 
 @pytest.mark.parametrize(

@@ -50,5 +50,5 @@ if (
   journal end
   exit 0
 fi
-lines=$(tail -c "+$((earlier + 1))" "$log")
+lines=$(tail -c "+$((earlier + 1))" "$log" | tr '\r' '\n')
 fail "$(grep -E 'error|Error' <<<"$lines" | tail -n 1 | grep . || tail -n 1 <<<"$lines")"
