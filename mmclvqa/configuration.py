@@ -20,6 +20,7 @@ import re
 import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,9 @@ OPEN_NODES = (
     "scheduler.params",
 )
 """Nodes in which a configuration file may have keys that are not in the defaults."""
+
+PARAMETERS = ("optimizer.params", "scheduler.params")
+"""Nodes in which overrides may have such keys too: torch checks them when it builds the optimizer or scheduler."""
 
 LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
 """Values of ``training.logger_level``, in any case."""
@@ -246,14 +250,18 @@ class PluginConfiguration:
                 ignored.append(key)
                 continue
             if current_value is _ABSENT:
-                raise ConfigError(f"{key}={text}: unknown key {key}{suggest(key, config)}")
+                group, _, name = key.rpartition(".")
+                if group not in PARAMETERS or did_you_mean(name, _select(config, group)):
+                    raise ConfigError(f"{key}={text}: unknown key {key}{suggest(key, config)}")
             is_group = isinstance(value, Mapping) and isinstance(current_value, DictConfig)
             if is_group and not _is_open(key, current_value):
                 parts = [(f"{key}.{name}", str(part), part) for name, part in value.items()]
                 ignored += self._merge_words(config, parts)
                 continue
             default = self._default(key)
-            if default is _ABSENT:
+            if current_value is _ABSENT:
+                pass
+            elif default is _ABSENT:
                 # In the configurations of user code, a whole number may stand for any number.
                 kind = float(current_value) if type(current_value) is int else current_value
                 value = fit(key, value, kind, text)
@@ -405,13 +413,18 @@ def split_words(opts: list[str] | None) -> dict[str, str]:
 
 
 def parse_value(text: str) -> Any:
-    """Parse the value of an override: a Python literal, true/false/null in any case, otherwise a string."""
+    """Parse the value of an override: a Python literal, true/false/null in any case, otherwise a string.
+
+    A list of mappings may also be in YAML, as in a configuration file.
+    """
     constants = {"none": None, "null": None, "true": True, "false": False}
     if text.lower() in constants:
         return constants[text.lower()]
     try:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):  # all that literal_eval can raise
+        with suppress(yaml.YAMLError):
+            return yaml.safe_load(text) if text.startswith("[{") else text
         return text
 
 

@@ -322,6 +322,7 @@ def run_state(trainer: Any) -> dict[str, Any]:
         "batch": counts.batch,
         "evaluated_at": counts.evaluated_at,
         "training_seconds": trainer.training_seconds,
+        "losses": trainer.losses.state_dict(gather),
         "best_update": stopping.best_update,
         "best_metric_value": stopping.best_value,
         "early_stopping": stopping.state_dict(),
@@ -393,6 +394,8 @@ def load_start(trainer: Any, start: Start) -> None:
         set_learning_rates(trainer.optimizer, trainer.scheduler)
     if start.is_own_checkpoint:
         trainer.early_stopping.load_state_dict(start.state["early_stopping"])
+        if "losses" in start.state:  # not in checkpoints of earlier versions
+            trainer.losses.load_state_dict(start.state["losses"])
         without = trainer.callbacks.load_state_dict(start.state["callbacks"])
         if without:
             trainer.writer.write(f"{start.path} has no state of callback {', '.join(without)}", "warning")

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from mmclvqa.clove.errors import ConfigError, TrainingError
 from mmclvqa.clove.text import did_you_mean
+from mmclvqa.configuration import default_config_path, package_defaults
 from mmclvqa.start_up import without_compiler
 from mmclvqa.training.distributed import Gather
 
@@ -37,8 +38,15 @@ def build_optimizer(model: nn.Module, config: Any) -> torch.optim.Optimizer:
     cls = getattr(torch.optim, str(name), None)
     if not (isinstance(cls, type) and issubclass(cls, torch.optim.Optimizer)):
         cls = _registered("optimizer", name)
-    params = OmegaConf.to_container(config.optimizer.params or OmegaConf.create(), resolve=True)
-    if "fused" in signature(cls).parameters and all(part.device.type == "cpu" for part in model.parameters()):
+    accepted = signature(cls).parameters
+    defaults = package_defaults(default_config_path()).optimizer.params
+    # The defaults are those of Adam; another optimizer may lack one of them.
+    params = {
+        key: value
+        for key, value in OmegaConf.to_container(config.optimizer.params or OmegaConf.create(), resolve=True).items()
+        if key in accepted or defaults.get(key) != value
+    }
+    if "fused" in accepted and all(part.device.type == "cpu" for part in model.parameters()):
         params.setdefault("fused", True)
     if not params.get("differentiable"):
         cls = without_compiler(cls)
@@ -200,9 +208,24 @@ class LossMeter:
                 "written since then; try a lower learning rate or look at that batch's records"
             )
 
+    def state_dict(self, gather: Gather) -> dict[str, Any]:
+        """Return the sums since the last call of :meth:`averages`, as means over processes."""
+        parts = gather({key: float(total) for key, total in self._sums.items()})
+        return {"updates": self._updates, "sums": _means(parts)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what :meth:`state_dict` returned."""
+        self._updates = state["updates"]
+        self._sums = {key: torch.tensor(total, device=self._device) for key, total in state["sums"].items()}
+
     def averages(self, gather: Gather) -> dict[str, float]:
         """Return the mean of each loss over processes and over the updates since the last call."""
         parts = gather({key: float(total) / self._updates for key, total in self._sums.items()})
         self._reset()
-        keys = dict.fromkeys(key for part in parts for key in part)
-        return {key: sum(part.get(key, 0.0) for part in parts) / len(parts) for key in keys}
+        return _means(parts)
+
+
+def _means(parts: list[dict[str, float]]) -> dict[str, float]:
+    """Return the means over processes; a process without a batch lacks its losses."""
+    keys = dict.fromkeys(key for part in parts for key in part)
+    return {key: sum(part.get(key, 0.0) for part in parts) / len(parts) for key in keys}

@@ -121,6 +121,7 @@ class Trainer(BaseTrainer):
         # Not prepared by accelerate, which would step the schedule once per process; it must step once per update.
         self.scheduler = build_scheduler(optimizer, self.config)
         self.optimizer = self.accelerator.prepare_optimizer(optimizer)
+        self.losses = LossMeter(self.accelerator.device)
         self._frequency = training.update_frequency
         updates_per_epoch = -(-len(self.splits["train"].plan) // self._frequency)
         if training.max_epochs is not None:
@@ -176,7 +177,6 @@ class Trainer(BaseTrainer):
             if not self.start.is_own_checkpoint:
                 self.files.start_new_run(self.start.path)
         self.network.train()
-        self._meter = LossMeter(self.accelerator.device)
         with random_state_kept():
             self.callbacks("on_train_start", self)
         if self.random_state is not None:  # that of a checkpoint, restored directly before training
@@ -230,7 +230,7 @@ class Trainer(BaseTrainer):
         self.counts.num_updates += 1
         # With fp16, infinite gradients are expected: the gradient scaler skips that step.
         norm_to_check = None if self.training.precision == "fp16" else self._gradient_norm
-        self._progress.advance(self._meter.end_update(self.num_updates, norm_to_check))
+        self._progress.advance(self.losses.end_update(self.num_updates, norm_to_check))
 
     def _train_on(self, batch: SampleList, dataset: Any, weight: float) -> None:
         self._batch = prepare(batch, dataset)
@@ -239,14 +239,14 @@ class Trainer(BaseTrainer):
         for method in self.methods:
             loss = method.loss(self, report, loss)
         self.accelerator.backward(loss * weight)
-        self._meter.add(report.get("losses") or {}, loss, weight)
+        self.losses.add(report.get("losses") or {}, loss, weight)
 
     def _after_update(self) -> None:
         registry.register("num_updates", self.num_updates)
         registry.register("current_iteration", self.num_updates)
         if self.accelerator.device.type == "cpu" and self.accelerator.num_processes == 1:
             # Free on a single CPU process; otherwise it needs a synchronization and is done at the next log line.
-            self._meter.check(gather)
+            self.losses.check(gather)
         if self._is_due(self.training.log_interval):
             self._log()
         self.callbacks("on_update_end", self)
@@ -260,8 +260,8 @@ class Trainer(BaseTrainer):
         return bool(interval) and self.num_updates % interval == 0
 
     def _log(self) -> None:
-        self._meter.check(gather)
-        values = self._meter.averages(gather)
+        self.losses.check(gather)
+        values = self.losses.averages(gather)
         self.results.add_loss(self.num_updates, values[TOTAL])
         if self.training.evaluate_metrics:
             values |= self._training_metrics()
@@ -291,7 +291,7 @@ class Trainer(BaseTrainer):
     # --------------------------------------------------------------- evaluation and checkpoints
 
     def _validate(self, numbered: bool = False) -> None:
-        self._meter.check(gather)
+        self.losses.check(gather)
         self.writer.write("Evaluation time. Running on full validation set...")
         evaluations = self.evaluate("val")
         self.counts.evaluated_at = self.num_updates
@@ -330,7 +330,7 @@ class Trainer(BaseTrainer):
         Raises:
             TrainingError: the weights are not finite; nothing is written.
         """
-        self._meter.check(gather)
+        self.losses.check(gather)
         if not math.isfinite(self._weights_norm()):
             raise TrainingError(
                 f"the weights are NaN or infinite after update {self.num_updates}; "

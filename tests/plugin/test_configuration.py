@@ -135,6 +135,7 @@ def test_words_of_the_seeds_scripts_are_taken() -> None:
         ("training.callbacks={1}", "training.callbacks[0]: Value 'set' is not a supported primitive type"),
         ("training.experiment_name=${foo}", "training.experiment_name: Interpolation key 'foo' not found"),
         ("training.experiment_name=${foo", "training.experiment_name: no viable alternative at input '${foo'"),
+        ("optimizer.params.weigth_decay=1", "unknown key optimizer.params.weigth_decay; did you mean"),
         ("nonsense", "not of the form key=value"),
     ],
 )
@@ -189,6 +190,10 @@ def test_a_wrong_file_is_refused_by_name(tmp_path: Path, text: str, message: str
         ("training.max_epochs=null", None),
         ("training.lr_ratio=1", 1),
         ("optimizer.params.weight_decay=0.01", 0.01),
+        ("optimizer.params.momentum=0.9", 0.9),
+        ("scheduler.params.num_warmup_steps=10", 10),
+        ("model_config.unicl.losses=[{type: a, params: {b: 1.0}}, {type: c}]",
+         [{"type": "a", "params": {"b": 1.0}}, {"type": "c"}]),
         ("training.pin_memory=1", True),
         ("training.lr_steps=1", [1]),
         ("training.lr_steps=(1, 2)", [1, 2]),

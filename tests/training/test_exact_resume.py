@@ -43,6 +43,7 @@ def test_a_killed_run_resumes_to_the_same_weights(tiny: MakeTiny, update: int, w
         for each in (run, straight)
     ]
     assert evaluations[0] == evaluations[1]
+    assert run.results["training_losses"] == straight.results["training_losses"]
 
 
 @pytest.mark.slow

@@ -175,6 +175,12 @@ def test_weights_that_became_nan_unseen_are_not_saved(tiny: MakeTiny) -> None:
     assert "NaN" in line and not list(tiny().save_dir.glob("*.ckpt"))
 
 
+@pytest.mark.parametrize("name", ["SGD", "weight_reg_sgd"])
+def test_an_optimizer_without_a_parameter_of_the_default_one_trains(tiny: MakeTiny, name: str) -> None:
+    run = tiny().run(f"optimizer.type={name}", "optimizer.params.momentum=0.9", "training.max_updates=2")
+    assert run.load("current.ckpt")["optimizer"]["param_groups"][0]["momentum"] == 0.9
+
+
 def test_bf16_trains(tiny: MakeTiny) -> None:
     run = tiny().run("training.precision=bf16")
     assert all(tensor.dtype == torch.float32 for tensor in run.weights.values())
@@ -232,6 +238,7 @@ def test_bad_settings_are_refused_in_one_line(tiny: MakeTiny) -> None:
     for name in ("7", "[7]"):
         assert f"no metric named {name}" in tiny("number").error(f"evaluation.metrics=[{name}]")
     assert "no metric named 'foo'; there are " in tiny("foo").error("evaluation.metrics=[foo]")
+    assert "optimizer.params do not fit SGD" in tiny("sgd").error("optimizer.type=SGD", "optimizer.params.eps=0.1")
     assert "optimizer.params do not fit Adam" in tiny("optim", {"optimizer": {"params": {"rate": 1}}}).error()
     assert not list(tiny("bad").save_dir.glob("*.ckpt"))
 
