@@ -8,7 +8,7 @@ from mmf.common.registry import registry
 from mmf.datasets.base_dataset_builder import BaseDatasetBuilder
 
 import mmclvqa.datasets.metrics  # noqa: F401  (registers textvqa_accuracy and textvqa_accuracy_cls)
-from mmclvqa.clove.errors import DataError
+from mmclvqa.clove.errors import ConfigError, DataError
 from mmclvqa.configuration import CONFIG_DIR
 from mmclvqa.datasets.dataset import CloveDataset
 from mmclvqa.datasets.records import read_split
@@ -35,7 +35,7 @@ class CloveBuilder(BaseDatasetBuilder):
 
         Raises:
             DataError: the configuration has no annotation file for the split, or a file cannot be read.
-            CloveError: the replays of a method cannot be read.
+            CloveError: the replays of a method cannot be read, or a method returns something else.
         """
         paths = config.annotations[dataset_type]
         if not paths:
@@ -60,6 +60,9 @@ class CloveBuilder(BaseDatasetBuilder):
         for method in methods:
             replays: Replays | None = method.replays(root)
             if replays is not None:
+                if not isinstance(replays, Replays):
+                    kind = type(replays).__name__
+                    raise ConfigError(f"method {method.name}: replays() returned a {kind}; it must return Replays")
                 registry.get("writer").write(f"replay: {replays.describe(real, config.training.CL.cur_task)}")
                 records += replays.records
         return records

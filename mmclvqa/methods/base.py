@@ -28,7 +28,7 @@ import inspect
 import math
 import re
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
-from dataclasses import Field, dataclass, field, fields
+from dataclasses import Field, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -325,12 +325,15 @@ def register_method(cls: type[Method]) -> type[Method]:
     """Register a method under its ``name`` (class decorator).
 
     Raises:
-        ConfigError: the class has no name or label, the name belongs to another class, or a function of the class has
-            almost the name of a hook, which would never be called.
+        ConfigError: the class has no name or label, its ``Settings`` are not a dataclass, the name belongs to another
+            class, or a function of the class has almost the name of a hook, which would never be called.
     """
     for attribute in ("name", "label"):
         if not isinstance(getattr(cls, attribute, None), str):
             raise ConfigError(f"{cls.__module__}.{cls.__name__}: a method needs a class attribute {attribute!r}")
+    if not is_dataclass(cls.Settings):
+        where = f"{cls.__module__}.{cls.__name__}.Settings"
+        raise ConfigError(f"{where}: it must be a dataclass; add @dataclass(frozen=True)")
     _check_hook_names(cls)
     other = _registered.get(cls.name)
     if other is not None and (other.__module__, other.__qualname__) != (cls.__module__, cls.__qualname__):

@@ -373,8 +373,8 @@ class Trainer(BaseTrainer):
         self.accelerator.wait_for_everyone()
 
     def _write_stored(self) -> None:
-        parts = [part for part in (method.stored() for method in self.methods) if part is not None]
-        if parts:
+        if self.methods:
+            parts = [part for part in (method.stored() for method in self.methods) if part is not None]
             records, size = sum(part.records for part in parts), sum(part.bytes for part in parts)
             stored = Stored(records, size, "; ".join(part.what for part in parts))
             write_json(self.files.folder / STORED, asdict(stored))

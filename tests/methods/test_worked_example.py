@@ -21,7 +21,7 @@ from mmclvqa.methods import base
 from mmclvqa.user_code import import_user_code
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "new_method.md").read_text()
-CODE = re.search(r"```python\n(.*?)```", PAGE, re.DOTALL)[1]
+CODE, REPLAY_CODE, COMBINED_CODE = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
 SIZES = [word for word in TINY if not word.startswith("run_type")]
 
 
@@ -73,6 +73,41 @@ def test_a_misspelt_hyperparameter_and_an_unusable_file_are_named(methods: Metho
     assert "no such method" in methods.error("attribute", f"env.user_dir={empty}", "training.CL.method=l3")
     assert "there is no file" in methods.error("attribute", "env.user_dir=nowhere.py")
     assert "it must be a .py file" in methods.error("attribute", "env.user_dir=README.md")
+
+
+def test_the_replay_method_of_the_page_replays_and_is_combined(methods: Methods) -> None:
+    file = methods.folder / "my_replay.py"
+    file.write_text(CODE + REPLAY_CODE + COMBINED_CODE)
+    methods.learn("object", name="first")
+    own = (f"env.user_dir={file}", "training.CL.task_order=oarlks", methods.resume_file("object", "first"))
+    for method, more in (("fixed", ()), ("fixed_l2", ("training.CL.fixed_l2.weight=100",))):
+        per_task = f"training.CL.{method}.per_task=3"
+        folder = methods.learn("attribute", *own, f"training.CL.method={method}", per_task, *more, name=method)
+        assert methods.stored("attribute", method)["records"] == 3
+        assert "3 replays are added to " in (folder / "train.log").read_text()
+    start, free, held = (
+        methods.weights(*run) for run in (("object", "first"), ("attribute", "fixed"), ("attribute", method))
+    )
+    moved = [sum(float((weights[key] - start[key]).square().sum()) for key in start) for weights in (free, held)]
+    assert 0 < moved[1] < moved[0]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("    @dataclass(frozen=True)\n", "", r"FixedReplay\.Settings: it must be a dataclass"),
+        (
+            "return self.chosen\n",
+            "return self.chosen.records\n",
+            r"replays\(\) returned a list; it must return Replays",
+        ),
+    ],
+)
+def test_mistakes_in_a_method_are_named(methods: Methods, old: str, new: str, message: str) -> None:
+    file = methods.folder / f"mistake{len(new)}.py"
+    file.write_text(REPLAY_CODE.replace(old, new))
+    own = (f"env.user_dir={file}", "training.CL.method=fixed", "training.CL.task_order=oarlks")
+    assert re.search(message, methods.error("attribute", *own))
 
 
 @pytest.mark.parametrize(
