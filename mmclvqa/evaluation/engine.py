@@ -10,7 +10,7 @@ import copy
 import sys
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from torch import nn
 from tqdm import tqdm
 
 from mmclvqa.clove.errors import DataError
+from mmclvqa.clove.records import check_record
 from mmclvqa.clove.tasks import Task
 from mmclvqa.evaluation.sweep import DATASET, SPLIT, EvaluationConfig
 from mmclvqa.random_state import random_state_kept, seed_all
@@ -54,8 +55,7 @@ class Engine:
         Raises:
             CloveError: a configuration, the data or a checkpoint cannot be used.
         """
-        with _own_registry(self._writer), random_state_kept(), warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)
+        with self._running():
             start = time.monotonic()
             config = self._configure(tested)
             split = build_split(SPLIT, config, config.training.seed)
@@ -67,6 +67,42 @@ class Engine:
             for path, result in results.items():
                 result.weights, result.update = str(path), self._updates[path]
             return {key: results[path] for key, path in checkpoints.items()}
+
+    def answers(self, task: Task, checkpoint: Path, records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Answer questions about images of the data root with one checkpoint.
+
+        Args:
+            task: the task whose configuration (processors, features) is used.
+            records: questions as records of the data set, which need no answers; see ``docs/data.md``.
+
+        Returns:
+            MMF's prediction entry of each record: ``question_id``, ``image_id``, ``answer`` and ``pred_source``, which
+            says of each word whether it is of the vocabulary (``VOCAB``) or a copied OCR token (``OCR``).
+
+        Raises:
+            CloveError: a configuration, the data, a record or the checkpoint cannot be used.
+        """
+        for number, record in enumerate(records):
+            check_record(record, f"record {number}")
+        with self._running():
+            config = self._configure(task)
+            val = build_split(SPLIT, config, config.training.seed).datasets[0]
+            dataset = type(val)(val.config, SPLIT, list(records), val.dataset_name)
+            dataset.init_processors()
+            model, entries = self._model(checkpoint, config), []
+            split = Split(SPLIT, [dataset], config.training, config.training.seed)
+            with evaluating(model):
+                for _, batch, _ in split.evaluation_batches():
+                    prepared = prepare(batch, dataset)
+                    entries += dataset.format_for_prediction(Report(prepared, model(prepared)))
+            return entries
+
+    @contextmanager
+    def _running(self) -> Iterator[None]:
+        """Keep the caller's registry and random state, and hide warnings of old code."""
+        with _own_registry(self._writer), random_state_kept(), warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            yield
 
     def _configure(self, tested: Task) -> DictConfig:
         configuration = self._evaluation.configuration(tested, self._device())

@@ -13,13 +13,16 @@ from typing import Any
 
 import pytest
 import torch
+from mmf.utils.m4c_evaluators import TextVQAAccuracyEvaluator
 from worlds import LIMIT, ORDER, SETTING, World, write_noisy
 
 from mmclvqa.clove.data_root import split_size
 from mmclvqa.clove.errors import CloveError, DataError
 from mmclvqa.clove.experiment_paths import SAVE
+from mmclvqa.clove.records import load_records, new_record
 from mmclvqa.clove.tasks import parse_order, task
 from mmclvqa.evaluation import sweep as sweep_module
+from mmclvqa.evaluation.engine import Engine
 from mmclvqa.evaluation.matrix import sweep_pairs
 from mmclvqa.evaluation.results import METRIC, read_sweep
 from mmclvqa.evaluation.sweep import (
@@ -66,6 +69,23 @@ def test_a_pair_equals_mmf_run_in_a_process_of_its_own(swept_once: World, projec
     assert evaluated["metrics"] == expected["metrics"] and expected["metrics"][METRIC] > 0
     assert evaluated["loss"] == pytest.approx(expected["loss"], rel=1e-5)
     assert evaluated["records"] == expected["records"]
+
+
+def test_answers_in_python_are_those_of_the_sweep(swept_once: World, clove_mini: Path) -> None:
+    accuracies = read_sweep(swept_once.results).accuracies
+    key = max(accuracies, key=accuracies.__getitem__)
+    tested = task(SETTING, key[2])
+    records = load_records(clove_mini / tested.annotation_path("val"))
+    questions = [record | {"answer": "", "answers": [""] * 10} for record in records]
+    entries = Engine(swept_once.config).answers(tested, swept_once.checkpoint(key[0]), questions)
+    assert [entry["question_id"] for entry in entries] == [record["question_id"] for record in records]
+    predictions = [
+        {"pred_answer": entry["answer"], "gt_answers": record["answers"]}
+        for entry, record in zip(entries, records, strict=True)
+    ]
+    assert TextVQAAccuracyEvaluator().eval_pred_list(predictions) == pytest.approx(accuracies[key])
+    with pytest.raises(CloveError, match=r"record 0 .*: field question is int"):
+        Engine(swept_once.config).answers(tested, swept_once.checkpoint(key[0]), [new_record(question=3)])
 
 
 def test_checkpoints_are_read_once_and_splits_built_once(swept_once: World) -> None:
