@@ -227,8 +227,9 @@ class PluginConfiguration:
     def _merge_with_dotlist(self, config: DictConfig, opts: list[str] | None) -> DictConfig:
         words = [
             (key, text, value)
-            for published_key, text in split_words(opts).items()
-            for key, value in translate_key(published_key, parse_value(text)).items()
+            for group, group_text in split_words(opts).items()
+            for published_key, text, part in _expanded(config, group, group_text, parse_value(group_text))
+            for key, value in translate_key(published_key, part).items()
         ]
         ignored = self._merge_words(config, [word for word in words if word[0] in SETTING_KEYS])
         use_setting(config)
@@ -253,19 +254,12 @@ class PluginConfiguration:
                 group, _, name = key.rpartition(".")
                 if group not in PARAMETERS or did_you_mean(name, _select(config, group)):
                     raise ConfigError(f"{key}={text}: unknown key {key}{suggest(key, config)}")
-            is_group = isinstance(value, Mapping) and isinstance(current_value, DictConfig)
-            if is_group and not _is_open(key, current_value):
-                parts = [(f"{key}.{name}", str(part), part) for name, part in value.items()]
-                ignored += self._merge_words(config, parts)
-                continue
             default = self._default(key)
-            if current_value is _ABSENT:
-                pass
-            elif default is _ABSENT:
+            if default is _ABSENT and current_value is not _ABSENT:
                 # In the configurations of user code, a whole number may stand for any number.
                 kind = float(current_value) if type(current_value) is int else current_value
                 value = fit(key, value, kind, text)
-            else:
+            elif default is not _ABSENT:
                 value = fit_default(key, value, default, text)
             if isinstance(value, str) and value.startswith("~/"):  # which a shell does not expand after key=
                 value = os.path.expanduser(value)
@@ -426,6 +420,16 @@ def parse_value(text: str) -> Any:
         with suppress(yaml.YAMLError):
             return yaml.safe_load(text) if text.startswith("[{") else text
         return text
+
+
+def _expanded(config: DictConfig, key: str, text: str, value: Any) -> Iterator[tuple[str, str, Any]]:
+    """Yield key, text and value of an override; of a group of keys, those of each key, unless the node is open."""
+    node = _select(config, key) if isinstance(value, Mapping) else None
+    if isinstance(node, DictConfig) and not _is_open(key, node):
+        for name, part in value.items():
+            yield from _expanded(config, f"{key}.{name}", str(part), part)
+    else:
+        yield key, text, value
 
 
 def unknown_keys(config: Mapping, known: Mapping, prefix: str = "") -> Iterator[str]:

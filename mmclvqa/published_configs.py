@@ -204,7 +204,8 @@ def _relocated(
         missing_paths.append(dotted)
         template = MACHINE_PATHS[dotted]
         if template is not None:
-            moved = [_filled(template, setting, str(name)) for name in names]
+            template = template.replace("{setting}", str(setting))
+            moved = [template.replace("{name}", file_name(str(name))) for name in names]
             relocated.append((path, moved if isinstance(value, list) else moved[0]))
     return relocated
 
@@ -221,10 +222,6 @@ def _exists(key: str, place: str, databases: list[str]) -> bool:
 
 def _absolute(place: Any) -> Any:
     return place if "$" in str(place) else str(Path(place).absolute())
-
-
-def _filled(template: str, setting: Any, place: str) -> str:
-    return template.replace("{setting}", str(setting)).replace("{name}", file_name(place))
 
 
 def file_name(place: str) -> str:

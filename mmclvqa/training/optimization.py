@@ -167,32 +167,28 @@ class LossMeter:
         self._device = device
         # The first update with a loss or gradient that is not finite; 0 if there is none.
         self._first_bad = torch.zeros((), dtype=torch.int64, device=device)
+        self._loss = torch.zeros((), device=device)
         self._reset()
 
     def _reset(self) -> None:
         self._sums: dict[str, Tensor] = {}
         self._updates = 0
-        self._start_update()
-
-    def _start_update(self) -> None:
-        self.loss = torch.zeros((), device=self._device)
 
     def add(self, losses: Mapping[str, Tensor], total: Tensor, weight: float) -> None:
         """Add one batch: its losses, their total (0-dim), and its weight in the update."""
-        self.loss = self.loss + total.detach() * weight
+        self._loss = self._loss + total.detach() * weight
         for key, loss in losses.items():
             self._sums[key] = self._sums.get(key, 0.0) + loss.detach().mean() * weight
 
     def end_update(self, update: int, gradient_norm: Tensor | None) -> Tensor:
         """End update number ``update`` and return its loss (0-dim, on the device)."""
-        loss = self.loss
+        loss, self._loss = self._loss, torch.zeros_like(self._loss)
         bad = ~torch.isfinite(loss)
         if gradient_norm is not None:
             bad = bad | ~torch.isfinite(gradient_norm.to(self._device))
         self._first_bad = torch.where(bad & (self._first_bad == 0), update, self._first_bad)
         self._sums[TOTAL] = self._sums.get(TOTAL, 0.0) + loss
         self._updates += 1
-        self._start_update()
         return loss
 
     def check(self, gather: Gather) -> None:

@@ -246,6 +246,17 @@ def test_a_group_of_keys_may_be_one_override() -> None:
     assert (early_stop.enabled, early_stop.patience, early_stop.minimize) == (True, 10, False)
     params = read(f"config={TASK}", *NAMES, "optimizer.params={'lr': 0.1}").optimizer.params
     assert dict(params) == {"lr": 0.1}
+    data = read(f"config={TASK}", *NAMES, "dataset_config.clvqa={'n_img_feat': 36}").dataset_config.clvqa
+    assert data.max_features == 36
+
+
+def test_a_task_in_a_group_of_keys_names_its_records() -> None:
+    group = "training.CL={'cl_setting': 'functional', 'cur_task': 'relation'}"
+    config = read("config=EXP_CONFIG/mini/setting.yaml", *NAMES, group)
+    assert list(config.dataset_config.clvqa.annotations.train) == ["functional/fcl_mmf_relation_train.npy"]
+    both = "training.CL={'replay_rate': 0.2, 'random': {'replay_rate': 0.1}}"
+    with pytest.raises(ConfigError, match="contradict each other"):
+        read(f"config={TASK}", *NAMES, both)
 
 
 def test_a_value_in_a_file_takes_the_kind_of_its_default(tmp_path: Path) -> None:
