@@ -1,4 +1,4 @@
-"""What a workflow finds in ``ROOT``: which steps are finished, and whether these are older or have other settings."""
+"""Finished steps in ``ROOT``: which there are, and which are outdated or were run with other settings."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def unfinished(steps: Sequence[Step], root: Path) -> tuple[list[Step], list[str]
 
 
 def folder_of(step: Step) -> str:
-    """Return the folder of a step's output, relative to ``ROOT``; with it, all that the step has written is deleted."""
+    """Return the folder of a step's output, relative to ``ROOT``, which contains everything that the step writes."""
     return str(Path(below_root(step.output)).parent)
 
 
@@ -141,7 +141,7 @@ def check_prompts(steps: Sequence[Step], variables: Mapping[str, str]) -> None:
     """Check that the data has the scene-graph prompts that SRM generates replays from.
 
     Raises:
-        ConfigError: it has none of a setting.
+        ConfigError: there is no file of prompts for a setting.
     """
     for flags in (_flags(shell_words(step, variables)) for step in steps if step.program == SRM):
         setting = find_setting(flags["cl_setting"]).name

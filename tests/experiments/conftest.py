@@ -65,9 +65,10 @@ def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def workflow_in_process(
     project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Callable[..., tuple[int, str, str]]:
-    """Return ``workflow(*words, **variables)``, which runs all steps in this process and returns code, stdout and stderr.
+    """Return ``workflow(*words, **variables)``, which returns exit code, stdout and stderr.
 
-    A loop over the steps replaces Snakemake, which other tests run with stand-ins for the programs of the steps.
+    All steps run in this process. A loop over them replaces Snakemake, which other tests run with stand-ins for the
+    programs of the steps.
     """
 
     def run_steps(
