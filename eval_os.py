@@ -106,7 +106,7 @@ def test_chance(cl_setting: str) -> dict[str, float]:
 
 
 def _overrides() -> tuple[str, ...]:
-    """The overrides that the run scripts give every command, ``$MMF_ARGS``."""
+    """Return the overrides in ``$MMF_ARGS``, which the run scripts pass to every command."""
     return tuple(shlex.split(os.environ.get("MMF_ARGS", "")))
 
 

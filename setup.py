@@ -1,8 +1,8 @@
 """Installs the plugin ``mmclvqa`` with the console scripts ``mmf_run`` and ``mmf_predict``.
 
-MMF itself is not among the requirements, because its pins are from 2020; ``make install`` and the
-README install it with ``--no-deps``. Its distribution brings scripts of the same names, so besides
-the scripts a start-up file is installed: it makes MMF's scripts, too, start this project's entry.
+MMF itself is not among the requirements, because it pins versions of 2020; ``make install`` and the README install it
+with ``--no-deps``. MMF's distribution contains console scripts of the same names. A start-up file is therefore
+installed as well, with which MMF's scripts also start this project's entry points.
 """
 
 import base64
@@ -30,10 +30,9 @@ def version() -> str:
 
 
 def add_startup_file(dist_dir: str) -> None:
-    """Put the start-up file into the wheel just built, beside its packages.
+    """Add the start-up file to the newest wheel in a folder, beside its packages.
 
-    setuptools has no option for a file at the top of site-packages that works for ordinary and
-    editable wheels alike.
+    setuptools has no option for a file at the top level of site-packages that works for regular and editable wheels.
     """
     wheel = max(Path(dist_dir).glob("mmclvqa-*.whl"), key=lambda path: path.stat().st_mtime)
     content = (ROOT / STARTUP).read_bytes()

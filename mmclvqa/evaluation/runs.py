@@ -1,6 +1,6 @@
-"""What a report compares: runs, with everything read from beside their sweeps, and the chance and multitask bounds.
+"""Input of a report: runs, with the files of their trainings and replays, and the chance and multitask bounds.
 
-Curves, replay statistics and costs are optional: what cannot be read is left out and noted in the HTML report.
+Curves, replay statistics and costs are optional. If they cannot be read, the HTML report leaves them out and says so.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def with_seeds(label: str, seeds: Sequence[Seed | None]) -> str:
 
 
 def with_model(model: str) -> str:
-    """Return what a label says of the answer model: nothing of UniVQA."""
+    """Return the part of a label that names the answer model, empty for UniVQA."""
     return "" if model == experiments.MODEL else f" with {model}"
 
 
@@ -108,7 +108,7 @@ class Cost:
 
 @dataclass(frozen=True)
 class Run:
-    """A sweep and what was read from beside it.
+    """A sweep, and the results of its trainings and replays.
 
     Attributes:
         name: used in file names and anchors; unique in an HTML report.
@@ -221,7 +221,7 @@ def read_run(path: str | Path, used_names: Sequence[str] = ()) -> Run:
     """Read a run from its sweep and from the folders of its trainings and replays.
 
     Args:
-        used_names: names that other runs already have.
+        used_names: names of other runs, which this run must not have.
 
     Raises:
         DataError: there is no valid sweep.
@@ -242,12 +242,12 @@ def read_run(path: str | Path, used_names: Sequence[str] = ()) -> Run:
     tasks_without_curve = [task.name for task in sweep.tasks if task.name not in {curve.task for curve in curves}]
     if tasks_without_curve:
         notes.append(f"No validation results from training were found for: {', '.join(tasks_without_curve)}.")
-    replay_folder = _replay_folder(sweep, folder)
-    replays = _replay_statistics(sweep, replay_folder) if replay_folder else []
-    samples = _replay_samples(sweep, replay_folder) if replay_folder else []
-    expected = len(sweep.tasks) * (len(sweep.tasks) - 1) // 2
-    if replay_folder and len(replays) < expected:
-        notes.append(f"Statistics of {len(replays)} of {expected} replay files were found.")
+    replays, samples = [], []
+    if replay_folder := _replay_folder(sweep, folder):
+        replays, samples = _replay_statistics(sweep, replay_folder), _replay_samples(sweep, replay_folder)
+        expected = len(sweep.tasks) * (len(sweep.tasks) - 1) // 2
+        if len(replays) < expected:
+            notes.append(f"Statistics of {len(replays)} of {expected} replay files were found.")
     cost = _run_cost(sweep, save, curves, replay_folder)
     return Run(sweep, name, curves, replays, samples, notes, warnings, cost, seed)
 
@@ -333,11 +333,9 @@ def _read_json(file: Path) -> Any:
 
 def _stale(result: Path) -> list[str]:
     """Return a warning if checkpoints have changed since they were evaluated."""
-    changed = [str(path.parent) for path in changed_checkpoints(result)]
-    if not changed:
-        return []
-    remedy = "run `python eval_os.py` again"
-    return [f"{result}: these models have changed since their evaluation: {', '.join(changed)}; {remedy}"]
+    changed = ", ".join(str(path.parent) for path in changed_checkpoints(result))
+    problem = f"{result}: these models have changed since their evaluation: {changed}; run `python eval_os.py` again"
+    return [problem] if changed else []
 
 
 def _read_results(file: Path, warnings: list[str]) -> dict[str, Any]:

@@ -441,7 +441,7 @@ def evaluate_pairs(
     progress(f"{counted(count, 'pair')} to evaluate, {len(accuracies)} reused from an earlier run")
     if not pairs_by_task:
         return accuracies
-    config.configuration(next(iter(pairs_by_task)))  # reports errors before torch and MMF are imported
+    config.configuration(next(iter(pairs_by_task)))  # report errors before torch and MMF are imported
     prepare_libraries()
     from mmclvqa.evaluation.engine import Engine  # torch and MMF take seconds to import
 
@@ -466,7 +466,7 @@ def evaluate_pairs(
 
 
 def _missing_folder(folder: Path) -> str:
-    """Return the first folder of a path that does not exist, with those beside it; empty where all of them exist."""
+    """Return a hint that names the first missing folder of a path and those beside it; empty if none is missing."""
     missing = next((path for path in (*reversed(folder.parents), folder) if not path.is_dir()), None)
     if missing is None:
         return ""

@@ -1,4 +1,4 @@
-"""What a workflow finds in ``ROOT``: which steps are finished, and whether these are older or have other settings."""
+"""Finished steps in ``ROOT``: which there are, and which are outdated or were run with other settings."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def unfinished(steps: Sequence[Step], root: Path) -> tuple[list[Step], list[str]
 
 
 def folder_of(step: Step) -> str:
-    """Return the folder of a step's output, relative to ``ROOT``; with it, all that the step has written is deleted."""
+    """Return the folder of a step's output, relative to ``ROOT``, which contains everything that the step writes."""
     return str(Path(below_root(step.output)).parent)
 
 
@@ -105,12 +105,12 @@ def _changes(step: Step, root: Path, variables: Mapping[str, str]) -> str:
             return ""
         # The step itself warns of ignored keys and missing GPUs.
         with chdir(PROJECT), warnings.catch_warnings(action="ignore"):
-            arguments = argparse.Namespace(opts=_words(step, variables), config_override=None)
+            arguments = argparse.Namespace(opts=shell_words(step, variables), config_override=None)
             return changes_since_start(folder, PluginConfiguration(arguments).get_config())
     settings = folder / "settings.json"
     if step.program != SRM or not settings.is_file():
         return ""
-    before, now = read_json(settings), _flags(_words(step, variables))
+    before, now = read_json(settings), _flags(shell_words(step, variables))
     names = [name for name in now if name in before and name not in NAMED_IN_PATH]
     changed = [name for name in names if not _is_same(now[name], before[name])]
     return ", ".join(f"{name}={now[name]} (was {before[name]})" for name in changed)
@@ -141,9 +141,9 @@ def check_prompts(steps: Sequence[Step], variables: Mapping[str, str]) -> None:
     """Check that the data has the scene-graph prompts that SRM generates replays from.
 
     Raises:
-        ConfigError: it has none of a setting.
+        ConfigError: there is no file of prompts for a setting.
     """
-    for flags in (_flags(_words(step, variables)) for step in steps if step.program == SRM):
+    for flags in (_flags(shell_words(step, variables)) for step in steps if step.program == SRM):
         setting = find_setting(flags["cl_setting"]).name
         prompts = Path(variables["CLOVE_ROOT"], prompts_path(setting))
         if "use_gt" not in flags and not prompts.is_file():
@@ -151,7 +151,7 @@ def check_prompts(steps: Sequence[Step], variables: Mapping[str, str]) -> None:
             raise ConfigError(f"{prompts}: there is no such file; {reason}; add them, or leave out srm")
 
 
-def _words(step: Step, variables: Mapping[str, str]) -> list[str]:
+def shell_words(step: Step, variables: Mapping[str, str]) -> list[str]:
     """Return the arguments of a step's program, as a shell passes them."""
     text = Template(command(step).replace("\\\n", " ")).safe_substitute(variables)
     return shlex.split(text)[1 + len(step.program) :]

@@ -1,4 +1,4 @@
-"""Values of a Snakemake profile: resources by kind of step, and which steps share a job."""
+"""Snakemake profiles: the resources of each kind of step, and which steps share a job."""
 
 from __future__ import annotations
 

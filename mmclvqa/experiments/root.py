@@ -26,12 +26,10 @@ PRESET = "workflow.yaml"
 PRESET_KEYS = {"MMF_ARGS": list, "SRM_ARGS": list, "more_methods": list, "environment": dict}
 GPU = re.compile(r"\d+|(?:GPU|MIG)-[\w/-]+")
 """A GPU as in ``CUDA_VISIBLE_DEVICES``."""
-ARGUMENTS = ("MMF_ARGS", "SRM_ARGS")
-"""Environment variables with further arguments of the steps' programs."""
 
 
 def check_root(root: Path, data: Path, mark: bool = True) -> None:
-    """Check that experiments in ``root`` used the same generated data; otherwise their steps would count as finished.
+    """Check that experiments in ``root`` used the same generated data, because their steps count as finished.
 
     Args:
         mark: whether a manifest is copied to a folder that lacks one, if it has no experiments or only those whose
@@ -78,7 +76,7 @@ def _used_only(data: Path, save: Path) -> bool:
 
 
 def check_device() -> None:
-    """Check ``DEVICE``: CUDA ignores a name that it does not know, and the step would run on the CPU.
+    """Check ``DEVICE``, because CUDA ignores an unknown name and the step would run on the CPU.
 
     Raises:
         ConfigError: it is neither ``cpu`` nor a list of GPUs.
@@ -89,10 +87,10 @@ def check_device() -> None:
 
 
 def check_outputs(root: Path) -> None:
-    """Check that no output of a step is empty, for example because a disk was full: it would count as finished.
+    """Check that no output of a step is empty, as after a full disk, because a script regards its step as finished.
 
     Raises:
-        ConfigError: one is.
+        ConfigError: an output is empty.
     """
     for pattern in ("save/**/*_final.pth", "save/chance/*.json", "QAG_seq/**/*.npy"):
         for path in root.glob(f"exp/clvqa/{pattern}"):
@@ -113,10 +111,10 @@ def make_mini(data: Path) -> None:
 
 
 def config_folder(path: str, name: str) -> Path:
-    """Return a folder of configuration files as an absolute path; a relative one starts at the current folder.
+    """Return a folder of configuration files as an absolute path.
 
     Args:
-        path: the folder.
+        path: the folder, absolute or relative to the current folder.
         name: the option or variable that names it, for the error message.
 
     Raises:
@@ -153,12 +151,12 @@ def read_preset(config: Path) -> dict[str, Any]:
 def step_variables(config: Path) -> dict[str, str]:
     """Return the environment variables that a folder of configuration files sets for all steps.
 
-    The user's ``MMF_ARGS`` and ``SRM_ARGS`` follow those of the preset, and therefore have precedence; so have the
-    user's values of its other variables.
+    The user's ``MMF_ARGS`` and ``SRM_ARGS`` follow those of the preset and therefore override them; other variables of
+    the preset have no effect if the user sets them.
     """
     preset = read_preset(config)
     variables = {name: os.environ.get(name, str(value)) for name, value in preset.get("environment", {}).items()}
-    for name in ARGUMENTS:
+    for name in ("MMF_ARGS", "SRM_ARGS"):
         variables[name] = " ".join([*map(str, preset.get(name, [])), os.environ.get(name, "")]).strip()
     return variables
 

@@ -23,7 +23,7 @@ from mmclvqa.clove.errors import ConfigError
 from mmclvqa.clove.experiment_paths import MODEL
 from mmclvqa.clove.files import atomic_write
 from mmclvqa.clove.tasks import REPORTED_ORDERS, SETTINGS, find_setting, order_index
-from mmclvqa.clove.text import run_command
+from mmclvqa.clove.text import counted, run_command
 from mmclvqa.experiments.steps import SRM_RATES, Experiment, Step, experiment_steps
 from mmclvqa.methods.base import registered_methods
 from mmclvqa.user_code import import_user_code
@@ -60,7 +60,7 @@ def script(experiment: Experiment, project: str, user_dir: str | None = None) ->
     Args:
         experiment: the method and its task order.
         project: the project's folder as a quoted shell word.
-        user_dir: Python file or package with the user's own method or model.
+        user_dir: Python file or package with a custom method or model.
     """
     where = f"{experiment.setting} setting"
     if experiment.method.steps in ("sequence", "single_task"):
@@ -108,7 +108,7 @@ def published_experiments() -> Iterator[Experiment]:
 def write_script(experiment: Experiment, folder: Path, project: Path, user_dir: str | None = None) -> Path:
     """Write the executable script of an experiment, which runs in the project's folder, and return its path.
 
-    Arguments as for :func:`script`; ``folder`` is that of all scripts.
+    The other arguments are those of :func:`script`; ``folder`` contains all scripts.
 
     Raises:
         OSError: the file is not writable.
@@ -166,7 +166,7 @@ def _run(args: argparse.Namespace, project: Path) -> int:
         path = write_script(experiment, folder, project, args.user_dir)
         if args.method is not None:
             print(path)
-    print(f"{len(by_name)} script{'s' * (len(by_name) != 1)} written below {folder}")
+    print(f"{counted(len(by_name), 'script')} written below {folder}")
     return 0
 
 
@@ -183,7 +183,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--model", default=MODEL, metavar="NAME", help=f"registered answer model (default: {MODEL})")
     parser.add_argument(
         "--user_dir", default=os.environ.get("MMF_USER_DIR"), metavar="PATH",
-        help="Python file or package with your own methods and models (default: $MMF_USER_DIR)",
+        help="Python file or package with custom methods and models (default: $MMF_USER_DIR)",
     )  # fmt: skip
     parser.add_argument("--list", action="store_true", help="list the methods with their settings and exit")
     return parser

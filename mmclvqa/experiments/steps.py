@@ -29,7 +29,7 @@ SRM_RATES = (0.1, 0.3, 0.5, 0.7, 0.9, 1.0, 1.2, 1.5)
 
 @dataclass(frozen=True)
 class Experiment:
-    """A method with its hyperparameters on a task order, which is written as in file names, of a setting."""
+    """A method with its hyperparameters on a task order of a setting; the order is written as in file names."""
 
     setting: str
     order: str

@@ -6,12 +6,17 @@ import os
 import shlex
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from script_runs import Stage, write_stubs
 
 from mmclvqa.experiments import __main__ as command_line
+from mmclvqa.experiments.finished import shell_words
+from mmclvqa.experiments.planning import below_root
+from mmclvqa.methods.base import Step
 
 PROGRAMS = {"python": "", "mmf_run": " -m mmclvqa.cli"}
 
@@ -54,3 +59,39 @@ def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(command_line, "PROGRAMS", tmp_path / "bin")
     monkeypatch.setattr(command_line, "_report", lambda *arguments: 0)
     return tmp_path
+
+
+@pytest.fixture
+def workflow_in_process(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str, str]]:
+    """Return ``workflow(*words, **variables)``, which returns exit code, stdout and stderr.
+
+    All steps run in this process. A loop over them replaces Snakemake, which other tests run with stand-ins for the
+    programs of the steps.
+    """
+
+    def run_steps(
+        arguments: list[str], environment: dict[str, str], root: Path, steps: list[Step], *others: Any
+    ) -> int:
+        from mmclvqa import cli
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(project)
+            for name, value in environment.items():
+                patch.setenv(name, value)
+            for step in steps:
+                if not (root / below_root(step.output)).exists():
+                    print(step.title)
+                    words = shell_words(step, environment)
+                    cli.run(words) if step.program == ("mmf_run",) else exec(words[0], {})
+        return 0
+
+    def workflow(*words: str, **variables: str) -> tuple[int, str, str]:
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+        code = command_line.main(["run", *words])
+        return code, *capsys.readouterr()
+
+    monkeypatch.setattr(command_line, "_snakemake", run_steps)
+    return workflow

@@ -6,19 +6,18 @@ import json
 import os
 import shutil
 import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from unittest.mock import patch
 
 import pytest
 import torch
 from own_settings import rearrange, write_config, write_setting
 from script_runs import needs_snakemake
 
-from mmclvqa.clove import tasks
 from mmclvqa.clove.errors import ConfigError
+from mmclvqa.evaluation.report import main as report
 from mmclvqa.evaluation.results import read_sweep
+from mmclvqa.experiments import __main__ as command_line
 from mmclvqa.experiments.finished import unfinished, warnings_of
 from mmclvqa.experiments.planning import below_root, plan, runs_of
 from mmclvqa.experiments.root import check_outputs
@@ -27,85 +26,76 @@ from SRM.settings import parse
 pytestmark = [needs_snakemake, pytest.mark.xdist_group("two tasks")]
 TINY_RUN = "training.max_updates=2 training.evaluation_interval=2 training.num_workers=0 training.batch_size=8"
 RUN, FIRST = "exp/clvqa/save/two/setting_2_colour-shape", "exp/clvqa/save/stand_alone/two/unicl_colour"
-Workflow = Callable[..., "subprocess.CompletedProcess[str]"]
+Workflow = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture(scope="module")
-def workflow(
-    project: Path, clove_mini: Path, programs: dict[str, str], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Workflow]:
-    """Return a function that runs fine-tuning on two tasks in a folder, with further arguments and variables."""
-    folder = tmp_path_factory.mktemp("two tasks")
-    # Other tests must not know the setting, whose name is known in the process from here on.
-    with patch.dict(tasks._files), patch.dict(tasks._given), patch.dict(tasks.IMAGE_SOURCES):
-        rearrange(clove_mini, folder / "data", write_setting(folder / "data", "two"))
-    words = ["run", "--setting", "two", "--order", "colour,shape", "--cores", "1"]
-    words += ["--config", str(write_config(project, folder / "config"))]
-
-    def start(root: Path, *more: str, method: str = "ft", **variables: str) -> subprocess.CompletedProcess[str]:
-        places = {"ROOT": str(root), "CLOVE_ROOT": str(folder / "data"), "DEVICE": "cpu", "MMF_ARGS": TINY_RUN}
-        return subprocess.run(
-            [sys.executable, "-m", "mmclvqa.experiments", *words, "--method", method, *more],
-            env=programs | places | variables, cwd=project, capture_output=True, text=True, timeout=300,
-        )  # fmt: skip
-
-    yield start
-
-
-@pytest.fixture(scope="module")
-def trained(workflow: Workflow, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("trained")
-    done = workflow(root)
-    assert done.returncode == 0 and "warning" not in done.stderr, done.stdout + done.stderr
-    return root
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("two tasks")
 
 
 @pytest.fixture
-def root(trained: Path, tmp_path: Path) -> Path:
+def workflow(
+    project: Path, clove_mini: Path, folder: Path, workflow_in_process: Workflow, monkeypatch: pytest.MonkeyPatch
+) -> Workflow:
+    """Return a function that runs fine-tuning on two tasks in a folder, with further arguments and variables."""
+    if not (folder / "data").exists():
+        rearrange(clove_mini, folder / "data", write_setting(folder / "data", "two"))
+        write_config(project, folder / "config")
+    monkeypatch.setattr(command_line, "_report", lambda *arguments: 0)
+    words = ["--setting", "two", "--order", "colour,shape", "--config", str(folder / "config")]
+    places = {"CLOVE_ROOT": str(folder / "data"), "DEVICE": "cpu"}
+
+    def start(root: Path, *more: str, method: str = "ft", **variables: str) -> tuple[int, str, str]:
+        variables = {"ROOT": str(root), "MMF_ARGS": TINY_RUN} | places | variables
+        return workflow_in_process(*words, "--method", method, *more, **variables)
+
+    return start
+
+
+@pytest.fixture
+def root(workflow: Workflow, folder: Path, tmp_path: Path) -> Path:
     """A copy of the finished run, with the same times."""
-    shutil.copytree(trained, tmp_path / "root")
+    if not (folder / "trained").exists():
+        code, _, stderr = workflow(folder / "trained")
+        assert code == 0 and "warning: " not in stderr, stderr
+    shutil.copytree(folder / "trained", tmp_path / "root")
     return tmp_path / "root"
 
 
-def retrain(folder: Path) -> None:
-    """Replace the final weights in a folder by others, as a training by hand does."""
-    path = folder / "unicl_final.pth"
-    torch.save({key: value + 0.1 for key, value in torch.load(path, weights_only=True).items()}, path)
-
-
-def test_a_changed_model_is_evaluated_again_and_later_tasks_are_named(workflow: Workflow, root: Path) -> None:
+def test_a_changed_model_is_evaluated_again_and_later_tasks_are_named(
+    workflow: Workflow, root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     before = {path: path.read_bytes() for path in root.rglob("results.json")}
-    retrain(root / FIRST)
-    report = [sys.executable, "-m", "mmclvqa.evaluation.report", root / RUN / "val_ft", "--out", root / "page"]
-    done = subprocess.run(report, capture_output=True, text=True, timeout=120)
-    [line] = done.stderr.splitlines()
+    weights = root / FIRST / "unicl_final.pth"
+    torch.save({key: value + 0.1 for key, value in torch.load(weights, weights_only=True).items()}, weights)
+    assert report([str(root / RUN / "val_ft"), "--out", str(root / "page")]) == 0
+    [line] = capsys.readouterr().err.splitlines()
     assert line.startswith("warning: ") and f"changed since their evaluation: {root / FIRST}; run" in line
     assert "have changed since their evaluation" in (root / "page/index.html").read_text()
-    done = workflow(root, "--dry-run")
-    assert "stage_sweep" in done.stdout and "mmf_run" not in done.stdout
-    done = workflow(root)
-    assert done.returncode == 0 and "[3/3] evaluate" in done.stdout and "train " not in done.stdout
-    [line] = done.stderr.splitlines()
-    assert line.startswith(f"warning: older than what they start from: {RUN}/ft/unicl_shape; delete")
+    _, out, _ = workflow(root, "--dry-run")
+    assert "stage_sweep" in out and "mmf_run" not in out
+    code, out, err = workflow(root)
+    assert code == 0 and out.startswith("evaluate every model on every task\n") and "train " not in out
+    assert err.startswith(f"warning: older than what they start from: {RUN}/ft/unicl_shape; delete")
     changed = {path.parent.name for path, content in before.items() if path.read_bytes() != content}
     assert changed == {"colour2colour", "colour2shape"} and not read_sweep(root / RUN / "val_ft").missing
-    done = workflow(root)
-    assert "3 steps" not in done.stdout, "nothing runs a third time"
+    assert workflow(root)[1] == "", "nothing runs a third time"
 
 
 def test_an_empty_output_is_written_again(workflow: Workflow, root: Path) -> None:
     weights = root / RUN / "ft/unicl_shape/unicl_final.pth"
     content = weights.read_bytes()
     weights.write_bytes(b"")
-    assert workflow(root, "--dry-run").stdout.count("mmf_run") == 1 and not weights.stat().st_size
-    done = workflow(root)
-    assert done.returncode == 0 and weights.read_bytes() == content, done.stderr
+    assert workflow(root, "--dry-run")[1].count("mmf_run") == 1 and not weights.stat().st_size
+    code, out, _ = workflow(root)
+    assert code == 0 and out.startswith("train shape\n") and weights.read_bytes() == content
 
 
 def test_a_deleted_model_is_trained_and_evaluated_again(workflow: Workflow, root: Path) -> None:
     shutil.rmtree(root / RUN / "ft/unicl_shape")
-    done = workflow(root, "--dry-run")
-    assert done.stdout.count("mmf_run") == 1 and "stage_sweep" in done.stdout and not done.stderr
+    _, out, err = workflow(root, "--dry-run")
+    assert out.count("mmf_run") == 1 and "stage_sweep" in out and not err
 
 
 def test_other_settings_of_finished_steps_are_named(workflow: Workflow, root: Path) -> None:
@@ -114,10 +104,10 @@ def test_other_settings_of_finished_steps_are_named(workflow: Workflow, root: Pa
         (TINY_RUN.replace("max_updates=2", "max_updates=3"), "training.max_updates=3 (was 2)"),
         (TINY_RUN.replace("training.batch_size=8", ""), "training.batch_size=32 (was 8)"),
     ):
-        [line] = workflow(root, "--dry-run", MMF_ARGS=arguments).stderr.splitlines()
+        [line] = workflow(root, "--dry-run", MMF_ARGS=arguments)[2].splitlines()
         start = f"warning: finished with other settings, which stay: {RUN}/ft/unicl_shape: {change}"
         assert line.startswith(start) and line.endswith("delete these folders to run their steps again")
-    assert not workflow(root, "--dry-run", MMF_ARGS=f"{TINY_RUN} training.num_workers=1").stderr
+    assert not workflow(root, "--dry-run", MMF_ARGS=f"{TINY_RUN} training.num_workers=1")[2]
 
 
 def test_other_settings_of_a_finished_srm_are_named(clove_mini: Path, tmp_path: Path) -> None:
@@ -151,21 +141,19 @@ def test_a_dry_run_refuses_what_a_run_refuses(
     workflow: Workflow, tmp_path: Path, words: list[str], more: list[str], method: str, variables: dict[str, str],
     message: str,
 ) -> None:  # fmt: skip
-    done = workflow(tmp_path / "root", *words, *more, method=method, **variables)
-    [line] = done.stderr.splitlines()
-    assert done.returncode == 1 and line.startswith("error: ") and message in line
+    code, _, err = workflow(tmp_path / "root", *words, *more, method=method, **variables)
+    [line] = err.splitlines()
+    assert code == 1 and line.startswith("error: ") and message in line
     assert not list(tmp_path.rglob("unicl*"))
 
 
 def test_a_dry_run_refuses_a_root_of_other_data(
-    clove_mini: Path, project: Path, tmp_path: Path, programs: dict[str, str]
+    clove_mini: Path, tmp_path: Path, workflow_in_process: Workflow
 ) -> None:
     (tmp_path / "exp/clvqa/save").mkdir(parents=True)
     (tmp_path / "exp/clvqa/data_manifest.json").write_text("{}")
-    places = {"ROOT": str(tmp_path), "CLOVE_ROOT": str(clove_mini)}
-    words = [sys.executable, "-m", "mmclvqa.experiments", "run", "--method", "ft", "--dry-run"]
-    done = subprocess.run(words, env=programs | places, cwd=project, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 1 and "its experiments used different data" in done.stderr
+    code, _, err = workflow_in_process("--method", "ft", "--dry-run", ROOT=str(tmp_path), CLOVE_ROOT=str(clove_mini))
+    assert code == 1 and "its experiments used different data" in err
 
 
 def test_a_script_refuses_an_empty_output_and_an_unknown_device(

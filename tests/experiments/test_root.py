@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from mmclvqa import cli
 from mmclvqa.clove.data_root import MANIFEST
 from mmclvqa.clove.errors import ConfigError
 from mmclvqa.experiments.root import MADE_WITH, check_root, make_mini
@@ -62,13 +63,15 @@ def test_experiments_of_unknown_data_are_kept_by_copying_the_manifest(tmp_path: 
 
 
 def test_a_training_by_hand_does_not_close_a_root_to_scripts(
-    clove_mini: Path, programs: dict[str, str], project: Path, tmp_path: Path
+    clove_mini: Path, project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = tmp_path / "root"
-    command = "mmf_run config=EXP_CONFIG/mini/functional/cl_object_unicl_standalone.yaml model=unicl dataset=clvqa"
-    command += " run_type=train training.device=cpu training.max_updates=1 training.batch_size=8"
-    places = {"ROOT": str(root), "CLOVE_ROOT": str(clove_mini)}
-    subprocess.run(command.split(), env=programs | places, cwd=project, check=True, capture_output=True, timeout=120)
+    words = "config=EXP_CONFIG/mini/functional/cl_object_unicl_standalone.yaml model=unicl dataset=clvqa run_type=train"
+    words += " training.device=cpu training.max_updates=1 training.batch_size=8"
+    monkeypatch.chdir(project)
+    monkeypatch.setenv("ROOT", str(root))
+    monkeypatch.setenv("CLOVE_ROOT", str(clove_mini))
+    cli.run(words.split())
     save = root / "exp/clvqa/save"
     [config] = save.rglob("config.yaml")
     copy = generated(tmp_path / "copy", (clove_mini / MANIFEST).read_text())

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from mmclvqa import cli
 from mmclvqa.clove import experiment_paths as places
 from mmclvqa.clove.records import load_records, save_records
 from mmclvqa.clove.tasks import parse_order, task
@@ -54,7 +55,7 @@ def write_replays(data: Path, root: Path) -> None:
 
 @pytest.mark.slow
 def test_the_seeds_own_commands_run_with_only_root_changed(
-    project: Path, clove_mini: Path, programs: dict[str, str], tmp_path: Path
+    project: Path, clove_mini: Path, programs: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = tmp_path / "experiments"
     write_small_configurations(project, tmp_path)
@@ -63,8 +64,10 @@ def test_the_seeds_own_commands_run_with_only_root_changed(
     first = Path(places.stand_alone_folder("functional", str(root / places.SAVE)), places.task_folder(ORDER[0]))
     words = ["config=EXP_CONFIG/functional/cl_object_unicl_standalone.yaml", "model=unicl", "dataset=clvqa"]
     words += ["run_type=train", f"env.save_dir={first}"]
-    done = subprocess.run(["mmf_run", *words], cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    with monkeypatch.context() as patch:
+        patch.chdir(tmp_path)
+        patch.setenv("CLOVE_ROOT", str(clove_mini))
+        cli.run(words)
 
     text = text_of_the_seed(project).replace("/Users/stan", str(root))
     done = subprocess.run(["bash", "-euc", text], cwd=tmp_path, env=environment, capture_output=True, text=True)
