@@ -64,9 +64,7 @@ def folder_of(step: Step) -> str:
 def warnings_of(
     steps: Sequence[Step], pending: Sequence[Step], older: Sequence[str], root: Path, variables: Mapping[str, str]
 ) -> list[str]:
-    """Return warnings about finished steps that a workflow uses as they are.
-
-    The settings of a finished step are compared if a step that has to run, or an evaluation, starts from it.
+    """Return warnings about finished steps, which a workflow uses as they are.
 
     Args:
         steps: all steps of the plan.
@@ -79,10 +77,9 @@ def warnings_of(
         CloveError: the variables contain arguments that the steps' programs refuse.
     """
     repeated = set(pending)
-    used = {path for step in steps if step in repeated or step.kind == "evaluate" for path in step.inputs}
     folders_by_change: dict[str, list[str]] = defaultdict(list)
     for step in steps:
-        if step.output in used and step not in repeated and (changes := _changes(step, root, variables)):
+        if step not in repeated and (changes := _changes(step, root, variables)):
             folders_by_change[changes].append(folder_of(step))
     lines = [
         f"finished with other settings, which stay: {first_of(folders, LISTED)}: {changes}; choose another ROOT, or "

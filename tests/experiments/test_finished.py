@@ -99,15 +99,19 @@ def test_a_deleted_model_is_trained_and_evaluated_again(workflow: Workflow, root
 
 
 def test_other_settings_of_finished_steps_are_named(workflow: Workflow, root: Path) -> None:
-    (root / RUN / "val_ft/sweep.json").unlink()
+    """All of them, also those that no step starts from any more."""
     for arguments, change in (
         (TINY_RUN.replace("max_updates=2", "max_updates=3"), "training.max_updates=3 (was 2)"),
         (TINY_RUN.replace("training.batch_size=8", ""), "training.batch_size=32 (was 8)"),
     ):
         [line] = workflow(root, "--dry-run", MMF_ARGS=arguments)[2].splitlines()
-        start = f"warning: finished with other settings, which stay: {RUN}/ft/unicl_shape: {change}"
+        start = f"warning: finished with other settings, which stay: {FIRST}, {RUN}/ft/unicl_shape: {change}"
         assert line.startswith(start) and line.endswith("delete these folders to run their steps again")
     assert not workflow(root, "--dry-run", MMF_ARGS=f"{TINY_RUN} training.num_workers=1")[2]
+    shutil.rmtree(root / RUN / "ft/unicl_shape")
+    assert workflow(root, MMF_ARGS=arguments)[0] == 0
+    [line] = workflow(root, MMF_ARGS=arguments)[2].splitlines()
+    assert f"which stay: {FIRST}: {change}" in line
 
 
 def test_other_settings_of_a_finished_srm_are_named(clove_mini: Path, tmp_path: Path) -> None:
