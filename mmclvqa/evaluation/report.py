@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import base64
 import math
+import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -36,6 +37,7 @@ from mmclvqa.evaluation.runs import (
     with_seeds,
 )
 from mmclvqa.evaluation.sweep import PUBLISHED_DATA
+from mmclvqa.user_code import import_user_code
 
 if TYPE_CHECKING:
     from mmclvqa.evaluation.figures import RenderedFigure
@@ -295,9 +297,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         help=f"a {SWEEP_FILE} or its folder val_<exp>, or the --json file of eval_os.py chance or multitask",
     )
     parser.add_argument("--out", default="report", metavar="DIR", help="folder to write into (default: report)")
+    parser.add_argument(
+        "--user_dir", default=os.environ.get("MMF_USER_DIR"), metavar="PATH",
+        help="Python file or package with custom methods, for their labels (default: $MMF_USER_DIR)",
+    )  # fmt: skip
     args = parser.parse_args(argv)
 
     def report() -> None:
+        if args.user_dir:
+            import_user_code(args.user_dir)
         entries = read_all(args.runs)
         for warning in all_warnings(entries):
             print(f"warning: {warning}", file=sys.stderr)

@@ -8,6 +8,7 @@ import importlib.util
 import json
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -41,7 +42,8 @@ from mmclvqa.user_code import import_user_code
 
 WORKFLOW = Path(__file__).parent / "workflow"
 INSTALL = "pip install -r workflow_requirements.txt"
-MINI = PROJECT / "EXP_CONFIG/mini"
+CONFIG = PROJECT / "EXP_CONFIG"
+MINI = CONFIG / "mini"
 """Configuration files of clove-mini, which is generated for them."""
 PROGRAMS = Path(sys.executable).parent
 """Folder that comes first in ``PATH``, so that steps use this environment's ``mmf_run`` and ``python``."""
@@ -74,9 +76,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     run.add_argument("--seed", nargs="+", type=int, default=[], help="run all experiments with each of these seeds")
     run.add_argument("--grid", metavar="paper|FILE.yaml", help="run the published comparison, or the blocks of a file")
-    run.add_argument(
-        "--config", default=str(PROJECT / "EXP_CONFIG"), help="folder of configuration files (default: EXP_CONFIG)"
-    )
+    run.add_argument("--config", default=str(CONFIG), help="folder of configuration files (default: EXP_CONFIG)")
     run.add_argument("--model", default=MODEL, metavar="NAME", help=f"registered answer model (default: {MODEL})")
     run.add_argument(
         "--user_dir", default=os.environ.get("MMF_USER_DIR"), metavar="PATH",
@@ -114,6 +114,11 @@ def _run(args: argparse.Namespace, extra: list[str]) -> int:
         name = file.removeprefix("config=$CONFIG/")
         if not (config / name).is_file():
             raise ConfigError(f"--config {args.config}: there is no file {config / name}; choose another folder")
+    search_path = f"{PROGRAMS}{os.pathsep}{os.environ['PATH']}"
+    if read_profile(profile).get("executor") == "slurm" and not (
+        args.dry_run or shutil.which("sbatch", path=search_path)
+    ):
+        raise ConfigError(f"{profile}: its jobs are submitted to SLURM, but this machine has no program sbatch")
     sharing = job_sharing(profile)
     if importlib.util.find_spec("snakemake"):
         if args.profile or extra:
@@ -133,8 +138,8 @@ def _run(args: argparse.Namespace, extra: list[str]) -> int:
             print(f"# variables and folder of the commands, for bash\n{shell_exports(variables)}")
             print(f"export PATH={shlex.quote(str(PROGRAMS))}:$PATH\ncd {shlex.quote(str(PROJECT))}\n")
         print("\n\n".join(f"# {step.title}\n{command(step)}" for step in pending), end="\n\n")
-        # The minutes of profiles/local are those of CLOVE, not of clove-mini.
-        runtimes = {} if is_mini and not args.profile else profile_runtimes(profile)
+        # The minutes of profiles/local are those of CLOVE with the published configuration.
+        runtimes = {} if config.resolve() != CONFIG and not args.profile else profile_runtimes(profile)
         lines = cost_lines(pending, Journal(root), runtimes, f"profile {profile.name}", parallel)
         if sharing.steps_per_job > 1:
             repeated = set(pending)
@@ -155,7 +160,7 @@ def _run(args: argparse.Namespace, extra: list[str]) -> int:
         if args.cores or not args.profile:
             extra = ["--cores", str(parallel), *extra]
         code = _snakemake(["--profile", str(profile), *extra], environment, root, steps, sharing, parallel)
-    return max(code, _report(runs, root, data))
+    return max(code, _report(runs, root, data, variables.get("MMF_USER_DIR")))
 
 
 def _checked(args: argparse.Namespace) -> list[str]:
@@ -244,7 +249,7 @@ def _snakemake(
     return 1
 
 
-def _report(runs: Sequence[planning.Run], root: Path, data: Path) -> int:
+def _report(runs: Sequence[planning.Run], root: Path, data: Path, user_dir: str | None) -> int:
     """Write one HTML report per setting, order and model that compares the finished runs; return the exit code."""
     pages: dict[str, list[Path]] = {}
     for run in runs:
@@ -257,6 +262,7 @@ def _report(runs: Sequence[planning.Run], root: Path, data: Path) -> int:
         if files:
             out = str(root / "report" / name)
             command_line = [sys.executable, "-m", "mmclvqa.evaluation.report", *files, "--out", out]
+            command_line += ["--user_dir", user_dir] if user_dir else []
             done = subprocess.run(command_line, cwd=PROJECT, env=environment, check=False)
             code = max(code, done.returncode)
     return code

@@ -7,6 +7,7 @@ import dataclasses
 import io
 import json
 import math
+import re
 import runpy
 import shutil
 import subprocess
@@ -26,8 +27,10 @@ from mmclvqa.clove.tasks import find_setting
 from mmclvqa.evaluation import figures
 from mmclvqa.evaluation.matrix import Mean, sweep_pairs
 from mmclvqa.evaluation.report import PUBLISHED, published_comparisons
+from mmclvqa.evaluation.report import main as report_command
 from mmclvqa.evaluation.results import SweepResult
 from mmclvqa.evaluation.runs import TrainingCurve, grouped_by_seed, read_all
+from mmclvqa.methods import base
 
 PNG = b"\x89PNG\r\n\x1a\n"
 MARKUP = "<script>alert('x')</script>"
@@ -305,6 +308,18 @@ def test_the_module_is_a_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest
     with pytest.raises(SystemExit) as stopped:
         runpy.run_module("mmclvqa.evaluation.report", run_name="__main__")
     assert stopped.value.code == 0 and "python -m mmclvqa.evaluation.report" in capsys.readouterr().out
+
+
+def test_a_method_of_user_code_has_its_label(
+    published: SweepResult, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(base, "_registered", dict(base._registered))
+    page = Path(__file__).resolve().parents[2] / "docs/new_method.md"
+    code = tmp_path / "labelled_l2.py"
+    code.write_text(re.search(r"```python\n(.*?)```", page.read_text(), re.DOTALL)[1])
+    run = write_run(tmp_path, dataclasses.replace(published, experiment="l2_weight_0.1"))
+    assert report_command([str(run), "--out", str(tmp_path / "page"), "--user_dir", str(code)]) == 0
+    assert "L2 (weight 0.1), oarlks" in capsys.readouterr().out
 
 
 @pytest.mark.slow

@@ -56,6 +56,17 @@ def test_other_hyperparameters_are_another_experiment(methods: tuple[str, ...]) 
     plan(runs)
 
 
+def test_a_language_model_in_a_folder_is_that_of_the_current_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mine").mkdir()
+    monkeypatch.chdir(tmp_path)
+    for name, argument in (("./mine", str(tmp_path / "mine")), ("hub/mine", "hub/mine"), ("mine", "mine")):
+        steps = plan(runs_of(["functional"], ["oarlks"], [f"srm:language_model={name}"], []))
+        [srm] = [step for step in steps if step.kind == "srm"]
+        assert f"--model_name {argument}" in srm.arguments and "mine_replay" in srm.output
+
+
 def test_other_epochs_of_srm_have_replays_of_their_own() -> None:
     runs = runs_of(["functional"], ["oarlks"], ["srm:n_train_epochs=3"], [])
     folders = {str(Path(step.output).parent) for step in plan(runs) if step.kind == "srm"}
@@ -299,6 +310,14 @@ def test_the_report_reads_the_data_of_the_experiments(
     assert command_line.main(["run", "--method", "chance"]) == 0
     [(command, data)] = commands
     assert str(result) in command and data == str(project / "data/clove")
+
+
+def test_a_machine_without_slurm_is_named_before_anything_runs(
+    stage: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PATH", str(stage / "bin"))
+    assert command_line.main(["run", "--method", "ft", "--profile", "slurm"]) == 1
+    assert "this machine has no program sbatch" in capsys.readouterr().err and not list(stage.rglob("journal.tsv"))
 
 
 @pytest.mark.parametrize(
