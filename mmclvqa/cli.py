@@ -26,7 +26,7 @@ def run(opts: list[str] | None = None, predict: bool = False) -> None:
 
     Args:
         opts: ``key=value`` overrides; None reads the command line and ends the process.
-        predict: whether to write predictions only (``evaluation.predict=true``).
+        predict: whether to write predictions only, as with ``evaluation.predict=true``.
 
     Raises:
         SystemExit: with code 1 after a user error, 130 after Ctrl-C.

@@ -47,7 +47,8 @@ class EpisodicMemory:
         ]
         return self._trainer.prepare(self.datasets[0].assemble(drawn), self.datasets[0])
 
-    def record(self, task: int, index: int) -> dict[str, Any]:
+    def record(self, task: int, index: int) -> Record:
+        """Return a record by the index of its task and its own index."""
         return self.datasets[task].records[index]
 
     def draw(self, size: int | None, tasks: Sequence[int], purpose: str = "") -> tuple[list[tuple[int, int]], int]:
@@ -92,7 +93,7 @@ class EpisodicMemory:
             yield self.batch(part), len(part) / len(keys)
 
 
-def record_key(record: dict[str, Any]) -> str:
+def record_key(record: Record) -> str:
     """Return a text that identifies a record among those of all tasks, whose question ids may repeat."""
     return f"{record['stage']} {record['question_id']}"
 

@@ -103,8 +103,14 @@ class GradientProjection(Method):
                 parameter.grad = part.clone()
 
     def memory_gradient(self, trainer: Trainer, tasks: range | list[int], size: int | None) -> Tensor:
-        """Return the clipped gradient on records of some tasks (P numbers); see :meth:`EpisodicMemory.gradient`."""
-        return clipped(self.memory.gradient(tasks, size), trainer.gradient_limit)
+        """Return the gradient on records of some tasks (P numbers), clipped as ``clip_grad_norm_`` does.
+
+        See :meth:`EpisodicMemory.gradient`.
+        """
+        gradient, limit = self.memory.gradient(tasks, size), trainer.gradient_limit
+        if limit is None:
+            return gradient
+        return gradient * (limit / (torch.linalg.vector_norm(gradient) + 1e-6)).clamp(max=1)
 
     def stored(self) -> Stored:
         """Return number and size of the records in the memories."""
@@ -150,13 +156,6 @@ class GEM(GradientProjection):
         size, tasks = self.settings.gem_memory_batch, range(len(self.memory.datasets))
         memories = [self.memory_gradient(trainer, [number], size) for number in tasks]
         return project(gradient, torch.stack(memories))
-
-
-def clipped(gradient: Tensor, limit: float | None) -> Tensor:
-    """Return a gradient (P numbers) scaled to an L2 norm of at most ``limit``, as ``clip_grad_norm_`` does."""
-    if limit is None:
-        return gradient
-    return gradient * (limit / (torch.linalg.vector_norm(gradient) + 1e-6)).clamp(max=1)
 
 
 def project(gradient: Tensor, memories: Tensor, margin: float = MARGIN, epsilon: float = EPSILON) -> Tensor:

@@ -197,8 +197,6 @@ class Metrics:
         return values
 
     def _combined(self, gather: Gather) -> SampleList | None:
-        if all(_is_streaming(metric) for metric in self._metrics.values()):
-            return None
         parts = [part for part in gather(self._kept) if part]
         if not parts:
             return None
@@ -350,7 +348,7 @@ class Evaluator:
                 entries = self._predictions(split.only(number), dataset)
                 stamp = time.strftime("%Y-%m-%dT%H:%M:%S")
                 stem = "_".join(filter(None, (dataset.dataset_name, experiment, split.name, stamp)))
-                path = folder / f"{stem}.{'csv' if file_format == 'csv' else 'json'}"
+                path = folder / f"{stem}.{file_format}"
                 if self._is_main:
                     write_predictions(path, entries)
                 paths.append(path)

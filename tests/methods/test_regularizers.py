@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -131,30 +132,9 @@ def test_dropout_plays_no_part_in_importance() -> None:
     assert network.training
 
 
-def test_a_pickled_table_by_name_is_read(tmp_path: Path) -> None:
-    import pickle
-
-    network = nn.Linear(2, 1)
-    table = {
-        name: {"omega": torch.rand_like(p), "init_val": p.detach().clone()} for name, p in network.named_parameters()
-    }
-    path = tmp_path / "reg_params.pkl"
-    path.write_bytes(pickle.dumps(table))
-    found = read_importances(path, network)
-    for name, entry in table.items():
-        assert torch.equal(found.omega[name], entry["omega"]) and torch.equal(found.anchor[name], entry["init_val"])
-    write_importances(tmp_path / "own.safetensors", found)
-    assert read_importances(tmp_path / "own.safetensors", network).omega["weight"].equal(found.omega["weight"])
-    assert set(safetensors.torch.load_file(tmp_path / "own.safetensors")) == {
-        "omega.weight", "omega.bias", "anchor.weight", "anchor.bias",
-    }  # fmt: skip
-
-
 @pytest.mark.parametrize("key", ["name", "number"])
 @pytest.mark.parametrize("saved_by", ["pickle", "torch"])
-def test_pickled_tables_of_either_kind_are_read(tmp_path: Path, key: str, saved_by: str) -> None:
-    import pickle
-
+def test_pickled_tables_are_read_and_written_as_safetensors(tmp_path: Path, key: str, saved_by: str) -> None:
     network = nn.Linear(2, 1)
     entries = [{"omega": torch.rand_like(p), "init_val": nn.Parameter(p.detach() + 1)} for p in network.parameters()]
     keys = [name for name, _ in network.named_parameters()] if key == "name" else range(2)
@@ -165,8 +145,13 @@ def test_pickled_tables_of_either_kind_are_read(tmp_path: Path, key: str, saved_
     else:
         path.write_bytes(pickle.dumps(table))
     found = read_importances(path, network)
+    write_importances(tmp_path / "own.safetensors", found)
+    again = read_importances(tmp_path / "own.safetensors", network)
     for (name, _), entry in zip(network.named_parameters(), entries, strict=True):
-        assert torch.equal(found.omega[name], entry["omega"]) and torch.equal(found.anchor[name], entry["init_val"])
+        for read in (found, again):
+            assert torch.equal(read.omega[name], entry["omega"]) and torch.equal(read.anchor[name], entry["init_val"])
+    names = {"omega.weight", "omega.bias", "anchor.weight", "anchor.bias"}
+    assert set(safetensors.torch.load_file(tmp_path / "own.safetensors")) == names
 
 
 def test_importances_do_not_depend_on_the_batch_size_of_evaluation(methods: Methods) -> None:

@@ -68,6 +68,9 @@ def test_a_misspelt_hyperparameter_and_an_unusable_file_are_named(methods: Metho
     broken.write_text("import nothing_of_this_name\n")
     line = methods.error("attribute", f"env.user_dir={broken}", "training.CL.method=l2")
     assert "broken.py: importing it failed: ModuleNotFoundError" in line and "(line 1)" in line
+    broken.write_text("import os\n\n1 = 2\n")
+    line = methods.error("attribute", f"env.user_dir={broken}", "training.CL.method=l2")
+    assert "SyntaxError: cannot assign to literal" in line and line.endswith("(broken.py, line 3)")
     empty = methods.folder / "empty.py"
     empty.write_text("")
     assert "no such method" in methods.error("attribute", f"env.user_dir={empty}", "training.CL.method=l3")

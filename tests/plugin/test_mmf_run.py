@@ -154,11 +154,7 @@ def other_root(mmf_run: Runner, tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("training.max_update=3",), "did you mean training.max_updates"),
-        (("checkpoint.resume_file=nowhere.pth",), "nowhere.pth"),
         (("training.trainer=nobody",), "nobody"),
-        (("run_type=trian",), "trian"),
-        (("training.callbacks=[{'type': 'nobody'}]",), "nobody"),
         (("env.clove_root=/nowhere",), "/nowhere"),
         (("dataset_config.clvqa.ocr_max_num=9",), "ocr_max_num=10: must be that of the data set"),
         ((f"{OCR_VECTORS}.max_length=9",), "max_length=9: must be that of answer_processor (10)"),
@@ -211,21 +207,6 @@ def test_a_feature_missing_in_a_worker_is_one_line(mmf_run: Runner, tmp_path: Pa
     assert done.returncode == 1 and "Traceback" not in done.stderr
     last = done.stderr.splitlines()[-1]
     assert last.startswith("error: ") and "987654321.npy" in last, done.stderr
-
-
-def test_a_checkpoint_of_another_shape_names_what_differs(trained: Runner, refused: Refused, tmp_path: Path) -> None:
-    final = trained.folder / "whole" / "unicl_final.pth"
-    weights = state(final)
-    weights["classifier.module.weight"] = weights["classifier.module.weight"][:-1]
-    torch.save(weights, tmp_path / "other.pth")
-    refused("classifier.module.weight", "run_type=val", f"checkpoint.resume_file={tmp_path / 'other.pth'}")
-    (tmp_path / "broken.pth").write_bytes(final.read_bytes()[:1000])
-    refused("broken.pth", "run_type=val", f"checkpoint.resume_file={tmp_path / 'broken.pth'}")
-
-
-def test_a_save_dir_that_cannot_be_written_is_one_line(refused: Refused, tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    refused(str(tmp_path / "file"), *SHORT, f"env.save_dir={tmp_path / 'file' / 'save'}")
 
 
 def test_cuda_without_cuda_trains_on_the_cpu_with_a_warning(mmf_run: Runner) -> None:

@@ -29,7 +29,7 @@ CLASSES = 3
 
 
 class TinyDataset(BaseDataset):
-    """Random points around one centre per class; ``targets`` is one-hot."""
+    """Random points around one center per class; ``targets`` is one-hot."""
 
     def __init__(self, name: str, config: Any, split: str) -> None:
         super().__init__(name, config, split)
