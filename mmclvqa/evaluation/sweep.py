@@ -441,7 +441,10 @@ def evaluate_pairs(
     progress(f"{counted(count, 'pair')} to evaluate, {len(accuracies)} reused from an earlier run")
     if not pairs_by_task:
         return accuracies
-    config.configuration(next(iter(pairs_by_task)))  # report errors before torch and MMF are imported
+    metrics = config.configuration(next(iter(pairs_by_task))).config.evaluation.metrics  # before torch is imported
+    if METRIC not in (metric if isinstance(metric, str) else metric.get("type") for metric in metrics):
+        names = ",".join(map(str, [METRIC, *metrics]))
+        raise DataError(f"the accuracy matrix is computed from {METRIC}; set evaluation.metrics=[{names}]")
     prepare_libraries()
     from mmclvqa.evaluation.engine import Engine  # torch and MMF take seconds to import
 
@@ -452,7 +455,7 @@ def evaluate_pairs(
         for pair, identity in task_pairs:
             entry = evaluations[pair.key].entry()
             if entry["metrics"].get(METRIC) is None:
-                raise DataError(f"evaluation.metrics of {config.config_file(tested)} does not have {METRIC}")
+                raise DataError(f"{tested.name}: the batches lack a field that {METRIC} needs")
             pair.write(identity, entry)
             accuracies[pair.key] = entry["metrics"][METRIC]
         done += len(task_pairs)

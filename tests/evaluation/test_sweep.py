@@ -71,6 +71,12 @@ def test_a_pair_equals_mmf_run_in_a_process_of_its_own(swept_once: World, projec
     assert evaluated["records"] == expected["records"]
 
 
+def test_metrics_without_that_of_the_matrix_are_refused_before_the_evaluation(world: World) -> None:
+    config = replace(world.config, overrides=(*world.config.overrides, "evaluation.metrics=[textvqa_accuracy_cls]"))
+    with pytest.raises(DataError, match=r"set evaluation.metrics=\[textvqa_accuracy,textvqa_accuracy_cls\]"):
+        replace(world, config=config).sweep()
+
+
 def test_answers_in_python_are_those_of_the_sweep(swept_once: World, clove_mini: Path) -> None:
     accuracies = read_sweep(swept_once.results).accuracies
     key = max(accuracies, key=accuracies.__getitem__)
