@@ -65,7 +65,7 @@ setup(
     description="Symbolic Replay: scene graph as prompt for continual learning on VQA, as an MMF plugin",
     license="BSD-3-Clause",
     python_requires=">=3.11",
-    packages=find_packages(include=["mmclvqa", "mmclvqa.*"]),
+    packages=find_packages(include=["mmclvqa", "mmclvqa.*", "sg_generation"]),
     package_data={
         "mmclvqa": [
             "configs/**/*.yaml",

@@ -255,7 +255,7 @@ class _Reader:
     def _task(self, key: str, row: Any, content: Mapping[str, Any]) -> Task:
         self._check_keys(key, row)
         name = self._text(row, "name", key)
-        letter = self._text(row, "letter", key, name)
+        letter = self._text(row, "letter", key, name.replace(JOINT, "_"))
         self._check_name(f"{key}.name", name)
         self._check_name(f"{key}.letter", letter)
         if task_name(name) != name or name == ALL_TASKS:

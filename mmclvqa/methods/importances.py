@@ -149,8 +149,7 @@ class WeightRegularizer(Method):
 
     def after_step(self, trainer: Trainer) -> None:
         """Apply the penalty: move every parameter towards θ*."""
-        # Published optimizers apply the penalty in their step, which fp16 skips after an overflow.
-        if not self._terms or not self.settings.reg_lambda or getattr(trainer.optimizer, "step_was_skipped", False):
+        if not self._terms or not self.settings.reg_lambda:
             return
         rates = [(parameter, group["lr"]) for group in trainer.optimizer.param_groups for parameter in group["params"]]
         with torch.no_grad():

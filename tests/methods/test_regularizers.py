@@ -114,14 +114,6 @@ def test_the_pull_is_that_of_the_equation(kind: type) -> None:
     torch.testing.assert_close(parameter.detach(), torch.tensor([0.9, 0.0]))
 
 
-def test_an_update_that_fp16_skips_does_not_pull() -> None:
-    parameter = nn.Parameter(torch.tensor([1.0]))
-    optimizer = torch.optim.SGD([parameter], lr=0.1)
-    optimizer.step_was_skipped = True  # as accelerate's optimizer says after an overflow
-    pulled(optimizer, [1.0], [0.5], 1.0)
-    assert parameter.item() == 1.0
-
-
 def test_dropout_plays_no_part_in_importance() -> None:
     network = nn.Sequential(nn.Linear(4, 8), nn.Dropout(0.5), nn.Linear(8, 1))
     batch = SampleList({"points": torch.ones(2, 4)})
