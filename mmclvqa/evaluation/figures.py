@@ -74,7 +74,11 @@ def course_figure(name: str, label: str, sweep: SweepResult) -> RenderedFigure:
     for number, task in enumerate(names):
         _plot(axes, number, task, range(number, len(names)), matrix[number:, number])
     axes.set_xticks(range(len(names)), names, rotation=20)
-    _finish_lines(figure, axes, "after learning task", ACCURACY, "tested task")
+    axes.set_xlabel("after learning task")
+    axes.set_ylabel(ACCURACY)
+    axes.set_ylim(0, 100)
+    axes.grid(alpha=0.3)
+    _add_legend(figure, "tested task")
     title = f"Each task along the order: {label}"
     ends = ", ".join(
         f"{task} from {percent(matrix[i, i], 'unknown')} to {percent(matrix[-1, i], 'unknown')}"
@@ -84,19 +88,33 @@ def course_figure(name: str, label: str, sweep: SweepResult) -> RenderedFigure:
 
 
 def training_figure(name: str, label: str, curves: Sequence[TrainingCurve]) -> RenderedFigure:
-    """Draw the val accuracy on the learned task over the updates of each training, above it the training loss."""
+    """Draw the training loss over the updates of each training, and below it the val accuracy on the learned task.
+
+    A panel is left out if no training has more than one value, but accuracies are drawn if there are no losses.
+    """
     with_losses = any(len(curve.losses) > 1 for curve in curves)
-    figure = Figure(figsize=(6.4, 6.4 if with_losses else 4.2), layout="constrained")
-    *above, axes = figure.subplots(1 + with_losses, 1, sharex=True, squeeze=False)[:, 0]
+    with_accuracies = not with_losses or any(len(curve.updates) > 1 for curve in curves)
+    panels = with_losses + with_accuracies
+    figure = Figure(figsize=(6.4, 2.0 + 2.2 * panels), layout="constrained")
+    axes = figure.subplots(panels, 1, sharex=True, squeeze=False)[:, 0]
+    first, last = axes[0], axes[-1]
     for number, curve in enumerate(curves):
-        _plot(axes, number, axis_name(curve.task), curve.updates, curve.accuracies)
-        for loss_axes in above:
-            loss_axes.plot(curve.losses.keys(), curve.losses.values(), color=COLOURS[number % len(COLOURS)])
-    for loss_axes in above:
-        loss_axes.set_yscale("log")
-        loss_axes.set_ylabel("training loss")
-        loss_axes.grid(alpha=0.3)
-    _finish_lines(figure, axes, "updates", f"val {ACCURACY}", "learned task")
+        task = axis_name(curve.task)
+        if with_losses:
+            style = {"color": COLOURS[number % len(COLOURS)], "label": None if with_accuracies else task}
+            first.plot(curve.losses.keys(), curve.losses.values(), **style)
+        if with_accuracies:
+            _plot(last, number, task, curve.updates, curve.accuracies)
+    if with_losses:
+        first.set_yscale("log")
+        first.set_ylabel("training loss")
+    if with_accuracies:
+        last.set_ylabel(f"val {ACCURACY}")
+        last.set_ylim(0, 100)
+    for panel in axes:
+        panel.grid(alpha=0.3)
+    last.set_xlabel("updates")
+    _add_legend(figure, "learned task")
     title = f"Training: {label}"
     ends = ", ".join(f"{axis_name(c.task)} {percent(c.accuracies[-1], '')} after {c.updates[-1]}" for c in curves)
     return _render(figure, f"{name}_training", title, f"A line for each training. Last accuracies in %: {ends}.")
@@ -152,12 +170,8 @@ def _plot(axes: Axes, number: int, label: str, positions: Sequence[int], accurac
     axes.plot(positions, 100 * np.asarray(accuracies), **style)
 
 
-def _finish_lines(figure: Figure, axes: Axes, xlabel: str, ylabel: str, legend: str) -> None:
-    axes.set_xlabel(xlabel)
-    axes.set_ylabel(ylabel)
-    axes.set_ylim(0, 100)
-    axes.grid(alpha=0.3)
-    figure.legend(loc="outside right center", title=legend, fontsize=8, title_fontsize=8)
+def _add_legend(figure: Figure, title: str) -> None:
+    figure.legend(loc="outside right center", title=title, fontsize=8, title_fontsize=8)
 
 
 def _render(figure: Figure, name: str, title: str, alt: str) -> RenderedFigure:
