@@ -202,8 +202,6 @@ def launch(settings: Settings, argv: Sequence[str]) -> int:
         os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // gpus)))
         command = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={gpus}", script, *argv]
         os.execv(sys.executable, [sys.executable, *command])
-    # With their own threads, tokenizers would only warn about forks.
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     if settings.n_threads or "OMP_NUM_THREADS" not in os.environ:

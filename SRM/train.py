@@ -11,6 +11,7 @@ if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from mmclvqa.clove.text import run_command  # noqa: E402
+from mmclvqa.lazy import prepare_libraries  # noqa: E402
 from mmclvqa.process_exit import run_program  # noqa: E402
 from SRM.data import input_files  # noqa: E402
 from SRM.folder import RunFolder  # noqa: E402
@@ -28,6 +29,7 @@ def main(argv: Sequence[str]) -> int:
         settings = parse(argv)
         input_files(settings)
         RunFolder(settings).check_results()
+        prepare_libraries()
         # Importing torch and transformers takes seconds, so it follows --help and the checks of flags and paths.
         from SRM.run import launch
 

@@ -22,6 +22,8 @@ torch = LazyModule("torch")
 
 def prepare_libraries() -> None:
     """Set the environment variables that torch and tokenizers read when they are imported."""
+    # With their own threads, tokenizers would only warn about forks.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    # Data loading workers share the cores with torch's threads, which would otherwise busy-wait for each other.
+    # Other processes and data loading workers share the cores with torch's threads, which would otherwise busy-wait for
+    # each other. With small models this matters: see docs/LOG.md, "Threads that wait".
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

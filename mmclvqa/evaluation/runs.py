@@ -27,7 +27,7 @@ from mmclvqa.methods.base import method_of_experiment
 from mmclvqa.methods.symbolic_replay import replays_folder
 
 STORED_FILE = "stored.json"
-"""Written by the training of a method that stores something: ``{"records": n, "bytes": n, "what": text}``."""
+"""Written by the training of a method: ``{"records": n, "bytes": n, "what": text}``."""
 SRM_LOG = "log_train.txt"
 SAMPLES_PER_TASK = 2
 
