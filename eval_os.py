@@ -106,8 +106,12 @@ def test_chance(cl_setting: str) -> dict[str, float]:
 
 
 def _overrides() -> tuple[str, ...]:
-    """Return the overrides in ``$MMF_ARGS``, which the run scripts pass to every command."""
-    return tuple(shlex.split(os.environ.get("MMF_ARGS", "")))
+    """Return the overrides in ``$MMF_ARGS``, which the run scripts pass to every command.
+
+    ``training.device`` is left out: the evaluation has its own device.
+    """
+    words = shlex.split(os.environ.get("MMF_ARGS", ""))
+    return tuple(word for word in words if not word.startswith("training.device="))
 
 
 def _print_error(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:

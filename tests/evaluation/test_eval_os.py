@@ -59,6 +59,17 @@ def expanded(calls: list[str], root: Path | str) -> list[str]:
     return done.stdout.splitlines()
 
 
+def test_a_device_for_the_trainings_of_a_script_is_not_an_error_of_its_evaluation(
+    world: World, environment: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MMF_ARGS", "training.device=cpu " + " ".join(world.config.overrides))
+    accuracies = eval_os.stage_sweep(
+        cl_setting=SETTING, setting_idx=order_index(SETTING, ORDER), abbr_seq=ORDER, device="cpu", model_name="unicl",
+        save_dir=world.save, val_exp="ft", report_metric=False,
+    )  # fmt: skip
+    assert len(accuracies) == 36
+
+
 def test_the_functions_have_the_published_signatures() -> None:
     expected = (
         "cl_setting, setting_idx, abbr_seq, device, model_name, save_dir, val_exp, test_stand_alone=False, "
