@@ -8,6 +8,7 @@ installed as well, with which MMF's scripts also start this project's entry poin
 import base64
 import hashlib
 import re
+import warnings
 import zipfile
 from pathlib import Path
 
@@ -55,7 +56,9 @@ class BdistWheel(bdist_wheel):
 
 class EditableWheel(editable_wheel):
     def run(self) -> None:
-        super().run()
+        # setuptools warns that folders of the project may be imported by their names, which is intended.
+        with warnings.catch_warnings(action="ignore"):
+            super().run()
         add_startup_file(self.dist_dir)
 
 
