@@ -56,7 +56,7 @@ OPEN_NODES = (
 """Nodes in which a configuration file may have keys that are not in the defaults."""
 
 PARAMETERS = ("optimizer.params", "scheduler.params")
-"""Nodes in which overrides may have such keys too: torch checks them when it builds the optimizer or scheduler."""
+"""Open nodes in which an override may also add keys: they are checked when the optimizer or scheduler is built."""
 
 LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
 """Values of ``training.logger_level``, in any case."""

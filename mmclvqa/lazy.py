@@ -22,7 +22,7 @@ torch = LazyModule("torch")
 
 def prepare_libraries() -> None:
     """Set the environment variables that torch and tokenizers read when they are imported."""
-    # With their own threads, tokenizers would only warn about forks.
+    # With parallel tokenizers, each fork of the process, for example for git, would print a warning.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     # Other processes and data loading workers share the cores with torch's threads, which would otherwise busy-wait for
     # each other. With small models this matters: see docs/LOG.md, "Threads that wait".

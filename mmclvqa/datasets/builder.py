@@ -35,7 +35,7 @@ class CloveBuilder(BaseDatasetBuilder):
 
         Raises:
             DataError: the configuration has no annotation file for the split, or a file cannot be read.
-            CloveError: the replays of a method cannot be read, or a method returns something else.
+            CloveError: the replays of a method cannot be read, or are not :class:`Replays`.
         """
         paths = config.annotations[dataset_type]
         if not paths:

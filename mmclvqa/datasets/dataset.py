@@ -78,6 +78,12 @@ class CloveDataset(BaseDataset):
     def __len__(self) -> int:
         return len(self.records)
 
+    def with_records(self, records: list[dict[str, Any]]) -> CloveDataset:
+        """Return a data set with other records, and the class, split, configuration and processors of this one."""
+        dataset = type(self)(self.config, self.dataset_type, records, self.dataset_name)
+        dataset.init_processors()
+        return dataset
+
     def init_processors(self) -> None:
         """Build the processors.
 

@@ -30,7 +30,7 @@ from mmclvqa.evaluation.sweep import DATASET, SPLIT, EvaluationConfig
 from mmclvqa.random_state import random_state_kept, seed_all
 from mmclvqa.training.checkpoints import load_weights, read_checkpoint
 from mmclvqa.training.distributed import build_accelerator, register_device
-from mmclvqa.training.evaluation import Evaluation, Metrics, Tally, evaluating
+from mmclvqa.training.evaluation import Evaluation, Evaluator, Metrics, Tally, evaluating
 from mmclvqa.training.loading import Split, build_split, prepare
 from mmclvqa.training.progress import evaluation_bar, on_terminal
 
@@ -86,20 +86,14 @@ class Engine:
             check_record(record, f"record {number}")
         with self._running():
             config = self._configure(task)
-            val = build_split(SPLIT, config, config.training.seed).datasets[0]
-            dataset = type(val)(val.config, SPLIT, list(records), val.dataset_name)
-            dataset.init_processors()
-            model, entries = self._model(checkpoint, config), []
+            dataset = build_split(SPLIT, config, config.training.seed).datasets[0].with_records(list(records))
             split = Split(SPLIT, [dataset], config.training, config.training.seed)
-            with evaluating(model):
-                for _, batch, _ in split.evaluation_batches():
-                    prepared = prepare(batch, dataset)
-                    entries += dataset.format_for_prediction(Report(prepared, model(prepared)))
-            return entries
+            evaluator = Evaluator(self._model(checkpoint, config), Metrics([]), lambda value: [value], is_main=False)
+            return evaluator.predictions(split)
 
     @contextmanager
     def _running(self) -> Iterator[None]:
-        """Keep the caller's registry and random state, and hide warnings of old code."""
+        """Restore the caller's registry and random state on exit, and hide MMF's warnings about deprecated calls."""
         with _own_registry(self._writer), random_state_kept(), warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)
             yield

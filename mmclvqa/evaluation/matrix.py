@@ -120,7 +120,9 @@ def forgetting(matrix: np.ndarray) -> np.ndarray:
     The drop from the best accuracy a task had before the last task was learned to its final accuracy; negative where
     the final accuracy is the best. Chaudhry et al. 2018, equation 3, by task; the paper averages without weights.
     """
-    return matrix[:-1, :-1].max(axis=0, initial=0.0) - matrix[-1, :-1]  # with one task, there is nothing but initial
+    if len(matrix) < 2:
+        return np.empty(0)
+    return matrix[:-1, :-1].max(axis=0) - matrix[-1, :-1]
 
 
 def legacy_forgetting(matrix: np.ndarray) -> np.ndarray:
@@ -129,7 +131,9 @@ def legacy_forgetting(matrix: np.ndarray) -> np.ndarray:
     The published code takes one maximum over all tasks but the last instead of each task's own, so that a task seems
     to forget the best accuracy of another task. Use :func:`forgetting` for everything else.
     """
-    return matrix[:-1, :-1].max(initial=0.0) - matrix[-1, :-1]
+    if len(matrix) < 2:
+        return np.empty(0)
+    return matrix[:-1, :-1].max() - matrix[-1, :-1]
 
 
 @dataclass(frozen=True)

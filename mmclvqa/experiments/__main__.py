@@ -93,7 +93,8 @@ def _run(args: argparse.Namespace, extra: list[str]) -> int:
     if args.user_dir:
         import_user_code(args.user_dir)
     gpus, profile = _checked(args), profile_folder(args.profile or "local")
-    jobs = read_profile(profile).get("jobs")
+    profile_values = read_profile(profile)
+    jobs = profile_values.get("jobs")
     parallel = jobs if isinstance(jobs, int) else max(args.cores or min(os.cpu_count() or 1, 4), len(gpus))
     config = config_folder(args.config, "--config ")
     is_mini = config.resolve() == MINI
@@ -115,9 +116,8 @@ def _run(args: argparse.Namespace, extra: list[str]) -> int:
         if not (config / name).is_file():
             raise ConfigError(f"--config {args.config}: there is no file {config / name}; choose another folder")
     search_path = f"{PROGRAMS}{os.pathsep}{os.environ['PATH']}"
-    if read_profile(profile).get("executor") == "slurm" and not (
-        args.dry_run or shutil.which("sbatch", path=search_path)
-    ):
+    is_submitted = profile_values.get("executor") == "slurm" and not args.dry_run
+    if is_submitted and not shutil.which("sbatch", path=search_path):
         raise ConfigError(f"{profile}: its jobs are submitted to SLURM, but this machine has no program sbatch")
     sharing = job_sharing(profile)
     if importlib.util.find_spec("snakemake"):
@@ -155,7 +155,7 @@ def _run(args: argparse.Namespace, extra: list[str]) -> int:
     if pending:
         environment = variables | {
             "GPUS": " ".join(gpus), "PROFILE": str(profile / "config.yaml"), "PROJECT": str(PROJECT),
-            "PATH": f"{PROGRAMS}{os.pathsep}{os.environ['PATH']}",
+            "PATH": search_path,
         }  # fmt: skip
         if args.cores or not args.profile:
             extra = ["--cores", str(parallel), *extra]

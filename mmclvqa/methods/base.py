@@ -186,7 +186,10 @@ class Method:
     # -------------------------------------------------------------------------------- hooks of training
 
     def replays(self, root: str) -> Replays | None:
-        """Return the records to add to the training records of the task, read from the data root; None for none."""
+        """Return the records to add to the training records of the task; None if there are none.
+
+        ``root`` is the data root.
+        """
         return None
 
     def source_files(self, root: str) -> list[Path]:

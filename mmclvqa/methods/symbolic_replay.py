@@ -155,7 +155,7 @@ class SymbolicReplay(ReplayMethod):
         arguments = [
             f"--cl_setting {setting_argument(setting_name)}",
             f"--task_seq {order}",
-            f"--model_name {_from_any_folder(settings.language_model)}",
+            f"--model_name {_model_argument(settings.language_model)}",
             f"--model_dir_root {root}/{_srm_root(settings, setting_name, 1)}",
             *(["--add_task_tokens"] if settings.task_token else []),
             *(["--use_gt"] if settings.use_gt else []),
@@ -260,7 +260,7 @@ def _read_replays(path: Path, past: Task) -> list[Record]:
     return records
 
 
-def _from_any_folder(language_model: str) -> str:
-    """Return a folder by its absolute path, because the commands run in the folder of the project."""
+def _model_argument(language_model: str) -> str:
+    """Return ``--model_name``: a folder as an absolute path, because the commands run in the project's folder."""
     is_folder = "/" in language_model and Path(language_model).is_dir()
     return shlex.quote(str(Path(language_model).absolute())) if is_folder else language_model

@@ -343,24 +343,26 @@ class Evaluator:
             The files ``<dataset>_<experiment>_<split>_<time>.json`` (or ``.csv``), which the main process writes.
         """
         paths = []
-        with evaluating(self._model):
-            for number, dataset in enumerate(split.datasets):
-                entries = self._predictions(split.only(number), dataset)
-                stamp = time.strftime("%Y-%m-%dT%H:%M:%S")
-                stem = "_".join(filter(None, (dataset.dataset_name, experiment, split.name, stamp)))
-                path = folder / f"{stem}.{file_format}"
-                if self._is_main:
-                    write_predictions(path, entries)
-                paths.append(path)
+        for number, dataset in enumerate(split.datasets):
+            entries = self.predictions(split.only(number))
+            stamp = time.strftime("%Y-%m-%dT%H:%M:%S")
+            stem = "_".join(filter(None, (dataset.dataset_name, experiment, split.name, stamp)))
+            path = folder / f"{stem}.{file_format}"
+            if self._is_main:
+                write_predictions(path, entries)
+            paths.append(path)
         return paths
 
-    def _predictions(self, part: Split, dataset: Any) -> list[dict[str, Any]]:
+    def predictions(self, part: Split) -> list[dict[str, Any]]:
+        """Return the prediction entries of a split of one data set in record order, identical in all processes."""
+        (dataset,) = part.datasets
         predictions = []
-        for number, report, _ in self._reports(part):
-            entries = dataset.format_for_prediction(report)
-            if hasattr(self._model, "format_for_prediction"):
-                entries = self._model.format_for_prediction(entries, report)
-            predictions.append((number, entries))
+        with evaluating(self._model):
+            for number, report, _ in self._reports(part):
+                entries = dataset.format_for_prediction(report)
+                if hasattr(self._model, "format_for_prediction"):
+                    entries = self._model.format_for_prediction(entries, report)
+                predictions.append((number, entries))
         by_batch = dict(item for process_predictions in self._gather(predictions) for item in process_predictions)
         return [entry for number in sorted(by_batch) for entry in by_batch[number]]
 

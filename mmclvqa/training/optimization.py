@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from collections.abc import Mapping
-from inspect import signature
+from inspect import Parameter, signature
 from typing import Any
 
 import torch
@@ -38,14 +38,12 @@ def build_optimizer(model: nn.Module, config: Any) -> torch.optim.Optimizer:
     cls = getattr(torch.optim, str(name), None)
     if not (isinstance(cls, type) and issubclass(cls, torch.optim.Optimizer)):
         cls = _registered("optimizer", name)
+    params = OmegaConf.to_container(config.optimizer.params or OmegaConf.create(), resolve=True)
     accepted = signature(cls).parameters
-    defaults = package_defaults(default_config_path()).optimizer.params
-    # The defaults are those of Adam; another optimizer may lack one of them.
-    params = {
-        key: value
-        for key, value in OmegaConf.to_container(config.optimizer.params or OmegaConf.create(), resolve=True).items()
-        if key in accepted or defaults.get(key) != value
-    }
+    if not any(parameter.kind is Parameter.VAR_KEYWORD for parameter in accepted.values()):
+        # The defaults are those of Adam; another optimizer may lack one of them.
+        defaults = package_defaults(default_config_path()).optimizer.params
+        params = {key: value for key, value in params.items() if key in accepted or defaults.get(key) != value}
     if "fused" in accepted and all(part.device.type == "cpu" for part in model.parameters()):
         params.setdefault("fused", True)
     if not params.get("differentiable"):
@@ -161,7 +159,7 @@ TOTAL = "train/total_loss"
 
 
 class LossMeter:
-    """Accumulates losses on the device; only :meth:`check` and :meth:`averages` synchronize with it."""
+    """Accumulates losses on the device; only ``check``, ``averages`` and ``state_dict`` synchronize with it."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device

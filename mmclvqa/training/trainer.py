@@ -86,10 +86,7 @@ class Trainer(BaseTrainer):
 
     def dataset_like(self, records: list[dict[str, Any]]) -> Any:
         """Return a data set with the given records and the class, configuration and processors of the training data."""
-        train_dataset = self.splits["train"].datasets[0]
-        dataset = type(train_dataset)(train_dataset.config, "train", records, train_dataset.dataset_name)
-        dataset.init_processors()
-        return dataset
+        return self.splits["train"].datasets[0].with_records(records)
 
     def gather(self, value: Any) -> list[Any]:
         """Return the (picklable) values of all processes, ordered by rank, in every process."""
@@ -373,11 +370,10 @@ class Trainer(BaseTrainer):
         self.accelerator.wait_for_everyone()
 
     def _write_stored(self) -> None:
-        if self.methods:
-            parts = [part for part in (method.stored() for method in self.methods) if part is not None]
-            records, size = sum(part.records for part in parts), sum(part.bytes for part in parts)
-            stored = Stored(records, size, "; ".join(part.what for part in parts))
-            write_json(self.files.folder / STORED, asdict(stored))
+        parts = [part for part in (method.stored() for method in self.methods) if part is not None]
+        records, size = sum(part.records for part in parts), sum(part.bytes for part in parts)
+        stored = Stored(records, size, "; ".join(part.what for part in parts))
+        write_json(self.files.folder / STORED, asdict(stored))
 
     def _restore_best(self) -> int:
         """Load the best weights if the criterion was ever a number, and return their update."""

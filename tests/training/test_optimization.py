@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 
 from mmclvqa.clove.errors import TrainingError
-from mmclvqa.configuration import ConfigError
+from mmclvqa.configuration import ConfigError, default_config_path, package_defaults
 from mmclvqa.start_up import without_compiler
-from mmclvqa.training.optimization import EarlyStopping, LossMeter, pythia_factor
+from mmclvqa.training.optimization import EarlyStopping, LossMeter, build_optimizer, pythia_factor
 
 PUBLISHED = SimpleNamespace(
     use_warmup=True, warmup_factor=0.2, warmup_iterations=1000, lr_steps=[14000, 19000], lr_ratio=0.1
@@ -110,3 +112,15 @@ def test_optimizers_from_elsewhere_are_used_as_they_are() -> None:
         pass
 
     assert without_compiler(Own) is Own
+
+
+def test_an_optimizer_with_any_keyword_gets_the_default_parameters(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Own(torch.optim.SGD):
+        def __init__(self, params: Any, **settings: Any) -> None:
+            self.given = settings
+            super().__init__(params, lr=settings["lr"])
+
+    monkeypatch.setattr(torch.optim, "Own", Own, raising=False)
+    params = package_defaults(default_config_path()).optimizer.params
+    config = OmegaConf.create({"optimizer": {"type": "Own", "params": params}})
+    assert build_optimizer(torch.nn.Linear(2, 2), config).given == dict(params)
