@@ -17,7 +17,7 @@ from matplotlib.axes import Axes  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
 
 from mmclvqa.evaluation.matrix import Mean  # noqa: E402
-from mmclvqa.evaluation.results import SweepResult, percent  # noqa: E402
+from mmclvqa.evaluation.results import METRIC, SweepResult, metric_label, percent  # noqa: E402
 from mmclvqa.evaluation.runs import TrainingCurve  # noqa: E402
 
 DPI = 150
@@ -25,7 +25,6 @@ TITLE_WIDTH = 76
 """Characters per line of a title."""
 LABEL_WIDTH = 34
 """Characters per line of an axis label."""
-ACCURACY = "VQA accuracy (%)"
 MARKERS = "osD^vPX"
 # The palette of Okabe and Ito, distinguishable with any color vision.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#000000")
@@ -56,7 +55,7 @@ def matrix_figure(name: str, label: str, sweep: SweepResult) -> RenderedFigure:
         text = "–" if math.isnan(value) else f"{value:.1f}"
         colour = "white" if value < 45 else "black"
         axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=9)
-    figure.colorbar(image, ax=axes, label=ACCURACY, shrink=0.85)
+    figure.colorbar(image, ax=axes, label=f"{metric_label(sweep.metric)} (%)", shrink=0.85)
     title = f"Accuracy matrix: {label}"
     learned, final = (
         ", ".join(f"{task} {percent(value, 'unknown')}" for task, value in zip(names, values, strict=True))
@@ -75,7 +74,7 @@ def course_figure(name: str, label: str, sweep: SweepResult) -> RenderedFigure:
         _plot(axes, number, task, range(number, len(names)), matrix[number:, number])
     axes.set_xticks(range(len(names)), names, rotation=20)
     axes.set_xlabel("after learning task")
-    axes.set_ylabel(ACCURACY)
+    axes.set_ylabel(f"{metric_label(sweep.metric)} (%)")
     axes.set_ylim(0, 100)
     axes.grid(alpha=0.3)
     _add_legend(figure, "tested task")
@@ -87,7 +86,7 @@ def course_figure(name: str, label: str, sweep: SweepResult) -> RenderedFigure:
     return _render(figure, f"{name}_course", title, f"A line for each task. From its learning to the end: {ends}.")
 
 
-def training_figure(name: str, label: str, curves: Sequence[TrainingCurve]) -> RenderedFigure:
+def training_figure(name: str, label: str, curves: Sequence[TrainingCurve], metric: str = METRIC) -> RenderedFigure:
     """Draw the training loss over the updates of each training, and below it the val accuracy on the learned task.
 
     A panel is left out if no training has more than one value, but accuracies are drawn if there are no losses.
@@ -109,7 +108,7 @@ def training_figure(name: str, label: str, curves: Sequence[TrainingCurve]) -> R
         first.set_yscale("log")
         first.set_ylabel("training loss")
     if with_accuracies:
-        last.set_ylabel(f"val {ACCURACY}")
+        last.set_ylabel(f"val {metric_label(metric)} (%)")
         last.set_ylim(0, 100)
     for panel in axes:
         panel.grid(alpha=0.3)

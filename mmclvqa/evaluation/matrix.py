@@ -42,6 +42,11 @@ def sweep_pairs(setting: str, order: str) -> Iterator[tuple[str, int, int]]:
             yield sweep_key(learned, tested), row, column
 
 
+def is_fraction(value: object) -> bool:
+    """Return whether a value is a number in [0, 1]."""
+    return isinstance(value, Real) and not isinstance(value, bool) and 0 <= value <= 1
+
+
 def accuracy_matrix(accuracies: Mapping[str, float | None], setting: str, order: str) -> np.ndarray:
     """Arrange accuracies in the T x T matrix of a task order (float64).
 
@@ -61,7 +66,7 @@ def accuracy_matrix(accuracies: Mapping[str, float | None], setting: str, order:
             raise DataError(f"sweep key {key!r} is not a pair of tasks of the {setting} setting (such as {example})")
         if value is None:
             continue
-        if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= value <= 1:
+        if not is_fraction(value):
             raise DataError(f"sweep key {key!r}: the accuracy {value!r} is not a number from 0 to 1")
         matrix[positions[key]] = value
     return matrix

@@ -23,7 +23,7 @@ from mmclvqa.clove.files import atomic_write, read_json, write_json
 from mmclvqa.clove.tasks import find_setting
 from mmclvqa.clove.text import clock, format_table, run_command
 from mmclvqa.evaluation.matrix import Mean, published_weights, summarize
-from mmclvqa.evaluation.results import SWEEP_FILE, SweepResult, percent, task_names
+from mmclvqa.evaluation.results import METRIC, SWEEP_FILE, SweepResult, metric_label, percent, task_names
 from mmclvqa.evaluation.runs import (
     Bound,
     Cost,
@@ -218,8 +218,11 @@ def all_warnings(entries: Sequence[Run | Bound]) -> list[str]:
     return list(dict.fromkeys(warning for entry in entries for warning in entry.warnings))
 
 
-def write_report(entries: Sequence[Run | Bound], out: str | Path) -> Path:
+def write_report(entries: Sequence[Run | Bound], out: str | Path, metric: str = METRIC) -> Path:
     """Write the HTML report, its images and the numbers of the comparison; return the path of the HTML report.
+
+    Args:
+        metric: name of the metric of the entries; there are published numbers only of the VQA accuracy.
 
     Raises:
         OSError: the folder cannot be written.
@@ -251,7 +254,8 @@ def write_report(entries: Sequence[Run | Bound], out: str | Path) -> Path:
         description={setting: find_setting(setting).description for setting in {row.setting for row in rows}},
         figures=figures,
         comparison=comparison,
-        published=published_comparisons(sweeps),
+        published=published_comparisons(sweeps) if metric == METRIC else [],
+        metric=metric_label(metric),
         total_acceptance=total_acceptance,
         warnings=all_warnings(entries),
     )
@@ -277,7 +281,7 @@ def _draw(
         if not run.sweep.stand_alone:
             drawn.append(figures.course_figure(run.name, heading, run.sweep))
         if run.curves:
-            drawn.append(figures.training_figure(run.name, heading, run.curves))
+            drawn.append(figures.training_figure(run.name, heading, run.curves, run.sweep.metric))
         by_run[run.name] = drawn
     if len(rows) < 2:
         return by_run, None
@@ -297,6 +301,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         help=f"a {SWEEP_FILE} or its folder val_<exp>, or the --json file of eval_os.py chance or multitask",
     )
     parser.add_argument("--out", default="report", metavar="DIR", help="folder to write into (default: report)")
+    parser.add_argument("--metric", default=METRIC, metavar="NAME", help=f"metric of the sweeps (default: {METRIC})")
     parser.add_argument(
         "--user_dir", default=os.environ.get("MMF_USER_DIR"), metavar="PATH",
         help="Python file or package with custom methods, for their labels (default: $MMF_USER_DIR)",
@@ -306,10 +311,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     def report() -> None:
         if args.user_dir:
             import_user_code(args.user_dir)
-        entries = read_all(args.runs)
+        entries = read_all(args.runs, args.metric)
         for warning in all_warnings(entries):
             print(f"warning: {warning}", file=sys.stderr)
-        page = write_report(entries, args.out)
+        page = write_report(entries, args.out, args.metric)
         print(format_table(HEADER, [comparison_row(*group).cells() for group in grouped_by_seed(entries)]))
         print(f"\nreport: {page}")
 

@@ -9,7 +9,7 @@ import json
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -19,7 +19,7 @@ from mmclvqa.clove.errors import CloveError, DataError
 from mmclvqa.clove.experiment_paths import MODEL
 from mmclvqa.clove.files import write_json
 from mmclvqa.clove.tasks import Task, find_setting, order_index, parse_order, tasks
-from mmclvqa.clove.text import format_table, one_line, suggestion
+from mmclvqa.clove.text import did_you_mean, format_table, one_line, suggestion
 from mmclvqa.evaluation.matrix import (
     Mean,
     Summary,
@@ -31,6 +31,7 @@ from mmclvqa.evaluation.matrix import (
 )
 
 METRIC = "textvqa_accuracy"
+"""The VQA accuracy, of which every sweep has a matrix."""
 RESULTS_FILE = "results.json"
 """What a training or an evaluation writes into its folder, see :class:`mmclvqa.training.evaluation.Results`."""
 SWEEP_FILE = "sweep.json"
@@ -98,6 +99,8 @@ class SweepResult(EvaluationResult):
         stand_alone: whether the checkpoints are single-task models.
         data: name of the data set.
         model: registered name of the answer model.
+        metric: name of the metric that ``accuracies`` are the values of.
+        further: values of other metrics, by their name and key.
     """
 
     setting: str
@@ -108,6 +111,21 @@ class SweepResult(EvaluationResult):
     stand_alone: bool = False
     data: str = ""
     model: str = MODEL
+    metric: str = METRIC
+    further: dict[str, dict[str, float]] = field(default_factory=dict)
+
+    def of_metric(self, name: str) -> SweepResult:
+        """Return the result of another metric of this sweep.
+
+        Raises:
+            DataError: the sweep has no such metric.
+        """
+        if name == self.metric:
+            return self
+        if name not in self.further:
+            names = [self.metric, *self.further]
+            raise DataError(f"the sweep has no metric {name}, only {', '.join(names)}{did_you_mean(name, names)}")
+        return replace(self, metric=name, accuracies=self.further[name], further={})
 
     @property
     def tasks(self) -> list[Task]:
@@ -140,13 +158,18 @@ class SweepResult(EvaluationResult):
             **({} if self.model == MODEL else {"model": self.model}),
             "stand_alone": self.stand_alone,
             "data": self.data,
-            "metric": METRIC,
+            "metric": self.metric,
             "tasks": [task.name for task in self.tasks],
             "weights": list(self.weights),
             "matrix": dict(self.accuracies),
             "missing": self.missing,
             "summary": _summary_json(self.summary),
-        }
+        } | self._further_json()
+
+    def _further_json(self) -> dict[str, Any]:
+        others = [self.of_metric(name) for name in self.further]
+        content = {o.metric: {"matrix": dict(o.accuracies), "summary": _summary_json(o.summary)} for o in others}
+        return {"further": content} if content else {}
 
     def rows(self) -> tuple[list[str], list[list[str]]]:
         """Return the matrix as text, one row per learned task; cells of pairs that were not evaluated are empty."""
@@ -160,8 +183,19 @@ class SweepResult(EvaluationResult):
         return format_table([f"{header[0]} \\ tested", *header[1:]], rows)
 
     def lines(self) -> list[str]:
-        """Return the metrics, one line each; those of a finished run end with :meth:`published_lines`."""
-        return self._metric_lines() + ([] if self.missing else self.published_lines())
+        """Return the metrics, one line each, then the tables of further metrics; see also :meth:`published_lines`.
+
+        The lines of a finished run end with those of the published tool, which are last those of this metric.
+        """
+        lines = self._metric_lines()
+        others = [self.of_metric(name) for name in self.further]
+        for other in others:
+            lines += ["", f"{other.metric}:", *other.table().splitlines(), "", *other._metric_lines()]
+        if others and not self.missing:
+            lines.append("")
+        for result in [] if self.missing else [*others, self]:
+            lines += result.published_lines()
+        return lines
 
     def published_lines(self) -> list[str]:
         """Return the three closing lines of the published tool, for programs that parse its output.
@@ -178,7 +212,7 @@ class SweepResult(EvaluationResult):
             ("Forgetting", "weighted forgetting", summary.legacy_forgetting),
         ):
             by_task = [round(float(value), 4) + 0.0 for value in metric.by_task]  # + 0.0 turns -0.0 into 0.0
-            lines.append(f"==> {METRIC} | {head}: {by_task}, {what}: {float(metric.average)}")
+            lines.append(f"==> {self.metric} | {head}: {by_task}, {what}: {float(metric.average)}")
         return lines
 
     def _metric_lines(self) -> list[str]:
@@ -208,23 +242,43 @@ class SweepResult(EvaluationResult):
 
 @dataclass(frozen=True)
 class MultitaskResult(AverageResult):
-    """Accuracies of the multitask model on each task; ``model`` is the registered name of the answer model."""
+    """Accuracies of the multitask model on each task; ``model`` is the registered name of the answer model.
+
+    ``further`` has the values of other metrics by their name, in the order of ``accuracies``.
+    """
 
     setting: str
     accuracies: tuple[float, ...]
     weights: tuple[float, ...]
     model: str = MODEL
+    further: dict[str, tuple[float, ...]] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
+        further = {name: other.values_json() for name, other in self.others().items()}
         return {
             "kind": "multitask",
             **find_setting(self.setting).reference(),
             **({} if self.model == MODEL else {"model": self.model}),
             "metric": METRIC,
-            "accuracies": dict(zip(task_names(self.setting), self.accuracies, strict=True)),
             "weights": list(self.weights),
-            "weighted_average_accuracy": self.average,
+            **self.values_json(),
+            **({"further": further} if further else {}),
         }
+
+    def values_json(self) -> dict[str, Any]:
+        """Return the part of :meth:`as_json` that every metric has."""
+        values = dict(zip(task_names(self.setting), self.accuracies, strict=True))
+        return {"accuracies": values, "weighted_average_accuracy": self.average}
+
+    def others(self) -> dict[str, MultitaskResult]:
+        """Return the results of the other metrics by their name."""
+        return {name: replace(self, accuracies=values, further={}) for name, values in self.further.items()}
+
+    def lines(self) -> list[str]:
+        lines = super().lines()
+        for name, other in self.others().items():
+            lines += ["", f"{name}:", *other.table().splitlines(), "", *other.lines()]
+        return lines
 
     def rows(self) -> tuple[list[str], list[list[str]]]:
         pairs = zip(task_names(self.setting), self.accuracies, strict=True)
@@ -240,11 +294,11 @@ def sweep_file(path: str | os.PathLike[str]) -> Path:
     return partial if partial.exists() and not complete.exists() else complete
 
 
-def read_sweep(path: str | os.PathLike[str]) -> SweepResult:
+def read_sweep(path: str | os.PathLike[str], metric: str = METRIC) -> SweepResult:
     """Read a sweep from its JSON file, or from the folder ``val_<experiment>`` that contains one.
 
     Raises:
-        DataError: the file does not exist or is not the valid result of a sweep.
+        DataError: the file does not exist, is not the valid result of a sweep, or has no such metric.
     """
     file = sweep_file(path)
     try:
@@ -256,11 +310,12 @@ def read_sweep(path: str | os.PathLike[str]) -> SweepResult:
             setting=setting_of_result(content),
             order=content["task_order"],
             weights=tuple(map(float, content["weights"])),
-            accuracies={key: number for key, number in content["matrix"].items() if number is not None},
+            accuracies=_numbers(content["matrix"]),
             stand_alone=bool(content.get("stand_alone")),
             data=str(content.get("data") or ""),
             experiment=str(content["exp"]),
             model=str(content.get("model", MODEL)),
+            further={name: _numbers(other["matrix"]) for name, other in content.get("further", {}).items()},
         )
     except FileNotFoundError:
         hint = _result_hint(Path(path)) or "; `python eval_os.py sweep` writes one"
@@ -270,11 +325,17 @@ def read_sweep(path: str | os.PathLike[str]) -> SweepResult:
         raise DataError(f"{file}: not a valid result of a sweep ({reason}); correct the path, or {AGAIN}") from None
     try:
         count = len(sweep.matrix)
+        sweep = sweep.of_metric(metric)
+        _ = sweep.matrix
     except CloveError as error:
         raise DataError(f"{file}: {error}") from None
     if len(sweep.weights) != count or not all(weight > 0 and math.isfinite(weight) for weight in sweep.weights):
         raise DataError(f"{file}: 'weights' must be one positive number for each of the {count} tasks")
     return sweep
+
+
+def _numbers(matrix: Mapping[str, float | None]) -> dict[str, float]:
+    return {key: number for key, number in matrix.items() if number is not None}
 
 
 def _result_hint(path: Path) -> str:
@@ -299,6 +360,11 @@ def setting_of_result(content: Mapping[str, Any]) -> str:
     """
     file = content.get("setting_file")
     return find_setting(file).name if file and Path(file).is_file() else str(content["cl_setting"])
+
+
+def metric_label(metric: str) -> str:
+    """Return the name of a metric in figures and pages."""
+    return "VQA accuracy" if metric == METRIC else metric
 
 
 def percent(value: float | Mean, missing: str = "–") -> str:

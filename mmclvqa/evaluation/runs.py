@@ -178,16 +178,16 @@ class Bound:
         return f"{self.kind}{with_model(self.model)}"
 
 
-def read_all(paths: Sequence[str | Path]) -> list[Run | Bound]:
+def read_all(paths: Sequence[str | Path], metric: str = METRIC) -> list[Run | Bound]:
     """Read runs and bounds, in the order given; a file that is given twice is read once.
 
     Raises:
-        DataError: a file is missing, or is neither a sweep nor a bound.
+        DataError: a file is missing, is neither a sweep nor a bound, or has no such metric.
     """
     entries: list[Run | Bound] = []
     for path in {sweep_file(path).resolve(): path for path in paths}.values():
         names = [entry.name for entry in entries if isinstance(entry, Run)]
-        entries.append(read_bound(path) or read_run(path, names))
+        entries.append(read_bound(path, metric) or read_run(path, names, metric))
     return entries
 
 
@@ -217,17 +217,18 @@ def grouped_by_seed(entries: Iterable[Run | Bound]) -> list[list[Run | Bound]]:
     return list(groups.values())
 
 
-def read_run(path: str | Path, used_names: Sequence[str] = ()) -> Run:
+def read_run(path: str | Path, used_names: Sequence[str] = (), metric: str = METRIC) -> Run:
     """Read a run from its sweep and from the folders of its trainings and replays.
 
     Args:
         used_names: names of other runs, which this run must not have.
+        metric: name of the metric of the matrix and of the curves.
 
     Raises:
-        DataError: there is no valid sweep.
+        DataError: there is no valid sweep, or it has no such metric.
     """
     path = Path(path).absolute()
-    sweep = read_sweep(path)
+    sweep = read_sweep(path, metric)
     folder = path if path.is_dir() else path.parent
     seed = _seed(path)
     expected_folder = experiments.evaluation_name(sweep.experiment, sweep.model)
@@ -252,11 +253,11 @@ def read_run(path: str | Path, used_names: Sequence[str] = ()) -> Run:
     return Run(sweep, name, curves, replays, samples, notes, warnings, cost, seed)
 
 
-def read_bound(path: str | Path) -> Bound | None:
+def read_bound(path: str | Path, metric: str = METRIC) -> Bound | None:
     """Read the result of ``eval_os.py chance`` or ``multitask``; None where the file is something else.
 
     Raises:
-        DataError: the file is one of them by its ``kind``, but damaged.
+        DataError: the file is one of them by its ``kind``, but damaged or without the metric.
     """
     path = sweep_file(Path(path).absolute())
     try:
@@ -266,17 +267,20 @@ def read_bound(path: str | Path) -> Bound | None:
         return None
     if kind not in ("chance", "multitask"):
         return None
+    if metric != METRIC and metric not in content.get("further", {}):
+        raise DataError(f"{path}: has no metric {metric}; leave out this result of `eval_os.py {kind}`")
     try:
         warnings: list[str] = []
+        values = content if metric == METRIC else content["further"][metric]
         if kind == "chance":
             accuracies = {task["name"]: float(task["accuracy"]) for task in content["tasks"]}
             cost = Cost(0, 0, 0.0)
         else:
-            accuracies = {name: float(number) for name, number in content["accuracies"].items()}
+            accuracies = {name: float(number) for name, number in values["accuracies"].items()}
             training = path.parent.with_name(path.parent.name.removeprefix("val_"))
             warnings = _stale(path)
             cost = Cost(seconds=_seconds(_read_results(training / RESULTS_FILE, warnings)), everything=True)
-        average = float(content["weighted_average_accuracy"])
+        average = float(values["weighted_average_accuracy"])
         model = str(content.get("model", experiments.MODEL))
         return Bound(kind, setting_of_result(content), accuracies, average, cost, _seed(path), model, warnings)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -362,17 +366,17 @@ def _training_curves(sweep: SweepResult, save: str, warnings: list[str]) -> list
         if position == 0 and not sweep.stand_alone:
             folders.append(single_task)  # most methods do not train the first task themselves
         files = (Path(folder, experiments.task_folder(task, sweep.model), RESULTS_FILE) for folder in folders)
-        curves_found = (_training_curve(task.name, _read_results(file, warnings)) for file in files)
+        curves_found = (_training_curve(task.name, _read_results(file, warnings), sweep.metric) for file in files)
         curve = next(filter(None, curves_found), None)
         if curve:
             curves.append(curve)
     return curves
 
 
-def _training_curve(task: str, results: Mapping[str, Any]) -> TrainingCurve | None:
+def _training_curve(task: str, results: Mapping[str, Any], metric: str) -> TrainingCurve | None:
     try:
         points = sorted(
-            (int(entry["update"]), float(entry["metrics"][METRIC]))
+            (int(entry["update"]), float(entry["metrics"][metric]))
             for entry in results["evaluations"]
             if entry["weights"] == "training" and entry["split"] == "val"
         )

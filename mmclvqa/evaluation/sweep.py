@@ -13,7 +13,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache
@@ -29,7 +29,7 @@ from mmclvqa.clove.settings import order_text
 from mmclvqa.clove.tasks import Task, default_data_root, find_setting, order_index, parse_order, setting_names
 from mmclvqa.clove.text import clock, counted, did_you_mean, first_of
 from mmclvqa.configuration import CONFIG_DIR, PluginConfiguration
-from mmclvqa.evaluation.matrix import sweep_key, val_weights
+from mmclvqa.evaluation.matrix import is_fraction, sweep_key, val_weights
 from mmclvqa.evaluation.results import METRIC, PARTIAL_FILE, RESULTS_FILE, SWEEP_FILE, MultitaskResult, SweepResult
 from mmclvqa.lazy import prepare_libraries
 from mmclvqa.methods.base import Method, method_of_experiment
@@ -235,8 +235,7 @@ class Pair:
             entry = content["evaluations"][-1]
             current = all(content["run"][name] == value for name, value in identity.items())
             accuracy = entry["metrics"][METRIC]
-            is_number = isinstance(accuracy, int | float) and not isinstance(accuracy, bool)
-            return entry if current and is_number and 0 <= accuracy <= 1 else None
+            return entry if current and is_fraction(accuracy) else None
         except (OSError, ValueError, KeyError, TypeError, IndexError):
             # The file is missing, incomplete or of another program, so the pair is evaluated.
             return None
@@ -371,17 +370,18 @@ def evaluate_sweep(
         for tested in order_tasks if learned not in missing else ():
             key = sweep_key(learned, tested)
             pairs.append(Pair(key, learned.name, paths[learned.letter], tested, folder / key))
-    accuracies = evaluate_pairs(pairs, config, progress)
+    accuracies, further = evaluate_pairs(pairs, config, progress)
     manifest = load_manifest(config.data_root)
     result = SweepResult(
         setting=setting,
         order=order,
         experiment=experiment,
-        accuracies={pair.key: accuracies[pair.key] for pair in pairs},
+        accuracies=accuracies,
         weights=tuple(map(float, val_weights(config.data_root, setting, order))),
         stand_alone=stand_alone,
         data=manifest.name if manifest else PUBLISHED_DATA if found.in_package else found.name,
         model=config.model,
+        further=further,
     )
     result.write(folder / (PARTIAL_FILE if missing else SWEEP_FILE))
     if not missing:
@@ -410,25 +410,30 @@ def evaluate_multitask(
     for tested in tested_tasks:
         key = f"multitask2{tested.sweep_key}"
         pairs.append(Pair(key, "multitask", checkpoint, tested, results / key))
-    accuracies = evaluate_pairs(pairs, config, progress)
+    accuracies, further = evaluate_pairs(pairs, config, progress)
     weights = val_weights(config.data_root, setting, order_text(tested_tasks))
-    by_task = tuple(accuracies[pair.key] for pair in pairs)
-    result = MultitaskResult(setting, by_task, tuple(map(float, weights)), config.model)
+    others = {name: tuple(values.values()) for name, values in further.items()}
+    result = MultitaskResult(setting, tuple(accuracies.values()), tuple(map(float, weights)), config.model, others)
     result.write(results / SWEEP_FILE)
     return result
 
 
 def evaluate_pairs(
     pairs: Iterable[Pair], config: EvaluationConfig, progress: Callable[[str], None] = print_progress
-) -> dict[str, float]:
+) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
     """Return the accuracy of every pair by its key; pairs without a current result are evaluated.
 
     The results of a val split are written as soon as it is done, so that an interrupted sweep resumes from there.
 
+    Returns:
+        Accuracies by key, and the values of other metrics by name and key. A metric of which a value is not a number
+        in [0, 1] is left out, with a line of progress.
+
     Raises:
         CloveError: a configuration, the data or a checkpoint cannot be used.
     """
-    accuracies: dict[str, float] = {}
+    pairs = list(pairs)
+    metrics_by_key: dict[str, dict[str, Any]] = {}
     pairs_by_task: dict[Task, list[tuple[Pair, dict[str, str]]]] = {}
     for pair in pairs:
         identity = pair.identity(config)
@@ -436,11 +441,27 @@ def evaluate_pairs(
         if entry is None:
             pairs_by_task.setdefault(pair.tested, []).append((pair, identity))
         else:
-            accuracies[pair.key] = entry["metrics"][METRIC]
+            metrics_by_key[pair.key] = entry["metrics"]
     count = sum(map(len, pairs_by_task.values()))
-    progress(f"{counted(count, 'pair')} to evaluate, {len(accuracies)} reused from an earlier run")
-    if not pairs_by_task:
-        return accuracies
+    progress(f"{counted(count, 'pair')} to evaluate, {len(metrics_by_key)} reused from an earlier run")
+    if pairs_by_task:
+        metrics_by_key |= _evaluate(pairs_by_task, config, progress)
+    values: dict[str, dict[str, float]] = {}
+    for name in metrics_by_key[pairs[0].key]:
+        by_key = {pair.key: metrics_by_key[pair.key].get(name) for pair in pairs}
+        if all(map(is_fraction, by_key.values())):
+            values[name] = by_key
+        else:
+            progress(f"{name} gets no matrix: some of its values are not numbers from 0 to 1")
+    return values.pop(METRIC), values
+
+
+def _evaluate(
+    pairs_by_task: Mapping[Task, Sequence[tuple[Pair, dict[str, str]]]],
+    config: EvaluationConfig,
+    progress: Callable[[str], None],
+) -> dict[str, dict[str, Any]]:
+    """Evaluate pairs with their identity, grouped by the tested task, and return the metrics of each by its key."""
     metrics = config.configuration(next(iter(pairs_by_task))).config.evaluation.metrics  # before torch is imported
     if METRIC not in (metric if isinstance(metric, str) else metric.get("type") for metric in metrics):
         names = ",".join(map(str, [METRIC, *metrics]))
@@ -449,7 +470,8 @@ def evaluate_pairs(
     from mmclvqa.evaluation.engine import Engine  # torch and MMF take seconds to import
 
     engine = Engine(config)
-    start, done = time.monotonic(), 0
+    start, done, count = time.monotonic(), 0, sum(map(len, pairs_by_task.values()))
+    metrics_by_key = {}
     for number, (tested, task_pairs) in enumerate(pairs_by_task.items(), start=1):
         evaluations = engine.evaluate(tested, {pair.key: pair.checkpoint for pair, _ in task_pairs})
         for pair, identity in task_pairs:
@@ -457,7 +479,7 @@ def evaluate_pairs(
             if entry["metrics"].get(METRIC) is None:
                 raise DataError(f"{tested.name}: the batches lack a field that {METRIC} needs")
             pair.write(identity, entry)
-            accuracies[pair.key] = entry["metrics"][METRIC]
+            metrics_by_key[pair.key] = entry["metrics"]
         done += len(task_pairs)
         seconds = time.monotonic() - start
         progress(
@@ -465,7 +487,7 @@ def evaluate_pairs(
             f"{counted(len(task_pairs), 'checkpoint')}; {clock(seconds)} so far, "
             f"about {clock(seconds / done * (count - done))} left"
         )
-    return accuracies
+    return metrics_by_key
 
 
 def _missing_folder(folder: Path) -> str:

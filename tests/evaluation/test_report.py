@@ -28,7 +28,7 @@ from mmclvqa.evaluation import figures
 from mmclvqa.evaluation.matrix import Mean, sweep_pairs
 from mmclvqa.evaluation.report import PUBLISHED, published_comparisons
 from mmclvqa.evaluation.report import main as report_command
-from mmclvqa.evaluation.results import SweepResult
+from mmclvqa.evaluation.results import MultitaskResult, SweepResult
 from mmclvqa.evaluation.runs import TrainingCurve, grouped_by_seed, read_all
 from mmclvqa.methods import base
 
@@ -163,6 +163,26 @@ def test_the_published_numbers_are_those_of_the_parity_fixture() -> None:
     reference = json.loads((Path(__file__).parents[1] / "fixtures" / "reference_results.json").read_text())
     (kept,) = json.loads(PUBLISHED.read_text())["sweeps"]
     assert kept == {key: reference[key] for key in kept}
+
+
+def test_the_report_shows_the_metric_that_is_asked_for(
+    published: SweepResult, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    halves = {key: value / 2 for key, value in published.accuracies.items()}
+    run = write_run(tmp_path, dataclasses.replace(published, further={"half": halves}))
+    bound = tmp_path / "multitask.json"
+    MultitaskResult("functional", (0.8,) * 6, (3000.0,) * 6, further={"half": (0.4,) * 6}).write(bound)
+    folders = [str(run), str(bound)]
+    assert report_command([*folders, "--metric", "half", "--out", str(tmp_path / "half")]) == 0
+    assert report_command([*folders, "--out", str(tmp_path / "whole")]) == 0
+    half, whole = (json.loads((tmp_path / name / "comparison.json").read_text()) for name in ("half", "whole"))
+    for row, reference in zip(half, whole, strict=True):
+        assert row["accuracy"] == pytest.approx(reference["accuracy"] / 2)
+    assert half[0]["forgetting"] == pytest.approx(whole[0]["forgetting"] / 2)
+    assert "Accuracy is half on val records" in Page(tmp_path / "half" / "index.html").text
+    capsys.readouterr()
+    assert report_command([*folders, "--metric", "halv", "--out", str(tmp_path / "none")]) == 1
+    assert "has no metric halv, only textvqa_accuracy, half; did you mean half?" in capsys.readouterr().err
 
 
 def test_an_incomplete_run_is_marked(published: SweepResult, tmp_path: Path) -> None:

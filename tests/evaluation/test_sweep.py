@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 import torch
+from mmf.common.registry import registry
+from mmf.modules.metrics import BaseMetric
 from mmf.utils.m4c_evaluators import TextVQAAccuracyEvaluator
 from worlds import LIMIT, ORDER, SETTING, World, write_noisy
 
@@ -75,6 +77,37 @@ def test_metrics_without_that_of_the_matrix_are_refused_before_the_evaluation(wo
     config = replace(world.config, overrides=(*world.config.overrides, "evaluation.metrics=[textvqa_accuracy_cls]"))
     with pytest.raises(DataError, match=r"set evaluation.metrics=\[textvqa_accuracy,textvqa_accuracy_cls\]"):
         replace(world, config=config).sweep()
+
+
+def test_every_metric_with_values_from_0_to_1_gets_a_matrix(world: World) -> None:
+    @registry.register_metric("mean_question_id")
+    class MeanQuestionId(BaseMetric):
+        def __init__(self) -> None:
+            super().__init__("mean_question_id")
+
+        def calculate(self, sample_list: Any, model_output: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
+            return 1000 + torch.zeros(1)
+
+    metrics = "evaluation.metrics=[textvqa_accuracy,textvqa_accuracy_cls,mean_question_id]"
+    config = replace(world.config, overrides=(*world.config.overrides, metrics))
+    before = read_sweep(world.results)
+    result, progress = replace(world, config=config).sweep()
+    assert result.accuracies == before.accuracies
+    assert progress[-1] == "mean_question_id gets no matrix: some of its values are not numbers from 0 to 1"
+    name = "textvqa_accuracy_cls/unique_acc"
+    unique = {key: entry(world.results / key)["metrics"][name] for key in result.accuracies}
+    assert result.further[name] == unique != result.accuracies
+    other = read_sweep(world.results, name)
+    assert other.metric == name and other.accuracies == unique
+    assert json.loads((world.results / "sweep.json").read_text())["further"][name] == {
+        "matrix": unique,
+        "summary": other.as_json()["summary"],
+    }
+    lines = result.lines()
+    assert lines[-3:] == before.lines()[-3:] and lines[: len(before.lines()) - 3] == before.lines()[:-3]
+    assert sum(line.startswith(f"==> {name} | ") for line in lines) == 3
+    with pytest.raises(DataError, match=r"no metric textvqa_accuracy_cls/unique, .*; did you mean .*unique_acc"):
+        read_sweep(world.results, "textvqa_accuracy_cls/unique")
 
 
 def test_answers_in_python_are_those_of_the_sweep(swept_once: World, clove_mini: Path) -> None:
