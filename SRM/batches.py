@@ -22,7 +22,12 @@ Batch = dict[str, Tensor]
 
 
 class Layout(ABC):
-    """How the sequences of examples are arranged in the rows of a batch."""
+    """How the sequences of examples are arranged in the rows of a batch.
+
+    Every batch has ``targets`` (int64, rows x width; ``IGNORED`` outside the loss), ``is_question`` (bool, rows x
+    width: the target belongs to the question-answer pass) and ``places`` (int64, 2 x N: row and column of each
+    target), from which the loss selects without making the host wait for a GPU.
+    """
 
     def __init__(self, tokens: Tokens) -> None:
         self.tokens = tokens
@@ -84,9 +89,8 @@ class TreeLayout(Layout):
     A row is ``gen c_R``, the rest of c, then ``[que] q [ans] a``. The last part attends to the first but not to the
     second, and its positions continue those of the first, so each pass is computed as in a sequence of its own.
 
-    Batch: ``input_ids``, ``position_ids``, ``targets`` (int64, rows x width; ``IGNORED`` outside the loss),
-    ``attention_mask`` (bool, rows x 1 x width x width), ``is_question`` (bool, rows x width: the target belongs to the
-    question-answer pass).
+    Batch: ``input_ids``, ``position_ids`` (int64, rows x width), ``attention_mask`` (bool, rows x 1 x width x width),
+    and those of :class:`Layout`.
     """
 
     def length(self, example: Example) -> int:
@@ -114,15 +118,14 @@ class TreeLayout(Layout):
             "input_ids": padded(rows, tokens.pad, width),
             "position_ids": torch.from_numpy(np.where(in_row, positions, 0)),
             "attention_mask": torch.from_numpy(mask[:, None]),
-            "targets": padded(targets, IGNORED, width),
-            "is_question": torch.from_numpy(is_question),
+            **_with_places(padded(targets, IGNORED, width), torch.from_numpy(is_question)),
         }
 
 
 class PairLayout(Layout):
     """Any decoder-only model: each pass is a row, question-answer passes first.
 
-    Batch: as in :class:`TreeLayout`, without ``position_ids``; ``attention_mask`` is int64, rows x width.
+    Batch: ``input_ids`` and ``attention_mask`` (int64, rows x width), and those of :class:`Layout`.
     """
 
     def length(self, example: Example) -> int:
@@ -139,7 +142,7 @@ class PairLayout(Layout):
 class Seq2SeqLayout(Layout):
     """Encoder-decoder: each pass is a row, question-answer passes first.
 
-    Batch: ``input_ids`` and ``attention_mask`` of the sources, ``targets``, and ``is_question`` of the targets.
+    Batch: ``input_ids`` and ``attention_mask`` of the sources, and those of :class:`Layout`.
     """
 
     def length(self, example: Example) -> int:
@@ -160,6 +163,10 @@ def _two_row_batch(rows: list[list[int]], targets: list[list[int]], pad: int) ->
     return {
         "input_ids": input_ids,
         "attention_mask": (torch.arange(input_ids.shape[1]) < lengths[:, None]).long(),
-        "targets": target_ids,
-        "is_question": is_question,
+        **_with_places(target_ids, is_question),
     }
+
+
+def _with_places(targets: Tensor, is_question: Tensor) -> Batch:
+    places = (targets != IGNORED).nonzero().T.contiguous()
+    return {"targets": targets, "is_question": is_question, "places": places}

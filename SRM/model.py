@@ -195,32 +195,30 @@ class SRMLoss(nn.Module):
         Returns:
             float32, 4: summed loss and summed weights of the question-answer pass, then of the scene-graph pass.
         """
-        targets = batch["targets"]
-        is_target = targets != IGNORED
-        # In a batch without targets (a process without examples), weights of 0 keep the graph connected.
-        selected = is_target if bool(is_target.any()) else torch.ones_like(is_target)
-        labels = torch.where(is_target, targets, 0)[selected]
-        losses = self.target_losses(batch, labels, selected)
-        weights = torch.ones_like(losses)
+        rows, columns = batch["places"]
+        labels = batch["targets"][rows, columns]
+        losses = self.target_losses(batch)
+        # In the batch of a process without examples, all labels are IGNORED; their losses and weights are 0.
+        weights = (labels != IGNORED).to(losses.dtype)
         for token in self.weighted:
             weights = torch.where(labels == token, self.weight, weights)
-        weights = weights * is_target[selected]
-        is_question = batch["is_question"][selected].to(weights.dtype)
+        is_question = batch["is_question"][rows, columns].to(weights.dtype)
         sides = (is_question, 1 - is_question)
         return torch.stack([(values * side).sum() for side in sides for values in (losses * weights, weights)])
 
-    def target_losses(self, batch: Batch, labels: Tensor, selected: Tensor) -> Tensor:
-        """Return the loss of each label (float32) at the selected positions (bool, rows x width), without weights."""
-        model = self.model
+    def target_losses(self, batch: Batch) -> Tensor:
+        """Return the loss of each target (float32, N, in the order of ``places``), without weights."""
+        model, (rows, columns) = self.model, batch["places"]
         if model.config.is_encoder_decoder:
             targets = torch.where(batch["targets"] == IGNORED, model.config.pad_token_id, batch["targets"])
             shifted = F.pad(targets[:, :-1], (1, 0), value=model.config.decoder_start_token_id)
             sources = {name: batch[name] for name in ("input_ids", "attention_mask")}
-            logits = model(**sources, decoder_input_ids=shifted).logits[selected]
+            logits = model(**sources, decoder_input_ids=shifted).logits[rows, columns]
         else:
             inputs = {name: batch[name] for name in ("input_ids", "attention_mask", "position_ids") if name in batch}
-            logits = logits_at(model, selected, **inputs)
-        return F.cross_entropy(logits.float(), labels, reduction="none")
+            logits = logits_at(model, (rows, columns), **inputs)
+        labels = batch["targets"][rows, columns]
+        return F.cross_entropy(logits.float(), labels, ignore_index=IGNORED, reduction="none")
 
 
 def logits_at(model: Any, positions: Any, **inputs: Any) -> Tensor:
@@ -280,9 +278,8 @@ def layout_for(loss: SRMLoss, tokens: Tokens, examples: Sequence[Example], longe
 
     def losses(layout: Layout) -> Tensor:
         batch = {name: value.to(model.device) for name, value in layout.batch(examples).items()}
-        selected = batch["targets"] != IGNORED
-        values = loss.target_losses(batch, batch["targets"][selected], selected)
-        is_question = batch["is_question"][selected]
+        values = loss.target_losses(batch)
+        is_question = batch["is_question"][tuple(batch["places"])]
         return torch.cat([values[is_question], values[~is_question]])
 
     # The losses of a trained model may all be small; the tolerance is then that of an untrained model.

@@ -142,3 +142,12 @@ def test_a_batch_without_targets_has_no_loss_and_zero_gradients(tokens: Tokens) 
     assert sums.tolist() == [0, 0, 0, 0]
     sums.sum().backward()
     assert all(p.grad is not None and not p.grad.any() for p in model.parameters())
+
+
+def test_the_loss_reads_no_value_from_the_device(tokens: Tokens) -> None:
+    """Tensors on the meta device have no values: reading one, as ``bool(x)`` or ``x.nonzero()`` do, is an error."""
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=len(tokens), **GPT)).to("meta")
+    batch = {name: value.to("meta") for name, value in TreeLayout(tokens).batch(examples(tokens, 64)).items()}
+    sums = SRMLoss(model, tokens.weighted_ids(), 5.0)(batch)
+    sums.sum().backward()
+    assert sums.shape == (4,) and all(p.grad is not None for p in model.parameters())
