@@ -23,13 +23,13 @@ from mmclvqa.clove import experiment_paths as places  # noqa: E402
 from mmclvqa.clove.errors import CloveError  # noqa: E402
 from mmclvqa.clove.files import read_json, write_json  # noqa: E402
 from mmclvqa.clove.tasks import SETTINGS, parse_order  # noqa: E402
-from mmclvqa.evaluation.results import METRIC, RESULTS_FILE  # noqa: E402
+from mmclvqa.evaluation.results import METRIC  # noqa: E402
 from mmclvqa.evaluation.sweep import checkpoints  # noqa: E402
 
 
 def accuracy(folder: Path) -> float:
     """Return the last accuracy in the results of a folder."""
-    return read_json(folder / RESULTS_FILE)["evaluations"][-1]["metrics"][METRIC]
+    return read_json(folder / places.RESULTS_FILE)["evaluations"][-1]["metrics"][METRIC]
 
 
 def measure(args: argparse.Namespace) -> dict[str, float]:

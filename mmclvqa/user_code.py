@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import sys
 import traceback
+from collections.abc import Iterable
 from pathlib import Path
 
 from mmclvqa.clove.errors import ConfigError
@@ -24,6 +26,34 @@ def user_file(path: str) -> Path:
     if not file.is_file():
         raise ConfigError(f"env.user_dir={path}: there is no file {file}")
     return file
+
+
+def user_code_files(path: str) -> list[Path]:
+    """Return the ``.py`` file that ``path`` names, or all those of a package folder.
+
+    Raises:
+        ConfigError: the file does not exist.
+    """
+    file = user_file(path)
+    return sorted(file.parent.rglob("*.py")) if file.name == "__init__.py" else [file]
+
+
+def user_code_sha256(path: str) -> str:
+    """Hash the content of the user's code.
+
+    Raises:
+        ConfigError: the file does not exist.
+    """
+    digest = hashlib.sha256()
+    for file in user_code_files(path):
+        digest.update(hashlib.sha256(file.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def is_from_user_code(path: str, objects: Iterable[object]) -> bool:
+    """Return whether the class of one of some objects was imported from the user's code."""
+    name = Path(path).resolve().stem if path else None
+    return any(type(one).__module__.partition(".")[0] == name for one in objects)
 
 
 def import_user_code(path: str) -> None:

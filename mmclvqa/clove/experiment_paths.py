@@ -10,6 +10,8 @@ from mmclvqa.clove.tasks import find_setting, parse_order, setting_argument
 SAVE = "exp/clvqa/save"
 """Folder of UniVQA's checkpoints; functions with a ``save`` argument return paths below that folder instead."""
 QAG_SEQ = "exp/clvqa/QAG_seq"
+RESULTS_FILE = "results.json"
+"""What a training or an evaluation writes into its folder."""
 MODEL = "unicl"
 """Registered name of UniVQA. Files and folders of another answer model carry its name instead."""
 FINE_TUNING = "ft"

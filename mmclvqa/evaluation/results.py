@@ -32,8 +32,6 @@ from mmclvqa.evaluation.matrix import (
 
 METRIC = "textvqa_accuracy"
 """The VQA accuracy, of which every sweep has a matrix."""
-RESULTS_FILE = "results.json"
-"""What a training or an evaluation writes into its folder, see :class:`mmclvqa.training.evaluation.Results`."""
 SWEEP_FILE = "sweep.json"
 """Result of a sweep, in the folder ``val_<experiment>`` beside the folders of its pairs."""
 PARTIAL_FILE = "partial.json"

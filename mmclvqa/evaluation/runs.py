@@ -21,7 +21,7 @@ from mmclvqa.clove.errors import CloveError, DataError
 from mmclvqa.clove.records import ITEM_END, load_records
 from mmclvqa.clove.tasks import default_data_root
 from mmclvqa.clove.text import one_line
-from mmclvqa.evaluation.results import METRIC, RESULTS_FILE, SweepResult, read_sweep, setting_of_result, sweep_file
+from mmclvqa.evaluation.results import METRIC, SweepResult, read_sweep, setting_of_result, sweep_file
 from mmclvqa.evaluation.sweep import changed_checkpoints
 from mmclvqa.methods.base import method_of_experiment
 from mmclvqa.methods.symbolic_replay import replays_folder
@@ -279,7 +279,7 @@ def read_bound(path: str | Path, metric: str = METRIC) -> Bound | None:
             accuracies = {name: float(number) for name, number in values["accuracies"].items()}
             training = path.parent.with_name(path.parent.name.removeprefix("val_"))
             warnings = _stale(path)
-            cost = Cost(seconds=_seconds(_read_results(training / RESULTS_FILE, warnings)), everything=True)
+            cost = Cost(seconds=_seconds(_read_results(training / experiments.RESULTS_FILE, warnings)), everything=True)
         average = float(values["weighted_average_accuracy"])
         model = str(content.get("model", experiments.MODEL))
         return Bound(kind, setting_of_result(content), accuracies, average, cost, _seed(path), model, warnings)
@@ -365,7 +365,9 @@ def _training_curves(sweep: SweepResult, save: str, warnings: list[str]) -> list
         folders = [single_task if sweep.stand_alone else run]
         if position == 0 and not sweep.stand_alone:
             folders.append(single_task)  # most methods do not train the first task themselves
-        files = (Path(folder, experiments.task_folder(task, sweep.model), RESULTS_FILE) for folder in folders)
+        files = (
+            Path(folder, experiments.task_folder(task, sweep.model), experiments.RESULTS_FILE) for folder in folders
+        )
         curves_found = (_training_curve(task.name, _read_results(file, warnings), sweep.metric) for file in files)
         curve = next(filter(None, curves_found), None)
         if curve:

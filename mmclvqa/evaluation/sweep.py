@@ -24,16 +24,17 @@ from mmclvqa.answer_models import check_model
 from mmclvqa.clove import experiment_paths as experiments
 from mmclvqa.clove.data_root import VOCABULARY, annotation_file, load_manifest
 from mmclvqa.clove.errors import DataError, TaskError
+from mmclvqa.clove.experiment_paths import RESULTS_FILE
 from mmclvqa.clove.files import read_yaml, write_json
 from mmclvqa.clove.settings import order_text
 from mmclvqa.clove.tasks import Task, default_data_root, find_setting, order_index, parse_order, setting_names
 from mmclvqa.clove.text import clock, counted, did_you_mean, first_of
 from mmclvqa.configuration import CONFIG_DIR, PluginConfiguration
 from mmclvqa.evaluation.matrix import is_fraction, sweep_key, val_weights
-from mmclvqa.evaluation.results import METRIC, PARTIAL_FILE, RESULTS_FILE, SWEEP_FILE, MultitaskResult, SweepResult
+from mmclvqa.evaluation.results import METRIC, PARTIAL_FILE, SWEEP_FILE, MultitaskResult, SweepResult
 from mmclvqa.lazy import prepare_libraries
 from mmclvqa.methods.base import Method, method_of_experiment
-from mmclvqa.user_code import import_user_code, user_file
+from mmclvqa.user_code import import_user_code, user_code_files
 
 SPLIT = "val"
 DATASET = "clvqa"
@@ -150,8 +151,7 @@ class EvaluationConfig:
         vocabulary = self.data_root / VOCABULARY
         files += [vocabulary] if vocabulary.is_file() else []
         if self.model != experiments.MODEL and self.user_dir:
-            file = user_file(self.user_dir)
-            files += sorted(file.parent.rglob("*.py")) if file.name == "__init__.py" else [file]
+            files += user_code_files(self.user_dir)
         for path in [*files, *([records] if records else [])]:
             digest.update(f"{path.name} {file_sha256(path)}\n".encode())
         digest.update("\0".join(o for o in self.overrides if not o.startswith(WITHOUT_EFFECT)).encode())

@@ -22,11 +22,19 @@ from mmclvqa.methods.selection import select_methods, selection_warnings
 from mmclvqa.random_state import seed_all
 from mmclvqa.start_up import prepare_model
 from mmclvqa.training.callbacks import Callbacks
-from mmclvqa.training.checkpoints import CONFIG_FILE, CheckpointFiles, changes_since_start, choose_start, load_start
+from mmclvqa.training.checkpoints import (
+    CONFIG_FILE,
+    USER_CODE_KEY,
+    CheckpointFiles,
+    changes_since_start,
+    choose_start,
+    load_start,
+)
 from mmclvqa.training.distributed import build_accelerator, describe_device, gather, register_device
 from mmclvqa.training.evaluation import TRAINING, Evaluation, Evaluator, Metrics, Results
 from mmclvqa.training.loading import Split, build_split
 from mmclvqa.training.optimization import EarlyStopping
+from mmclvqa.user_code import is_from_user_code, user_code_sha256
 from mmclvqa.value_kinds import require_registered
 
 TRAIN_WORD = "train"
@@ -136,7 +144,11 @@ class BaseTrainer:
         self.start.state = {k: v for k, v in (self.start.state or {}).items() if k == "num_updates"}
         self._save_config()
         keys = {"experiment": self.training.experiment_name, "model": self.config.model}
-        self.results = Results(self.files.folder, keys | {"datasets": self.config.datasets, "seed": self.seed})
+        keys |= {"datasets": self.config.datasets, "seed": self.seed}
+        user_dir = self.config.env.user_dir
+        if self.optimizer is not None and is_from_user_code(user_dir, [*self.methods, self.network]):
+            keys[USER_CODE_KEY] = user_code_sha256(user_dir)
+        self.results = Results(self.files.folder, keys)
 
     @property
     def is_main(self) -> bool:

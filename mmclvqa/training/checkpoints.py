@@ -6,6 +6,7 @@ temporary file that is then renamed, and contain only tensors and plain values.
 
 from __future__ import annotations
 
+import json
 import pickle
 import re
 import subprocess
@@ -20,6 +21,7 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from mmclvqa.clove.errors import ConfigError, DataError
+from mmclvqa.clove.experiment_paths import RESULTS_FILE
 from mmclvqa.clove.files import atomic_write, read_yaml
 from mmclvqa.clove.text import first_of, one_line, suggestion
 from mmclvqa.models.checkpoint_format import check_fits, without_position_ids
@@ -27,11 +29,14 @@ from mmclvqa.published_configs import leaves
 from mmclvqa.random_state import take_random_state
 from mmclvqa.training.distributed import gather
 from mmclvqa.training.optimization import set_learning_rates
+from mmclvqa.user_code import user_code_sha256
 from mmclvqa.value_kinds import matches_any
 
 NUMBERED_FOLDER = "models"
 CONFIG_FILE = "config.yaml"
 """The complete configuration of a run, in its folder."""
+USER_CODE_KEY = "user_code_sha256"
+"""Hash of the user's code, in the results of a run whose method or model is part of it."""
 # Groups of the configuration whose values are compared when a run is resumed.
 SETTING_GROUPS = ("training.", "optimizer.", "scheduler.", "model_config.", "dataset_config.")
 WITHOUT_EFFECT_ON_WEIGHTS = (
@@ -342,9 +347,11 @@ def run_state(trainer: Any) -> dict[str, Any]:
 def changes_since_start(folder: Path, config: Any) -> str:
     """Return the settings that differ from those of the run in a folder, as text; empty if there are none.
 
-    Values that contain a path, and settings that do not change the weights, are left out.
+    Values that contain a path, and settings that do not change the weights, are left out. The user's code counts as a
+    setting if the method or the model of the run is part of it.
 
     Raises:
+        ConfigError: the user's code does not exist.
         DataError: ``config.yaml`` is damaged.
     """
     file = folder / CONFIG_FILE
@@ -363,7 +370,17 @@ def changes_since_start(folder: Path, config: Any) -> str:
         and now[key] != before[key]
         and "/" not in f"{now[key]}{before[key]}"
     ]
+    if (user_dir := config.env.user_dir) and _user_code_before(folder) not in (None, user_code_sha256(user_dir)):
+        changed.insert(0, f"the code of {user_dir} has changed")
     return first_of(changed, LISTED_CHANGES)
+
+
+def _user_code_before(folder: Path) -> str | None:
+    """Return the hash of the user's code of the run in a folder; None if it has no such code or no results yet."""
+    try:
+        return json.loads((folder / RESULTS_FILE).read_text(encoding="utf-8"))["run"].get(USER_CODE_KEY)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None  # a damaged file is reported by mmclvqa.training.evaluation.Results
 
 
 def load_start(trainer: Any, start: Start) -> None:

@@ -22,6 +22,7 @@ from mmf.common.sample import SampleList
 from torch import nn
 
 from mmclvqa.clove.errors import ConfigError, DataError
+from mmclvqa.clove.experiment_paths import RESULTS_FILE
 from mmclvqa.clove.files import atomic_write, write_json
 from mmclvqa.random_state import random_state_kept
 from mmclvqa.training.distributed import Gather
@@ -84,7 +85,7 @@ class Results:
     """
 
     def __init__(self, save_dir: str | Path, run: dict[str, Any]) -> None:
-        self.path = Path(save_dir) / "results.json"
+        self.path = Path(save_dir) / RESULTS_FILE
         self.run = run
         self.entries: list[dict[str, Any]] = []
         self.training_losses: list[list[float | None]] = []

@@ -26,6 +26,13 @@ from SRM.settings import parse
 pytestmark = [needs_snakemake, pytest.mark.xdist_group("two tasks")]
 TINY_RUN = "training.max_updates=2 training.evaluation_interval=2 training.num_workers=0 training.batch_size=8"
 RUN, FIRST = "exp/clvqa/save/two/setting_2_colour-shape", "exp/clvqa/save/stand_alone/two/unicl_colour"
+CHANGING_METHOD = """from mmclvqa.methods.base import Method, register_method
+
+
+@register_method
+class Changing(Method):
+    name, label = "changing", "Changing"
+"""
 Workflow = Callable[..., tuple[int, str, str]]
 
 
@@ -112,6 +119,18 @@ def test_other_settings_of_finished_steps_are_named(workflow: Workflow, root: Pa
     assert workflow(root, MMF_ARGS=arguments)[0] == 0
     [line] = workflow(root, MMF_ARGS=arguments)[2].splitlines()
     assert f"which stay: {FIRST}: {change}" in line
+
+
+def test_changed_code_of_a_method_of_ones_own_is_named(workflow: Workflow, tmp_path: Path) -> None:
+    """Of its trainings only: the first task is trained by fine-tuning."""
+    code = tmp_path / "changing_method.py"
+    code.write_text(CHANGING_METHOD)
+    own = {"method": "changing", "MMF_USER_DIR": str(code)}
+    assert workflow(tmp_path / "root", **own)[0] == 0
+    assert not workflow(tmp_path / "root", "--dry-run", **own)[2]
+    code.write_text(f"{CHANGING_METHOD}\n# changed\n")
+    [line] = workflow(tmp_path / "root", "--dry-run", **own)[2].splitlines()
+    assert f"which stay: {RUN}/changing/unicl_shape: the code of {code} has changed; choose" in line
 
 
 def test_other_settings_of_a_finished_srm_are_named(clove_mini: Path, tmp_path: Path) -> None:
