@@ -23,7 +23,7 @@ from mmclvqa.clove.tasks import default_data_root
 from mmclvqa.clove.text import one_line
 from mmclvqa.evaluation.results import METRIC, SweepResult, read_sweep, setting_of_result, sweep_file
 from mmclvqa.evaluation.sweep import changed_checkpoints
-from mmclvqa.methods.base import method_of_experiment
+from mmclvqa.methods.combination import method_of_experiment
 from mmclvqa.methods.symbolic_replay import replays_folder
 
 STORED_FILE = "stored.json"
@@ -446,11 +446,13 @@ def _run_cost(sweep: SweepResult, save: str, curves: Sequence[TrainingCurve], re
     parts = [seconds_by_task.get(task.name) for task in sweep.tasks]
     records: int | None = 0
     size: int | None = 0
+    is_combination = "+" in sweep.experiment
+    if is_combination or (replay_folder is None and sweep.experiment != experiments.FINE_TUNING):
+        records, size = (0, 0) if sweep.stand_alone else _stored(sweep, save)
     if replay_folder is not None:
         parts.append(srm_seconds(replay_folder / SRM_LOG))
-        size = _srm_bytes(sweep, replay_folder)
-    elif not sweep.stand_alone and sweep.experiment != experiments.FINE_TUNING:
-        records, size = _stored(sweep, save)
+        srm_bytes = _srm_bytes(sweep, replay_folder)
+        size = None if None in (size, srm_bytes) else size + srm_bytes
     return Cost(records, size, None if None in parts else sum(parts))
 
 

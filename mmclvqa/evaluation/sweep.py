@@ -33,7 +33,8 @@ from mmclvqa.configuration import CONFIG_DIR, PluginConfiguration
 from mmclvqa.evaluation.matrix import is_fraction, sweep_key, val_weights
 from mmclvqa.evaluation.results import METRIC, PARTIAL_FILE, SWEEP_FILE, MultitaskResult, SweepResult
 from mmclvqa.lazy import prepare_libraries
-from mmclvqa.methods.base import Method, method_of_experiment
+from mmclvqa.methods.base import Method
+from mmclvqa.methods.combination import method_of_experiment
 from mmclvqa.user_code import import_user_code, user_code_files
 
 SPLIT = "val"

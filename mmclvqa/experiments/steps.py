@@ -14,7 +14,8 @@ from mmclvqa.clove import experiment_paths as places
 from mmclvqa.clove.errors import ConfigError
 from mmclvqa.clove.settings import Task, order_text
 from mmclvqa.clove.tasks import find_setting, order_index, parse_order, setting_argument
-from mmclvqa.methods.base import Method, Step, StepContext, parse_method, registered_methods
+from mmclvqa.methods.base import Method, Step, StepContext, registered_methods
+from mmclvqa.methods.combination import names_in, parse_methods
 
 CHECKPOINT_INTERVAL = 4000
 """Checkpoint interval, in updates, of the published commands."""
@@ -39,7 +40,7 @@ class Experiment:
 
     @classmethod
     def of(cls, setting: str, order: str, method: str, model: str = places.MODEL) -> Experiment:
-        """Return the experiment of a method in command-line form (``ewc:reg_lambda=1e5``).
+        """Return the experiment of a method in command-line form (``ewc:reg_lambda=1e5``, ``ewc+random``).
 
         Raises:
             ConfigError: the method or one of its settings is unknown, or a value is illegal.
@@ -47,12 +48,13 @@ class Experiment:
         """
         found, name = find_setting(setting), method.partition(":")[0]
         if "," in name:
-            combined = f"only mmf_run combines them (training.CL.method={name})"
+            combined = f"or combine them: {name.replace(',', '+')}"
             raise ConfigError(f"method={name}: separate methods by spaces: {name.replace(',', ' ')}; {combined}")
         try:
-            parsed = parse_method(method)
+            parsed = parse_methods(method)
         except ConfigError as error:
-            own = "" if name in registered_methods() else "; --user_dir FILE adds your own"
+            known = registered_methods().keys() >= names_in(method)
+            own = "" if known else "; --user_dir FILE adds your own"
             raise ConfigError(f"{error}{own}") from None
         return cls(found.name, order_text(found.parse_order(order)), *parsed, model)
 

@@ -406,11 +406,6 @@ def parse_method(text: str) -> tuple[type[Method], Any]:
     return cls, cls.read_settings(values)
 
 
-def method_of_experiment(experiment: str) -> type[Method] | None:
-    """Return the method to which an experiment's folder name belongs; None if there is none."""
-    return next((cls for cls in _registered.values() if cls.parse_experiment(experiment) is not None), None)
-
-
 def changed_settings(settings: Any) -> dict[str, Any]:
     """Return the settings whose values differ from their defaults."""
     return {one.name: getattr(settings, one.name) for one in fields(settings)

@@ -6,7 +6,7 @@ class lists its keys in ``selected_by``. This module also checks that these keys
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -39,7 +39,7 @@ def select_methods(config: Any) -> list[Method]:
         for cls in registered_methods().values()
         if cls in named or (cls.selected_by and all(_matches(config, *item) for item in cls.selected_by.items()))
     ]
-    _check_combination(selected, OmegaConf.select(config, "training.precision"))
+    check_combination(selected, OmegaConf.select(config, "training.precision"))
     return [cls(config) for cls in selected or [find_method("ft")]]
 
 
@@ -103,7 +103,12 @@ def selection_warnings(config: Any, methods: list[Method], has_start: bool, defa
     return lines
 
 
-def _check_combination(methods: list[type[Method]], precision: str | None) -> None:
+def check_combination(methods: Sequence[type[Method]], precision: str | None = None) -> None:
+    """Check that methods can be combined, and that they run in a precision.
+
+    Raises:
+        ConfigError: they cannot.
+    """
     for number, method in enumerate(methods):
         for other in methods[:number]:
             if method.family and method.family == other.family:

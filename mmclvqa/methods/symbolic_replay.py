@@ -205,8 +205,8 @@ class SymbolicReplay(ReplayMethod):
 
 
 def replays_folder(experiment: str, setting_name: str, order: str, root: str) -> str | None:
-    """Return the folder of SRM's replay files for an experiment's folder name; None if it is of another method."""
-    match = _EXPERIMENT.fullmatch(experiment)
+    """Return the folder of SRM's replay files for an experiment's folder name; None if SRM is no part of it."""
+    match = next(filter(None, map(_EXPERIMENT.fullmatch, experiment.split("+"))), None)
     if match is None:
         return None
     settings = SymbolicReplay.Settings(

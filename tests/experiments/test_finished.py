@@ -17,6 +17,7 @@ from script_runs import needs_snakemake
 from mmclvqa.clove.errors import ConfigError
 from mmclvqa.evaluation.report import main as report
 from mmclvqa.evaluation.results import read_sweep
+from mmclvqa.evaluation.runs import read_run
 from mmclvqa.experiments import __main__ as command_line
 from mmclvqa.experiments.finished import unfinished, warnings_of
 from mmclvqa.experiments.planning import below_root, plan, runs_of
@@ -131,6 +132,17 @@ def test_changed_code_of_a_method_of_ones_own_is_named(workflow: Workflow, tmp_p
     code.write_text(f"{CHANGING_METHOD}\n# changed\n")
     [line] = workflow(tmp_path / "root", "--dry-run", **own)[2].splitlines()
     assert f"which stay: {RUN}/changing/unicl_shape: the code of {code} has changed; choose" in line
+
+
+def test_a_combination_is_trained_and_has_its_storage_in_the_report(workflow: Workflow, tmp_path: Path) -> None:
+    code, _, err = workflow(tmp_path / "root", method="mas+random:replay_rate=0.1")
+    assert code == 0 and "warning" not in err
+    folder = tmp_path / "root" / RUN / "val_mas+rnd_replay_0.1"
+    run = read_run(folder)
+    assert run.label == "MAS + random replay (0.1), colour-shape" and not run.sweep.missing
+    stored = json.loads((folder.with_name("mas+rnd_replay_0.1") / "unicl_shape/stored.json").read_text())
+    assert (run.cost.records, run.cost.bytes) == (stored["records"], stored["bytes"]) and stored["records"] > 0
+    assert "importances" in stored["what"] and "random records" in stored["what"]
 
 
 def test_other_settings_of_a_finished_srm_are_named(clove_mini: Path, tmp_path: Path) -> None:

@@ -12,7 +12,8 @@ from mmclvqa.clove.errors import CloveError, ConfigError
 from mmclvqa.experiments import __main__ as command_line
 from mmclvqa.experiments.planning import as_json, grid_runs, job_groups, paper_runs, plan, runs_of
 from mmclvqa.experiments.profiles import JobSharing, job_sharing
-from mmclvqa.methods.base import method_of_experiment
+from mmclvqa.experiments.steps import experiment_steps
+from mmclvqa.methods.combination import method_of_experiment
 from mmclvqa.methods.symbolic_replay import replays_folder
 
 
@@ -42,6 +43,45 @@ def test_other_hyperparameters_are_another_experiment(methods: tuple[str, ...]) 
     plan(runs)
 
 
+def test_a_combination_has_the_overrides_and_the_preparation_of_its_methods() -> None:
+    runs = runs_of(["functional"], ["oarlks"], ["ewc:reg_lambda=1e+5+srm:restore_rate=0.5", "srm:restore_rate=0.5"], [])
+    assert (
+        runs[0].experiment
+        == runs_of(["functional"], ["oarlks"], ["srm:restore_rate=0.5+ewc:reg_lambda=1e5"], [])[0].experiment
+    )
+    name = runs[0].experiment.name
+    assert name == f"ewc_reg_lambda_100000+{runs[1].experiment.name}"
+    label = method_of_experiment(name).parse_experiment(name)
+    assert label == "EWC (reg_lambda 100000) + SRM (distilgpt2, 0.5 replays per real record)"
+    steps = plan(runs)
+    [srm] = [step for step in steps if step.kind == "srm"]
+    trained = [step for step in steps if step.kind == "train" and f"/{name}/" in step.output]
+    assert len(trained) == 6 and all(srm.output in step.inputs for step in trained[1:])
+    for words in (step.arguments for step in trained):
+        assert {"training.CL.reg_type=ewc", "training.CL.replay_method=restore_with_prob"} <= set(words)
+        assert len(set(word.partition("=")[0] for word in words)) == len(words)
+    assert replays_folder(name, "functional", "oarlks", "$ROOT") == str(Path(srm.output).parent)
+    both = runs_of(["functional"], ["oarlks"], ["online_ewc+derpp"], [])[0].experiment
+    assert "training.CL.method=online_ewc,derpp" in experiment_steps(both)[1].arguments
+
+
+@pytest.mark.parametrize(
+    ("method", "message"),
+    [
+        ("ft+ewc", "ft cannot be combined"),
+        ("ewc+ewc", "ewc is given more than once"),
+        ("ewc+mas", "methods ewc and mas cannot be combined: both are weight regularizers"),
+        ("random+srm", r"srm needs training.CL.replay_method=restore_with_prob, not training.CL.replay_method=random"),
+        ("ewc+randm", r"method=randm: there is no such method; did you mean random.*; --user_dir FILE adds your own"),
+        ("ewc,random", r"separate methods by spaces: ewc random; or combine them: ewc\+random"),
+    ],
+)
+def test_what_cannot_be_combined_is_refused(method: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as error:
+        plan(runs_of(["functional"], ["oarlks"], [method], []))
+    assert ("--user_dir" in message) == ("--user_dir" in str(error.value))
+
+
 def test_a_language_model_in_a_folder_is_that_of_the_current_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -67,9 +107,7 @@ def test_two_commands_for_one_output_are_refused() -> None:
 
 
 @pytest.mark.parametrize(("grid", "flag"), [("paper", "--setting"), ("grid.yaml", "--seed")])
-def test_a_grid_leaves_no_room_for_what_it_determines(
-    grid: str, flag: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_grid_leaves_no_room_for_what_it_determines(grid: str, flag: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert command_line.main(["run", "--grid", grid, flag, "1", "--dry-run"]) == 1
     assert f"{flag}: --grid {grid} determines this" in capsys.readouterr().err
 

@@ -16,7 +16,8 @@ from torch import nn
 
 from mmclvqa.clove.errors import ConfigError
 from mmclvqa.methods import base
-from mmclvqa.methods.base import Method, method_of_experiment, parse_method, setting
+from mmclvqa.methods.base import Method, parse_method, setting
+from mmclvqa.methods.combination import method_of_experiment
 from mmclvqa.methods.importances import Importances, write_importances
 from mmclvqa.methods.selection import select_methods
 

@@ -21,7 +21,7 @@ from mmclvqa.methods import base
 from mmclvqa.user_code import import_user_code
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "new_method.md").read_text()
-CODE, REPLAY_CODE, COMBINED_CODE = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+CODE, REPLAY_CODE = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
 SIZES = [word for word in TINY if not word.startswith("run_type")]
 
 
@@ -80,12 +80,12 @@ def test_a_misspelt_hyperparameter_and_an_unusable_file_are_named(methods: Metho
 
 def test_the_replay_method_of_the_page_replays_and_is_combined(methods: Methods) -> None:
     file = methods.folder / "my_replay.py"
-    file.write_text(CODE + REPLAY_CODE + COMBINED_CODE)
+    file.write_text(CODE + REPLAY_CODE)
     methods.learn("object", name="first")
     own = (f"env.user_dir={file}", "training.CL.task_order=oarlks", methods.resume_file("object", "first"))
-    for method, more in (("fixed", ()), ("fixed_l2", ("training.CL.fixed_l2.weight=100",))):
-        per_task = f"training.CL.{method}.per_task=3"
-        folder = methods.learn("attribute", *own, f"training.CL.method={method}", per_task, *more, name=method)
+    own += ("training.CL.fixed.per_task=3",)
+    for method, more in (("fixed", ()), ("fixed,l2", ("training.CL.l2.weight=100",))):
+        folder = methods.learn("attribute", *own, f"training.CL.method={method}", *more, name=method)
         assert methods.stored("attribute", method)["records"] == 3
         assert "3 replays are added to " in (folder / "train.log").read_text()
     start, free, held = (
