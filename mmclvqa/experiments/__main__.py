@@ -71,8 +71,8 @@ def _parser() -> argparse.ArgumentParser:
         nargs="+",
         default=[],
         metavar="NAME[:SETTING=VALUE,...]",
-        help="methods with their settings (default: those of the published comparison, plus more_methods in "
-        "workflow.yaml)",
+        help="methods with their settings; NAME+NAME combines two (default: those of the published comparison, plus "
+        "more_methods in workflow.yaml)",
     )
     run.add_argument("--seed", nargs="+", type=int, default=[], help="run all experiments with each of these seeds")
     run.add_argument("--grid", metavar="paper|FILE.yaml", help="run the published comparison, or the blocks of a file")
