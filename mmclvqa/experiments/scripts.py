@@ -176,7 +176,9 @@ def _parser() -> argparse.ArgumentParser:
         description=f"Write run scripts of methods; without arguments, write the published scripts to {FOLDER}.",
         epilog="Example: python generate_run_scripts.py --method ewc:reg_lambda=1e5 --setting scene --order bedfca",
     )
-    parser.add_argument("--method", nargs="+", metavar="NAME[:SETTING=VALUE,...]", help="methods; NAME+NAME combines two")
+    parser.add_argument(
+        "--method", nargs="+", metavar="NAME[:SETTING=VALUE,...]", help="methods; NAME+NAME combines two"
+    )
     parser.add_argument("--setting", help=f"setting, by name or YAML file (default: {' and '.join(SETTINGS)})")
     parser.add_argument("--order", help="task order, any permutation (default: the reported ones of the setting)")
     parser.add_argument("--out", metavar="DIR", help=f"folder to write into (default: {FOLDER})")
