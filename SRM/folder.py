@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -104,11 +105,13 @@ class RunFolder:
     def _check_settings(self, result_settings: Mapping[str, Any]) -> None:
         try:
             previous = json.loads(self.settings_file.read_text(encoding="utf-8"))
-            changes = [
-                f"{name} was {previous.get(name)}, now {result_settings.get(name)}"
-                for name in sorted({*previous, *result_settings})
-                if previous.get(name) != result_settings.get(name)
-            ]
+            # A setting that one of them lacks, because it was added to the code in between, has its default there.
+            defaults = {one.name: one.default for one in fields(Settings)}
+            names = sorted({*previous, *result_settings})
+            values = {
+                name: [run.get(name, defaults.get(name)) for run in (previous, result_settings)] for name in names
+            }
+            changes = [f"{name} was {before}, now {now}" for name, (before, now) in values.items() if before != now]
         except (ValueError, TypeError, AttributeError) as error:
             advice = "--overwrite deletes the results and starts over"
             raise ConfigError(f"{self.settings_file}: is not a valid settings file ({error}); {advice}") from None

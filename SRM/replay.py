@@ -140,7 +140,9 @@ class ReplayWriter:
 
 def _log_statistics(name: str, statistics: Mapping[str, Any]) -> None:
     rejected = ", ".join(f"{reason['count']} {reason['why']}" for reason in statistics["refused"].values())
-    truth = f", {statistics['truth']['share']:.0%} true" if "truth" in statistics else ""
+    truth = ""
+    if "truth" in statistics and statistics["accepted"]:
+        truth = f", {statistics['truth']['share']:.0%} true"
     questions = counted(statistics["distinct_questions"], "distinct question")
     log.info(
         f"{name}: {statistics['accepted']} of {statistics['prompts']} prompts accepted ({rejected or 'none rejected'})"

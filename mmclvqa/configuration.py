@@ -57,6 +57,8 @@ OPEN_NODES = (
 
 PARAMETERS = ("optimizer.params", "scheduler.params")
 """Open nodes in which an override may also add keys: they are checked when the optimizer or scheduler is built."""
+TYPING_ERROR = 0.8
+"""An added key at least this similar to one of the defaults is taken for a typing error; 1 means equal."""
 
 LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
 """Values of ``training.logger_level``, in any case."""
@@ -252,7 +254,8 @@ class PluginConfiguration:
                 continue
             if current_value is _ABSENT:
                 group, _, name = key.rpartition(".")
-                if group not in PARAMETERS or did_you_mean(name, _select(config, group)):
+                defaults = self._default(group) if group in PARAMETERS else ()
+                if group not in PARAMETERS or difflib.get_close_matches(name, list(defaults), cutoff=TYPING_ERROR):
                     raise ConfigError(f"{key}={text}: unknown key {key}{suggest(key, config)}")
             default = self._default(key)
             if default is _ABSENT and current_value is not _ABSENT:

@@ -161,12 +161,23 @@ class Checker:
         records = self._load(file, read_annotations, path)
         if records is None:
             return
+        if not records:
+            self._add(file, "size", "contains no records")
         coercions = Coercions()
+        first_of_id: dict[str, str] = {}
+        repeated: list[str] = []
         for index, record in enumerate(self._bar(records, file)):
             label = describe(record, f"record {index}")
-            self._record(file, label, coercions.apply(record, label), task)
+            complete = coercions.apply(record, label)
+            self._record(file, label, complete, task)
+            question_id = str(complete.get("question_id")) if isinstance(complete, dict) else label
+            if first_of_id.setdefault(question_id, label) != label:
+                repeated.append(label)
         if split == "train" and records and file not in self._related:
             self._graphless.add(task)
+        if repeated:
+            effect = "k-means replay and DER++ take records of one id for the same"
+            self.notes.append(f"{file}: {len(repeated)} question ids are repeated (first {repeated[0]}); {effect}")
         self.notes += [f"{file}: {line}" for line in coercions.lines()]
         self.rows.append((file, counted(len(records), "record")))
         for source, size in expected.items():
@@ -182,6 +193,10 @@ class Checker:
             self._add(file, field or "record", f"{label}: {f'{field} {problem}'.lstrip()}")
         if invalid_fields & {"", "gt_scene_graph_mask"} or any(record["gt_scene_graph_mask"]):
             self._related.add(file)
+        if not invalid_fields & {"", "question", "answers"}:
+            for name, texts in (("question", [record["question"]]), ("answers", record["answers"])):
+                if not any(text.strip() for text in texts):
+                    self._add(file, "text", f"{label}: field {name} is empty")
         if invalid_fields & {"", "stage", "image_source", "feature_path"}:
             return
         stage = record["stage"]

@@ -37,7 +37,7 @@ def databases(image_source: str | None) -> tuple[str, ...]:
 def feature_path(record: Mapping[str, Any]) -> str | None:
     """Return the path of a record's features in its databases, with the prefix of its source; None if it has none."""
     path, prefix = record["feature_path"], _source(record["image_source"]).prefix
-    return path if path is None or path.startswith(prefix.rstrip("/")) else prefix + path
+    return path if path is None or path.startswith(prefix) else prefix + path
 
 
 def _source(name: str | None) -> ImageSource:
@@ -170,7 +170,7 @@ def boxes_problem(value: Mapping[str, Any], regions: int) -> str | None:
     if boxes.shape != (regions, 4):
         shape = " x ".join(map(str, boxes.shape))
         return f"its bbox has shape {shape} instead of {regions} x 4, four numbers for each region"
-    return None
+    return None if np.isfinite(boxes).all() else "its bbox contains values that are not finite"
 
 
 def _is_positive(value: Any) -> bool:

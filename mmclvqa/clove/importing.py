@@ -127,6 +127,7 @@ def import_records(
         TaskError: a name of the setting or of a task is not allowed.
     """
     chosen, root = ImportOptions(**options), Path(root)
+    _check_arguments(records, chosen)
     if Path(name).name != name:
         raise DataError(f"{name}: the name of a setting must not contain a folder")
     path = root / "settings" / f"{name}.yaml"
@@ -170,6 +171,7 @@ def _drawn_records(
     """Draw records by task and split; ``result`` receives the numbers of all records and what is left out."""
     drawn: dict[tuple[str, str], list[Record]] = defaultdict(list)
     for split in SPLITS:
+        ids: dict[str, set[str]] = defaultdict(set)
         rng = random.Random(f"{options.seed}/import/{name}/{split}")
         size = (options.sizes or {}).get(split)
         for index, record in enumerate(records[split]):
@@ -179,9 +181,16 @@ def _drawn_records(
             if task is None:
                 result.unassigned += 1
                 continue
-            if file is None and image in (None, ""):
-                result.findings.setdefault("questions without an image", []).append(describe(record, where))
+            lacking = {
+                "questions without a text": not record["question"].strip(),
+                "questions without an answer": not any(answer.strip() for answer in record["answers"]),
+                "questions without an image": file is None and image in (None, ""),
+                "repeated question ids": str(record["question_id"]) in ids[task],
+            }
+            if kind := next((kind for kind, is_lacking in lacking.items() if is_lacking), None):
+                result.findings.setdefault(kind, []).append(describe(record, where))
                 continue
+            ids[task].add(str(record["question_id"]))
             file = file or _filled(options.feature_path, image_id=image, split=split)
             source = record["image_source"] or name
             record = {**record, "stage": task, "set_name": split, "feature_path": file, "image_source": source}
@@ -192,6 +201,24 @@ def _drawn_records(
             elif (slot := rng.randrange(result.counts[task][split])) < size:
                 drawn[task, split][slot] = record
     return drawn
+
+
+def _check_arguments(records: Mapping[str, Iterable[Record]], options: ImportOptions) -> None:
+    """Check the splits, the sizes and the names of the tasks.
+
+    Raises:
+        DataError: one of them is not as :func:`import_records` needs it.
+    """
+    if set(records) != set(SPLITS):
+        raise DataError(f"records: expected the splits {' and '.join(SPLITS)}, not {', '.join(records) or 'none'}")
+    if isinstance(options.tasks, str):
+        raise DataError(f"tasks={options.tasks!r}: expected a list of names")
+    sizes = options.sizes or {}
+    if not isinstance(sizes, Mapping) or not set(sizes) <= set(SPLITS):
+        raise DataError(f"sizes={sizes}: expected a mapping with the keys {' and '.join(SPLITS)}")
+    for split, size in sizes.items():
+        if size is not None and (type(size) is not int or size < 1):
+            raise DataError(f"sizes: {split} is {size!r}, not a whole number above 0")
 
 
 def answer_words(records: Iterable[Record]) -> list[str]:

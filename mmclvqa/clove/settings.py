@@ -241,6 +241,10 @@ class _Reader:
                     if text in (other.letter, other.name):
                         problem = f"{text!r} is also that of tasks[{index}]; rename one"
                         raise self._error(f"tasks[{number}].{key}", problem)
+            for index, other in enumerate(tasks):
+                if task.annotations == other.annotations:
+                    problem = f"{task.annotations!r} is also that of tasks[{index}], whose records it would train on"
+                    raise self._error(f"tasks[{number}].annotations", f"{problem}; add {{name}} to the path")
             tasks.append(task)
         longest = max(len(text.encode()) for task in tasks for text in (task.letter, task.name))
         size = len(f"{self.file.stem}_{order_text(tasks)}_REPLAY[]_AT[]".encode()) + 2 * longest

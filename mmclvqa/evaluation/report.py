@@ -262,7 +262,7 @@ def write_report(entries: Sequence[Run | Bound], out: str | Path, metric: str = 
     for figure in [*(f for drawn in figures.values() for f in drawn), *([comparison] if comparison else [])]:
         with atomic_write(out / f"{figure.name}.png", "wb") as file:
             file.write(figure.png)
-    write_json(out / COMPARISON_FILE, [row.as_json() for row in rows])
+    write_json(out / COMPARISON_FILE, [row.as_json() | {"metric": metric} for row in rows])
     with atomic_write(out / PAGE) as file:
         file.write(text)
     return out / PAGE
@@ -315,6 +315,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         for warning in all_warnings(entries):
             print(f"warning: {warning}", file=sys.stderr)
         page = write_report(entries, args.out, args.metric)
+        if args.metric != METRIC:
+            print(f"accuracy is {args.metric}")
         print(format_table(HEADER, [comparison_row(*group).cells() for group in grouped_by_seed(entries)]))
         print(f"\nreport: {page}")
 

@@ -122,7 +122,10 @@ class SweepResult(EvaluationResult):
             return self
         if name not in self.further:
             names = [self.metric, *self.further]
-            raise DataError(f"the sweep has no metric {name}, only {', '.join(names)}{did_you_mean(name, names)}")
+            hint = did_you_mean(name, self.further)
+            hint = hint or f"; evaluate again with evaluation.metrics=[{METRIC},{name.partition('/')[0]}]"
+            limit = "; a metric has a matrix if all its values are numbers from 0 to 1"
+            raise DataError(f"the sweep has no metric {name}, only {', '.join(names)}{hint}{limit}")
         return replace(self, metric=name, accuracies=self.further[name], further={})
 
     @property

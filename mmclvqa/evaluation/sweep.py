@@ -49,6 +49,7 @@ WITHOUT_EFFECT = (DATA_OVERRIDE, "training.CL.restore_", "training.CL.previous_d
 """Overrides that do not change an evaluation: the content of the data counts, not its folder, and only training reads
 files of earlier tasks."""
 CODE_OVERRIDE = "env.user_dir="
+METRICS_OVERRIDE = "evaluation.metrics="
 DEVICES = ("auto", "cpu", "cuda")
 SAVE_MARK = f"/{Path(experiments.SAVE).name}/"
 """What the paths of all checkpoints and results contain before the part that does not depend on ``save_dir``."""
@@ -138,8 +139,8 @@ class EvaluationConfig:
         """Hash everything but the checkpoint that an evaluation on ``task`` depends on.
 
         These are the val records, the vocabulary, the task's configuration file with everything it includes, the
-        plugin's default configuration, the user's code of another model than UniVQA, and the overrides. Feature
-        databases are not hashed.
+        plugin's default configuration, the user's code of another model than UniVQA or of metrics, and the overrides.
+        Feature databases are not hashed.
 
         Raises:
             DataError: a configuration file is missing or broken.
@@ -151,7 +152,8 @@ class EvaluationConfig:
         files += [] if setting.task_configs else [setting.file]  # which names the feature databases
         vocabulary = self.data_root / VOCABULARY
         files += [vocabulary] if vocabulary.is_file() else []
-        if self.model != experiments.MODEL and self.user_dir:
+        own_metrics = any(override.startswith(METRICS_OVERRIDE) for override in self.overrides)
+        if self.user_dir and (own_metrics or self.model != experiments.MODEL):
             files += user_code_files(self.user_dir)
         for path in [*files, *([records] if records else [])]:
             digest.update(f"{path.name} {file_sha256(path)}\n".encode())

@@ -344,8 +344,36 @@ def register_method(cls: type[Method]) -> type[Method]:
             f"{cls.__module__}.{cls.__name__}: another method is named {cls.name!r} already "
             f"({other.__module__}.{other.__name__})"
         )
+    _make_distinct(cls)
     _registered[cls.name] = cls
     return cls
+
+
+def _make_distinct(cls: type[Method]) -> None:
+    """Give a subclass of a registered method commands and folders of its own.
+
+    What it inherits from that method would select that method, in its folder: the keys of the published code, folder
+    and script names, labels, and overrides. Inherited overrides are kept, but select this class by its name.
+    """
+    inherited = {
+        name: provider
+        for name in ("selected_by", "overrides", "experiment", "parse_experiment", "script_name", "short_label")
+        if (provider := next(one for one in cls.__mro__ if name in vars(one))) is not cls
+        and provider in _registered.values()
+    }
+    for name in inherited:
+        setattr(cls, name, vars(Method)[name])
+    if "overrides" in inherited:
+        selecting, parent = inherited["overrides"].selected_by, inherited["overrides"].overrides.__func__
+
+        def overrides(cls: type[Method], settings: Any, step: StepContext) -> list[str]:
+            values = {one.name: getattr(settings, one.name) for one in fields(settings)}
+            words = [word for word in parent(cls, settings, step) if word.partition("=")[0] not in selecting]
+            words += Method.overrides.__func__(cls, settings, step)
+            words += [f"training.CL.{cls.name}.{k}={'null' if v is None else v}" for k, v in values.items()]
+            return list(dict.fromkeys(words))
+
+        cls.overrides = classmethod(overrides)
 
 
 def _check_hook_names(cls: type[Method]) -> None:

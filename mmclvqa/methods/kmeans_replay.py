@@ -23,6 +23,7 @@ from mmclvqa.clove.errors import ConfigError
 from mmclvqa.clove.experiment_paths import MODEL
 from mmclvqa.clove.records import load_filled, load_records, save_records
 from mmclvqa.clove.tasks import REPLAY_SUFFIX, Task
+from mmclvqa.clove.text import counted
 from mmclvqa.lazy import torch
 from mmclvqa.methods.base import POSITIVE_SHARE, StepContext, Stored, register_method, setting
 from mmclvqa.methods.importances import PUBLISHED_BATCH_SIZE, without_dropout
@@ -118,6 +119,9 @@ class KMeansReplay(ReplayMethod):
         records = real_records(self.config.dataset_config.clvqa.data_dir, position.current)
         by_id = {str(record["question_id"]): record for record in records}
         names = sorted(features)
+        if repeated := len(records) - len(names):
+            note = f"{counted(repeated, 'record')} of {position.current.name} cannot be chosen, because of repeated ids"
+            trainer.writer.write(f"k-means replay: {note}", "warning")
         nearest = nearest_to_centres(np.stack([features[name] for name in names]), num_current)
         self._exemplars = self._kept_before(num_earlier) + [by_id[names[index]] for index in nearest]
         save_records(trainer.files.folder / FILE, self._exemplars)

@@ -424,6 +424,12 @@ def _load_optimizer(trainer: Any, start: Start) -> None:
         note = f"{start.path} has no optimizer state; the optimizer state is initialized from scratch"
         trainer.writer.write(note, "warning")
         return
+    name, previous = trainer.config.optimizer.type, (state.get("config") or {}).get("optimizer", {}).get("type")
+    if start.is_own_checkpoint and previous not in (None, name):
+        raise ConfigError(
+            f"optimizer.type={name}: the run in {start.path.parent} was started with {previous}; set another "
+            "env.save_dir to train with another optimizer"
+        )
     try:
         trainer.optimizer.load_state_dict(state["optimizer"])
     except (ValueError, KeyError) as error:

@@ -24,6 +24,7 @@ from torch import nn
 from mmclvqa.clove.errors import ConfigError, DataError
 from mmclvqa.clove.experiment_paths import RESULTS_FILE
 from mmclvqa.clove.files import atomic_write, write_json
+from mmclvqa.clove.text import one_line
 from mmclvqa.random_state import random_state_kept
 from mmclvqa.training.distributed import Gather
 from mmclvqa.training.loading import Split, prepare
@@ -193,8 +194,7 @@ class Metrics:
                 for sub, (total, count) in _added(gather(metric.sums())).items():
                     values[f"{name}/{sub}" if sub else name] = total / count if count else 0.0
             elif combined is not None:
-                value = metric._calculate_with_checks(combined, combined)
-                values[name] = float(torch.as_tensor(value, dtype=torch.float).mean())
+                values |= _calculated(name, metric, combined)
         return values
 
     def _combined(self, gather: Gather) -> SampleList | None:
@@ -208,6 +208,27 @@ class Metrics:
                 combined._set_tensor_field(name)
         combined.dataset_type, combined.dataset_name = self._split, self._dataset
         return combined
+
+
+def _calculated(name: str, metric: Any, combined: SampleList) -> dict[str, float]:
+    """Return the value of a metric over all records, or of each of its sub-names.
+
+    Raises:
+        ConfigError: the metric reads a field that it does not require, or returns something other than numbers.
+    """
+    try:
+        value = metric._calculate_with_checks(combined, combined)
+    except AttributeError as error:
+        raise ConfigError(
+            f"metric {name}: {one_line(error)}; a metric gets the fields that its required_params list "
+            f"({', '.join(metric.required_params) or 'none'})"
+        ) from error
+    values = {f"{name}/{sub}": one for sub, one in value.items()} if isinstance(value, Mapping) else {name: value}
+    try:
+        return {key: float(torch.as_tensor(one, dtype=torch.float).mean()) for key, one in values.items()}
+    except (TypeError, ValueError, RuntimeError):
+        kind = type(value).__name__
+        raise ConfigError(f"metric {name} returns {kind}: expected a number, or a mapping of numbers") from None
 
 
 def _move_to_cpu(mapping: Any, fields: Iterable[str]) -> None:

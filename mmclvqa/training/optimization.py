@@ -65,10 +65,16 @@ def build_scheduler(optimizer: torch.optim.Optimizer, config: Any) -> Any:
     name = config.scheduler.type or "pythia"
     if name == "pythia":
         training = config.training
+        if config.scheduler.params:
+            keys = "warmup_iterations, warmup_factor, lr_steps and lr_ratio of training"
+            raise ConfigError(f"scheduler.params have no effect on the schedule pythia, which has the keys {keys}")
         return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda update: pythia_factor(update, training))
     params = OmegaConf.to_container(config.scheduler.params or OmegaConf.create(), resolve=True)
+    cls = _registered("scheduler", name)
+    if isinstance(cls, type) and issubclass(cls, torch.optim.lr_scheduler.ReduceLROnPlateau):
+        raise ConfigError(f"scheduler.type={name}: needs a metric at each step, but step() is called without arguments")
     try:
-        return _registered("scheduler", name)(optimizer, **params)
+        return cls(optimizer, **params)
     except TypeError as error:
         raise ConfigError(f"scheduler.params do not fit {name}: {error}") from None
 

@@ -24,7 +24,7 @@ from mmclvqa.clove.data_root import (
     prompts_path,
 )
 from mmclvqa.clove.errors import DataError
-from mmclvqa.clove.features import FeatureDatabase
+from mmclvqa.clove.features import FeatureDatabase, value_problem
 from mmclvqa.clove.prompts import save_prompts
 from mmclvqa.clove.records import load_records, save_records
 from mmclvqa.clove.tasks import tasks
@@ -290,3 +290,22 @@ def test_a_report_says_one_finding_in_the_singular(data_root: Path) -> None:
 
 def test_clove_mini_is_sound(clove_mini: Path) -> None:
     assert findings(clove_mini, "functional", "scene") == []
+
+
+def test_an_empty_file_an_empty_text_and_boxes_that_are_not_finite_are_found(data_root: Path) -> None:
+    save_records(data_root / OBJECT_TRAIN, [])
+    assert any(f"{OBJECT_TRAIN}: contains no records" in line for line in findings(data_root))
+    records = [make_record(number=number) for number in range(2)]
+    save_records(data_root / OBJECT_TRAIN, [*records, make_record(number=2, question="")])
+    only(data_root, OBJECT_TRAIN, "record 2", "field question is empty")
+
+
+def test_repeated_question_ids_are_noted(data_root: Path) -> None:
+    save_records(data_root / OBJECT_TRAIN, [make_record(number=number % 2) for number in range(3)])
+    report = Checker(data_root).run()
+    assert any("1 question ids are repeated (first record 2" in note for note in report.notes) and not report.count()
+
+
+def test_boxes_that_are_not_finite_are_a_problem() -> None:
+    value = make_features() | {"bbox": np.full((len(make_features()["features"]), 4), np.nan)}
+    assert value_problem(value, has_boxes=True) == "its bbox contains values that are not finite"

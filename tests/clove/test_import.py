@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from clove_builders import make_features, make_record, write_lmdb
+from clove_builders import make_features, write_lmdb
 
 from mmclvqa.clove.data_root import SPECIALS, VOCABULARY, load_vocabulary, split_size
-from mmclvqa.clove.errors import CloveError
-from mmclvqa.clove.importing import answer_words, import_records
+from mmclvqa.clove.importing import answer_words
 from mmclvqa.clove.records import load_records, new_record
 from mmclvqa.clove.tasks import find_setting, setting_names, task
 from sg_generation.__main__ import main as sample_prompts
@@ -442,47 +441,6 @@ def test_a_replaced_setting_loses_its_prompts(tmp_path: Path, run_clove: Run) ->
     assert run_clove(*words, "--replace")[0] == 0 and not prompts.exists()
 
 
-def test_records_of_any_origin_become_a_setting(tmp_path: Path) -> None:
-    records = [make_record("", number, image_source=None) for number in range(6)]
-    result = import_records(
-        {"train": records, "val": records[:3]},
-        lambda record: {"0": "small", "5": None}.get(record["image_id"], "large"),
-        tmp_path,
-        "sizes",
-        features=["a.lmdb", "b.lmdb"],
-    )
-    assert result.counts == {"small": {"train": 1, "val": 1}, "large": {"train": 4, "val": 2}}
-    assert result.unassigned == 1
-    assert find_setting(result.setting).image_sources["sizes"].features == ("a.lmdb", "b.lmdb")
-    assert {record["image_source"] for record in of(tmp_path, "sizes", "large")} == {"sizes"}
-
-
-def refused(root: Path, train: list[Any], val: list[Any], name: str = "x", **options: Any) -> str:
-    """Import records by their stage, which must fail and write nothing, and return the message."""
-    with pytest.raises(CloveError) as error:
-        import_records({"train": train, "val": val}, lambda record: record["stage"], root, name, **options)
-    assert list(root.iterdir()) == []
-    return str(error.value)
-
-
-def test_records_that_do_not_match_the_schema_are_refused(tmp_path: Path) -> None:
-    message = refused(tmp_path, [make_record("a"), make_record("b", answers=["red"])], [])
-    assert message == "train record 1 (question_id b0): field answers contains 1 answer instead of 10"
-
-
-def test_a_task_without_records_of_a_split_or_beside_the_named_ones_is_refused(tmp_path: Path) -> None:
-    both = [make_record("a"), make_record("b")]
-    message = refused(tmp_path, both, both[:1])
-    assert "task 'b' has no val records" in message and "another task (--task; in Python, assign)" in message
-    assert "task 'b' is not one of a, c" in refused(tmp_path, both, both, tasks=["a", "c"])
-
-
-def test_a_name_of_the_package_is_refused(tmp_path: Path) -> None:
-    both = [make_record("a"), make_record("b")]
-    assert "scene.yaml: this package has a setting 'scene'" in refused(tmp_path, both, both, "scene")
-    assert "image_sources.vg: has other databases in this package" in refused(tmp_path, both, both, "vg")
-
-
 # ------------------------------------------------------------------------------ documentation
 
 
@@ -509,7 +467,14 @@ def test_the_function_of_the_documentation_runs(project: Path, tmp_path: Path, m
     monkeypatch.chdir(tmp_path)
     same = {"question": "what is it?", "answer": "cup"}
     rows = [
-        {"split": split, "image": f"i{number}", "about": about, "id": number, **same}
+        {
+            "split": split,
+            "image": f"i{number}",
+            "about": about,
+            "id": number,
+            "predicted_items": ["a cup [SEP]"],
+            **same,
+        }
         for number, (split, about) in enumerate(product(SPLITS, ("shape", "color")))
     ]
     (tmp_path / "mine.json").write_text(json.dumps(rows))

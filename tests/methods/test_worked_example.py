@@ -95,6 +95,48 @@ def test_the_replay_method_of_the_page_replays_and_is_combined(methods: Methods)
     assert 0 < moved[1] < moved[0]
 
 
+SUBCLASS = """
+from dataclasses import dataclass
+
+from mmclvqa.methods.base import register_method, setting
+from mmclvqa.methods.random_replay import RandomReplay
+
+
+@register_method
+class FirstReplays(RandomReplay):
+    name, label = "first_replays", "first replays"
+
+    @dataclass(frozen=True)
+    class Settings(RandomReplay.Settings):
+        most: int = setting(5, "number of replays")
+
+    def replays(self, root):
+        chosen = super().replays(root)
+        del chosen.records[self.settings.most :]
+        chosen.counts["object"] = len(chosen.records)
+        return chosen
+"""
+
+
+def test_a_subclass_of_a_method_of_the_package_is_a_method_of_its_own(methods: Methods) -> None:
+    file = methods.folder / "first_replays.py"
+    file.write_text(SUBCLASS)
+    import_user_code(str(file))
+    experiment = Experiment.of("functional", "oarlks", "first_replays:most=3")
+    assert experiment.name == "first_replays_most_3" and experiment.title == "first replays (most 3)"
+    second = experiment_steps(experiment)[1]
+    assert "/first_replays_most_3/" in second.output
+    methods.learn("object", name="subclass")
+    start = methods.resume_file("object", "subclass")
+    words = [word for word in second.arguments if word.startswith("training.CL.") and "previous_dir" not in word]
+    methods.learn("attribute", f"env.user_dir={file}", *words, start, name="subclass")
+    assert methods.stored("attribute", "subclass")["records"] == 3
+    published = ("training.CL.use_cl=True", "training.CL.use_replay=True", "training.CL.replay_method=random")
+    own = (f"env.user_dir={file}", "training.CL.task_order=oarlks", *published)
+    folder = methods.learn("attribute", *own, start, name="published")
+    assert (folder / "train.log").read_text().count("replays are added") == 1
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [

@@ -240,6 +240,14 @@ def test_knowledge_is_tokenized_as_questions_are_unless_it_is_configured() -> No
         assert config.text_processor.params.max_seq_length == 12
 
 
+def test_the_documented_schedules_are_set_by_overrides() -> None:
+    words = ("scheduler.type=warmup_cosine", "scheduler.params.num_warmup_steps=2")
+    params = read(f"config={TASK}", *NAMES, *words, "scheduler.params.num_training_steps=8").scheduler.params
+    assert dict(params) == {"num_warmup_steps": 2, "num_training_steps": 8}
+    for name in ("decoupled_weight_decay", "momentum_decay"):
+        assert read(f"config={TASK}", *NAMES, f"optimizer.params.{name}=1").optimizer.params[name] == 1
+
+
 def test_a_group_of_keys_may_be_one_override() -> None:
     word = "training.early_stop={'enabled': 1, 'patience': 10}"
     early_stop = read(f"config={TASK}", *NAMES, word).training.early_stop

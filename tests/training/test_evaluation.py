@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import csv
 import json
+import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from mmf.common.registry import registry
+from mmf.modules.metrics import BaseMetric
 from tiny_runs import MakeTiny, TinyRun
 
 from mmclvqa import cli
@@ -138,3 +143,38 @@ def test_a_results_file_of_another_kind_is_not_overwritten(tiny: MakeTiny) -> No
     (run.save_dir / "results.json").write_text("[1]")
     assert "is damaged or from another program; delete it" in run.error()
     assert (run.save_dir / "results.json").read_text() == "[1]"
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (lambda sample_list: "x", "returns str: expected a number, or a mapping of numbers"),
+        (lambda sample_list: None, "returns NoneType: expected a number"),
+        (lambda sample_list: sample_list.nothing, "nothing .*; a metric gets the fields that its required_params"),
+    ],
+)
+def test_a_metric_that_is_not_usable_is_named(
+    tiny: MakeTiny, trained: TinyRun, value: Callable[[Any], Any], message: str
+) -> None:
+    register_value(value)
+    line = tiny().error("run_type=val", f"checkpoint.resume_file={trained.save_dir / 'tiny_final.pth'}",
+                        "evaluation.metrics=[value_metric]")  # fmt: skip
+    assert re.search(f"metric value_metric.*{message}", line)
+
+
+def test_a_metric_may_return_a_mapping(tiny: MakeTiny, trained: TinyRun) -> None:
+    register_value(lambda sample_list: {"half": 0.5, "quarter": torch.tensor(0.25)})
+    run = tiny().run("run_type=val", f"checkpoint.resume_file={trained.save_dir / 'tiny_final.pth'}",
+                     "evaluation.metrics=[value_metric]")  # fmt: skip
+    assert run.results["evaluations"][-1]["metrics"] == {"value_metric/half": 0.5, "value_metric/quarter": 0.25}
+
+
+def register_value(value: Callable[[Any], Any]) -> None:
+    @registry.register_metric("value_metric")
+    class ValueMetric(BaseMetric):
+        def __init__(self) -> None:
+            super().__init__("value_metric")
+            self.required_params = ["targets"]
+
+        def calculate(self, sample_list: Any, model_output: Any, *args: Any, **kwargs: Any) -> Any:
+            return value(sample_list)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmf.common.registry import registry
 from tiny_runs import MakeTiny, same_weights
 
 
@@ -212,6 +213,20 @@ def test_an_unknown_callback_is_refused_with_the_known_ones(tiny: MakeTiny) -> N
 def test_wrong_callback_params_are_refused(tiny: MakeTiny) -> None:
     line = tiny("run", {"training": {"callbacks": [{"type": "journal", "params": {"file": "x"}}]}}).error()
     assert "params of journal" in line
+
+
+def test_a_schedule_without_what_it_needs_is_refused(tiny: MakeTiny) -> None:
+    assert "no effect on the schedule pythia" in tiny("pythia").error("scheduler.params.num_warmup_steps=2")
+    registry.register_scheduler("plateau")(torch.optim.lr_scheduler.ReduceLROnPlateau)
+    assert "needs a metric at each step" in tiny("plateau").error("scheduler.type=plateau")
+
+
+def test_another_optimizer_does_not_resume_a_run(tiny: MakeTiny) -> None:
+    words = ("training.max_updates=4", "training.checkpoint_interval=2")
+    run = tiny("resumed").run(*words)
+    (run.save_dir / "tiny_final.pth").unlink()
+    line = tiny("resumed").error(*words, "checkpoint.resume=True", "optimizer.type=SGD")
+    assert "optimizer.type=SGD: the run in" in line and "was started with Adam" in line
 
 
 def test_bad_settings_are_refused_in_one_line(tiny: MakeTiny) -> None:
