@@ -352,28 +352,28 @@ def register_method(cls: type[Method]) -> type[Method]:
 def _make_distinct(cls: type[Method]) -> None:
     """Give a subclass of a registered method commands and folders of its own.
 
-    What it inherits from that method would select that method, in its folder: the keys of the published code, folder
-    and script names, labels, and overrides. Inherited overrides are kept, but select this class by its name.
+    What it inherits would select that method, in its folder: keys of the published code, folder and script names, and
+    labels. Inherited overrides are kept, but select this class by its name and state all its settings.
     """
-    inherited = {
-        name: provider
-        for name in ("selected_by", "overrides", "experiment", "parse_experiment", "script_name", "short_label")
-        if (provider := next(one for one in cls.__mro__ if name in vars(one))) is not cls
-        and provider in _registered.values()
-    }
-    for name in inherited:
+    mro = cls.__mro__
+    parent = next((one for one in mro[1:] if one in _registered.values()), None)
+    if parent is None:
+        return
+    own = {name for one in mro[: mro.index(parent)] for name in vars(one)}
+    for name in {"selected_by", "experiment", "parse_experiment", "script_name", "short_label"} - own:
         setattr(cls, name, vars(Method)[name])
-    if "overrides" in inherited:
-        selecting, parent = inherited["overrides"].selected_by, inherited["overrides"].overrides.__func__
+    if "overrides" in own or parent.overrides.__func__ is Method.overrides.__func__:
+        return
+    selecting = {key for one in _registered.values() for key in one.selected_by}
 
-        def overrides(cls: type[Method], settings: Any, step: StepContext) -> list[str]:
-            values = {one.name: getattr(settings, one.name) for one in fields(settings)}
-            words = [word for word in parent(cls, settings, step) if word.partition("=")[0] not in selecting]
-            words += Method.overrides.__func__(cls, settings, step)
-            words += [f"training.CL.{cls.name}.{k}={'null' if v is None else v}" for k, v in values.items()]
-            return list(dict.fromkeys(words))
+    def overrides(cls: type[Method], settings: Any, step: StepContext) -> list[str]:
+        values = {one.name: getattr(settings, one.name) for one in fields(settings)}
+        words = [w for w in parent.overrides.__func__(cls, settings, step) if w.partition("=")[0] not in selecting]
+        words += Method.overrides.__func__(cls, settings, step)
+        words += [f"training.CL.{cls.name}.{key}={'null' if v is None else v}" for key, v in values.items()]
+        return list(dict.fromkeys(words))
 
-        cls.overrides = classmethod(overrides)
+    cls.overrides = classmethod(overrides)
 
 
 def _check_hook_names(cls: type[Method]) -> None:

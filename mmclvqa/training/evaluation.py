@@ -303,12 +303,17 @@ class Tally:
         total = sum(count for count, _ in counts)
         keys = dict.fromkeys(key for _, part_losses in counts for key in part_losses)
         losses = {key: sum(part_losses.get(key, 0.0) for _, part_losses in counts) / total for key in keys}
+        loss = sum(losses.values()) if losses else None
+        if _finite(loss) is None and losses:
+            advice = "`python -m mmclvqa.clove check --samples N` reads N features of each database"
+            line = f"{self._split}: the loss is {loss}: the weights or image features are not finite; {advice}"
+            registry.get("writer").write(line, "warning")
         return Evaluation(
             split=self._split,
             dataset=self._dataset,
             metrics=self._metrics.values(gather),
             losses=losses,
-            loss=sum(losses.values()) if losses else None,
+            loss=loss,
             records=total,
             seconds=seconds,
         )

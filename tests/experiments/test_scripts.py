@@ -67,7 +67,7 @@ def test_scripts_of_any_method_and_order_are_written_on_request(
         (["--method", "ewx"], "method=ewx: there is no such method; did you mean ewc?"),
         (["--method", "nope"], "expected one of: chance, stand_alone, multitask, ft, ewc, online_ewc, mas, gem, agem"),
         (["--method", "nope"], "; --user_dir FILE adds your own"),
-        (["--method", "ewc,random"], "method=ewc,random: separate methods by spaces: ewc random; only mmf_run"),
+        (["--method", "ewc,random"], "method=ewc,random: separate methods by spaces: ewc random; or combine them"),
         (["--method", "ewc:reg_lamda=1"], "ewc has no setting 'reg_lamda'; did you mean reg_lambda?"),
         (["--method", "ewc:reg_lambda=big"], "reg_lambda must be a number"),
         (["--method", "random:replay_rate=0"], "random:replay_rate=0: replay_rate must be a number above 0"),

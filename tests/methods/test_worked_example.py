@@ -137,6 +137,27 @@ def test_a_subclass_of_a_method_of_the_package_is_a_method_of_its_own(methods: M
     assert (folder / "train.log").read_text().count("replays are added") == 1
 
 
+def test_a_subclass_of_gem_runs_with_its_generated_overrides(methods: Methods) -> None:
+    file = methods.folder / "my_gem.py"
+    file.write_text(
+        "from mmclvqa.methods.base import register_method\nfrom mmclvqa.methods.gem import GEM\n\n\n"
+        '@register_method\nclass MyGEM(GEM):\n    name, label = "my_gem", "my GEM"\n'
+    )
+    import_user_code(str(file))
+    second = experiment_steps(Experiment.of("functional", "oarlks", "my_gem:replay_rate=0.5"))[1]
+    methods.learn("object", name="my_gem")
+    words = [word for word in second.arguments if word.startswith("training.CL.") and "previous_dir" not in word]
+    own = (f"env.user_dir={file}", methods.resume_file("object", "my_gem"))
+    methods.learn("attribute", *own, *words, name="my_gem")
+    assert methods.stored("attribute", "my_gem")["records"] > 0
+    file = methods.folder / "my_finetuning.py"
+    file.write_text((methods.folder / "my_gem.py").read_text().replace("gem import GEM", "finetuning import FineTuning")
+                    .replace("MyGEM(GEM)", "MyFineTuning(FineTuning)").replace("my_gem", "my_ft"))  # fmt: skip
+    import_user_code(str(file))
+    second = experiment_steps(Experiment.of("functional", "oarlks", "my_ft"))[1]
+    assert "training.CL.method=my_ft" in second.arguments
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [

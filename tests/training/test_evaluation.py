@@ -178,3 +178,10 @@ def register_value(value: Callable[[Any], Any]) -> None:
 
         def calculate(self, sample_list: Any, model_output: Any, *args: Any, **kwargs: Any) -> Any:
             return value(sample_list)
+
+
+def test_a_loss_that_is_not_finite_is_warned_of(tiny: MakeTiny, trained: TinyRun, tmp_path: Path) -> None:
+    weights = {name: torch.full_like(value, torch.nan) for name, value in trained.weights.items()}
+    torch.save(weights, tmp_path / "nan.pth")
+    run = tiny().run("run_type=val", f"checkpoint.resume_file={tmp_path / 'nan.pth'}")
+    assert "val: the loss is nan: the weights or image features are not finite" in run.log
