@@ -176,7 +176,7 @@ class Checker:
         if split == "train" and records and file not in self._related:
             self._graphless.add(task)
         if repeated:
-            effect = "k-means replay and DER++ take records of one id for the same"
+            effect = "k-means replay and DER++ cannot tell these records apart"
             self.notes.append(f"{file}: {len(repeated)} question ids are repeated (first {repeated[0]}); {effect}")
         self.notes += [f"{file}: {line}" for line in coercions.lines()]
         self.rows.append((file, counted(len(records), "record")))

@@ -316,7 +316,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"warning: {warning}", file=sys.stderr)
         page = write_report(entries, args.out, args.metric)
         if args.metric != METRIC:
-            print(f"accuracy is {args.metric}")
+            print(f"In this table, accuracy is the metric {args.metric}.")
         print(format_table(HEADER, [comparison_row(*group).cells() for group in grouped_by_seed(entries)]))
         print(f"\nreport: {page}")
 

@@ -57,6 +57,10 @@ class EvaluationResult:
         """Return the table in aligned columns."""
         return format_table(*self.rows(), text_columns=self.text_columns)
 
+    def section(self, title: str, lines: Iterable[str]) -> list[str]:
+        """Return the table and the ``lines`` below it as a section with a title, after an empty line."""
+        return ["", f"{title}:", *self.table().splitlines(), "", *lines]
+
     def csv(self) -> str:
         """Return the table as CSV (RFC 4180)."""
         header, rows = self.rows()
@@ -184,19 +188,17 @@ class SweepResult(EvaluationResult):
         return format_table([f"{header[0]} \\ tested", *header[1:]], rows)
 
     def lines(self) -> list[str]:
-        """Return the metrics, one line each, then the tables of further metrics; see also :meth:`published_lines`.
+        """Return the metrics, one line each, then a section for each further metric.
 
-        The lines of a finished run end with those of the published tool, which are last those of this metric.
+        The lines of a finished run end with the :meth:`published_lines` of the further metrics, then of this one.
         """
-        lines = self._metric_lines()
-        others = [self.of_metric(name) for name in self.further]
+        lines, others = self._metric_lines(), [self.of_metric(name) for name in self.further]
         for other in others:
-            lines += ["", f"{other.metric}:", *other.table().splitlines(), "", *other._metric_lines()]
-        if others and not self.missing:
-            lines.append("")
-        for result in [] if self.missing else [*others, self]:
-            lines += result.published_lines()
-        return lines
+            lines += other.section(other.metric, other._metric_lines())
+        if self.missing:
+            return lines
+        closing = [line for result in (*others, self) for line in result.published_lines()]
+        return [*lines, *([""] if others else []), *closing]
 
     def published_lines(self) -> list[str]:
         """Return the three closing lines of the published tool, for programs that parse its output.
@@ -278,7 +280,7 @@ class MultitaskResult(AverageResult):
     def lines(self) -> list[str]:
         lines = super().lines()
         for name, other in self.others().items():
-            lines += ["", f"{name}:", *other.table().splitlines(), "", *other.lines()]
+            lines += other.section(name, other.lines())
         return lines
 
     def rows(self) -> tuple[list[str], list[list[str]]]:

@@ -23,6 +23,7 @@ from mmclvqa.clove.tasks import default_data_root
 from mmclvqa.clove.text import one_line
 from mmclvqa.evaluation.results import METRIC, SweepResult, read_sweep, setting_of_result, sweep_file
 from mmclvqa.evaluation.sweep import changed_checkpoints
+from mmclvqa.methods.base import COMBINED_BY
 from mmclvqa.methods.combination import method_of_experiment
 from mmclvqa.methods.symbolic_replay import replays_folder
 
@@ -444,11 +445,9 @@ def _replay_samples(sweep: SweepResult, folder: Path) -> list[dict[str, str]]:
 def _run_cost(sweep: SweepResult, save: str, curves: Sequence[TrainingCurve], replay_folder: Path | None) -> Cost:
     seconds_by_task = {curve.task: curve.seconds for curve in curves}
     parts = [seconds_by_task.get(task.name) for task in sweep.tasks]
-    records: int | None = 0
-    size: int | None = 0
-    is_combination = "+" in sweep.experiment
-    if is_combination or (replay_folder is None and sweep.experiment != experiments.FINE_TUNING):
-        records, size = (0, 0) if sweep.stand_alone else _stored(sweep, save)
+    is_srm_alone = replay_folder is not None and COMBINED_BY not in sweep.experiment
+    stores_nothing = sweep.stand_alone or sweep.experiment == experiments.FINE_TUNING or is_srm_alone
+    records, size = (0, 0) if stores_nothing else _stored(sweep, save)
     if replay_folder is not None:
         parts.append(srm_seconds(replay_folder / SRM_LOG))
         srm_bytes = _srm_bytes(sweep, replay_folder)

@@ -14,7 +14,7 @@ from mmclvqa.clove import experiment_paths as places
 from mmclvqa.clove.errors import ConfigError
 from mmclvqa.clove.settings import Task, order_text
 from mmclvqa.clove.tasks import find_setting, order_index, parse_order, setting_argument
-from mmclvqa.methods.base import Method, Step, StepContext, registered_methods
+from mmclvqa.methods.base import COMBINED_BY, Method, Step, StepContext, registered_methods
 from mmclvqa.methods.combination import names_in, parse_methods
 
 CHECKPOINT_INTERVAL = 4000
@@ -48,7 +48,7 @@ class Experiment:
         """
         found, name = find_setting(setting), method.partition(":")[0]
         if "," in name:
-            combined = f"or combine them: {name.replace(',', '+')}"
+            combined = f"or combine them: {name.replace(',', COMBINED_BY)}"
             raise ConfigError(f"method={name}: separate methods by spaces: {name.replace(',', ' ')}; {combined}")
         try:
             parsed = parse_methods(method)

@@ -46,6 +46,8 @@ if TYPE_CHECKING:
     from mmclvqa.methods.replay import Replays
     from mmclvqa.training.trainer import Trainer
 
+COMBINED_BY = "+"
+"""Joins methods that run as one experiment, on the command line and in the names of folders and scripts."""
 HOOK_SIMILARITY = 0.8
 """A function of a method whose name resembles that of a hook at least this much is an error; 1 means equal names."""
 
@@ -367,10 +369,11 @@ def _make_distinct(cls: type[Method]) -> None:
     selecting = {key for one in _registered.values() for key in one.selected_by}
 
     def overrides(cls: type[Method], settings: Any, step: StepContext) -> list[str]:
-        values = {one.name: getattr(settings, one.name) for one in fields(settings)}
         words = [w for w in parent.overrides.__func__(cls, settings, step) if w.partition("=")[0] not in selecting]
         words += Method.overrides.__func__(cls, settings, step)
-        words += [f"training.CL.{cls.name}.{key}={'null' if v is None else v}" for key, v in values.items()]
+        for one in fields(settings):
+            value = getattr(settings, one.name)
+            words.append(f"training.CL.{cls.name}.{one.name}={'null' if value is None else value}")
         return list(dict.fromkeys(words))
 
     cls.overrides = classmethod(overrides)

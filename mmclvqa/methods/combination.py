@@ -14,10 +14,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from mmclvqa.clove.errors import ConfigError
-from mmclvqa.methods.base import Method, Step, StepContext, parse_method, registered_methods
+from mmclvqa.methods.base import COMBINED_BY, Method, Step, StepContext, parse_method, registered_methods
 from mmclvqa.methods.selection import METHOD, check_combination
 
-JOINT = "+"
 _BETWEEN_METHODS = re.compile(r"\+(?=[A-Za-z_])")  # and not the sign of an exponent
 
 
@@ -72,12 +71,12 @@ class Combination(Method):
     @classmethod
     def experiment(cls, settings: Settings) -> str:
         """Return the folder names of the parts, joined by ``+``."""
-        return JOINT.join(part.experiment(own) for part, own in cls._pairs(settings))
+        return COMBINED_BY.join(part.experiment(own) for part, own in cls._pairs(settings))
 
     @classmethod
     def script_name(cls, settings: Settings) -> str:
         """Return the names of the parts in script names, joined by ``+``."""
-        return JOINT.join(part.script_name(own) for part, own in cls._pairs(settings))
+        return COMBINED_BY.join(part.script_name(own) for part, own in cls._pairs(settings))
 
     @classmethod
     def parse_experiment(cls, experiment: str) -> str | None:
@@ -91,11 +90,11 @@ class Combination(Method):
 
     @classmethod
     def _labels(cls, experiment: str, function: str) -> str | None:
-        names = experiment.split(JOINT)
+        names = experiment.split(COMBINED_BY)
         if [method_of_experiment(name) for name in names] != list(cls.parts):
             return None
         labels = (getattr(part, function)(name) for part, name in zip(cls.parts, names, strict=True))
-        return f" {JOINT} ".join(labels)
+        return f" {COMBINED_BY} ".join(labels)
 
 
 @functools.cache
@@ -104,8 +103,8 @@ def combination(parts: tuple[type[Method], ...]) -> type[Combination]:
     content = {
         "__doc__": "A combination of methods.",
         "parts": parts,
-        "name": JOINT.join(part.name for part in parts),
-        "label": f" {JOINT} ".join(part.label for part in parts),
+        "name": COMBINED_BY.join(part.name for part in parts),
+        "label": f" {COMBINED_BY} ".join(part.label for part in parts),
         "trains_first_task": any(part.trains_first_task for part in parts),
     }
     return type("Combination", (Combination,), content)
@@ -143,7 +142,7 @@ def _check(text: str, parts: Sequence[type[Method]]) -> None:
 
 def method_of_experiment(experiment: str) -> type[Method] | None:
     """Return the method or combination to which an experiment's folder name belongs; None if there is none."""
-    names = experiment.split(JOINT)
+    names = experiment.split(COMBINED_BY)
     parts = tuple(method_of_experiment(name) for name in names) if len(names) > 1 else (None,)
     if None not in parts:
         return combination(parts)

@@ -120,7 +120,7 @@ class KMeansReplay(ReplayMethod):
         by_id = {str(record["question_id"]): record for record in records}
         names = sorted(features)
         if repeated := len(records) - len(names):
-            note = f"{counted(repeated, 'record')} of {position.current.name} cannot be chosen, because of repeated ids"
+            note = f"{counted(repeated, 'record')} of {position.current.name} cannot be chosen: the question id repeats"
             trainer.writer.write(f"k-means replay: {note}", "warning")
         nearest = nearest_to_centres(np.stack([features[name] for name in names]), num_current)
         self._exemplars = self._kept_before(num_earlier) + [by_id[names[index]] for index in nearest]

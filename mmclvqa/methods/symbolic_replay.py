@@ -21,6 +21,7 @@ from mmclvqa.clove.tasks import Task, parse_order, setting_argument
 from mmclvqa.methods.base import (
     ABOVE_0,
     AT_LEAST_0,
+    COMBINED_BY,
     COUNT,
     POSITIVE_SHARE,
     SHARE,
@@ -206,7 +207,7 @@ class SymbolicReplay(ReplayMethod):
 
 def replays_folder(experiment: str, setting_name: str, order: str, root: str) -> str | None:
     """Return the folder of SRM's replay files for an experiment's folder name; None if SRM is no part of it."""
-    match = next(filter(None, map(_EXPERIMENT.fullmatch, experiment.split("+"))), None)
+    match = next(filter(None, map(_EXPERIMENT.fullmatch, experiment.split(COMBINED_BY))), None)
     if match is None:
         return None
     settings = SymbolicReplay.Settings(

@@ -370,7 +370,9 @@ def changes_since_start(folder: Path, config: Any) -> str:
         and now[key] != before[key]
         and "/" not in f"{now[key]}{before[key]}"
     ]
-    if (user_dir := config.env.user_dir) and _user_code_before(folder) not in (None, user_code_sha256(user_dir)):
+    user_dir = config.env.user_dir
+    code_before = _user_code_before(folder) if user_dir else None
+    if code_before is not None and code_before != user_code_sha256(user_dir):
         changed.insert(0, f"the code of {user_dir} has changed")
     return first_of(changed, LISTED_CHANGES)
 
